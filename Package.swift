@@ -1,0 +1,141 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Imports go down the layers only, never sideways; ARCHITECTURE.md has the picture. The compiler holds
+// us to it: CI builds with --explicit-target-dependency-import-check error.
+
+/// What every Swift target is compiled with.
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),  // SE-0335
+    .enableUpcomingFeature("InternalImportsByDefault"),  // SE-0409
+    .enableUpcomingFeature("MemberImportVisibility"),  // SE-0444
+]
+
+/// The same for the targets that hold no pointer of their own: there every unsafe expression is a warning.
+let safeSettings: [SwiftSetting] = settings + [.strictMemorySafety()]
+
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
+let serviceLifecycle: Target.Dependency = .product(
+    name: "ServiceLifecycle", package: "swift-service-lifecycle")
+
+let package = Package(
+    name: "smmud",
+    products: [
+        .executable(name: "smmud", targets: ["smmud"]),
+        .executable(name: "smmuctl", targets: ["smmuctl"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    ],
+    targets: [
+        // Layer 0: C.
+        .target(name: "CLinux"),
+        .systemLibrary(name: "CLibFDT", providers: [.apt(["libfdt-dev"])]),
+
+        // Layer 1: words and addresses.
+        .target(name: "BitFields", swiftSettings: safeSettings),
+        .target(name: "AddressSpace", swiftSettings: safeSettings),
+
+        // Layer 2: what things are.
+        .target(name: "DeviceModel", dependencies: ["AddressSpace"], swiftSettings: settings),
+        .target(
+            name: "GuestMemory", dependencies: ["AddressSpace", "CLinux", systemPackage],
+            swiftSettings: settings),
+        .target(name: "SMMUv3Spec", dependencies: ["BitFields", "AddressSpace"], swiftSettings: safeSettings),
+        .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
+
+        // Layer 3: the physical address map, and the driver's page tables.
+        .target(
+            name: "SystemBus", dependencies: ["AddressSpace", "CLinux", "DeviceModel", "GuestMemory"],
+            swiftSettings: settings),
+        .target(
+            name: "IOPageTable", dependencies: ["AddressSpace", "BitFields", "DeviceModel"],
+            swiftSettings: safeSettings),
+
+        // Layer 4: the parts of a machine.
+        .target(
+            name: "SMMUv3",
+            dependencies: [
+                "AddressSpace", "BitFields", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3Spec", "SystemBus",
+            ],
+            swiftSettings: settings),
+        .target(name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT"], swiftSettings: settings),
+        .target(
+            name: "IOMMU",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "IOPageTable", "SMMUv3Spec"],
+            swiftSettings: safeSettings),
+
+        // Layer 5: the machine, and the client of the daemon's sockets.
+        .target(
+            name: "Machine",
+            dependencies: [
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
+            ],
+            swiftSettings: settings),
+        .target(
+            name: "SMMUClient", dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            swiftSettings: settings),
+
+        // Layer 6: programs.
+        .executableTarget(
+            name: "smmud",
+            dependencies: [
+                "CLinux", "ControlProtocol", "DeviceTree", "Machine", "SMMUClient", argumentParser, logging,
+                serviceLifecycle, systemPackage,
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "smmuctl", dependencies: ["ControlProtocol", "SMMUClient", argumentParser],
+            swiftSettings: settings),
+
+        // Tests, one target for each of the above that has behaviour.
+        .testTarget(name: "BitFieldsTests", dependencies: ["BitFields"], swiftSettings: settings),
+        .testTarget(name: "AddressSpaceTests", dependencies: ["AddressSpace"], swiftSettings: settings),
+        .testTarget(
+            name: "DeviceModelTests", dependencies: ["AddressSpace", "DeviceModel"], swiftSettings: settings),
+        .testTarget(
+            name: "GuestMemoryTests", dependencies: ["AddressSpace", "CLinux", "GuestMemory", systemPackage],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SMMUv3SpecTests", dependencies: ["AddressSpace", "SMMUv3Spec"], swiftSettings: settings),
+        .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
+        .testTarget(
+            name: "SystemBusTests", dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SystemBus"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "IOPageTableTests", dependencies: ["AddressSpace", "DeviceModel", "IOPageTable"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SMMUv3Tests",
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceTree"], swiftSettings: settings),
+        .testTarget(
+            name: "IOMMUTests",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "IOMMU", "IOPageTable", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "MachineTests",
+            dependencies: [
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                systemPackage,
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
+            swiftSettings: settings),
+    ]
+)

@@ -1,0 +1,66 @@
+// A device's whole view of memory.
+
+package import AddressSpace
+
+/// What a transaction says of itself beside its address, as the device drives it.
+package struct TransactionAttributes: Hashable, Sendable {
+    /// The SubstreamID (PASID); nil is a transaction without one (SSV = 0).
+    package var substreamID: SubstreamID?
+    /// Privileged (PnU = 1).
+    package var isPrivileged: Bool
+    /// An instruction fetch (InD = 1); of no meaning on writes, which are always data.
+    package var isInstruction: Bool
+
+    package init(substreamID: SubstreamID? = nil, isPrivileged: Bool = false, isInstruction: Bool = false) {
+        self.substreamID = substreamID
+        self.isPrivileged = isPrivileged
+        self.isInstruction = isInstruction
+    }
+
+    /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.
+    package static let plain = TransactionAttributes()
+}
+
+/// Why a DMA did not take place, or not all of it.
+///
+/// Whatever the architecture wants recorded has been recorded already; this is what the device itself sees,
+/// and what a person who debugs it wants to know beside.
+package struct DMAFault: Error, Equatable, Sendable {
+    package enum Cause: Equatable, Sendable {
+        /// The SMMU terminated the transaction and this event number says why: 0x10 is F_TRANSLATION. The
+        /// event is in the queue if the architecture records it and the queue could take it.
+        case event(UInt8)
+        /// The SMMU aborted it without an event: GBPA.ABORT, or STE.Config = 0b0xx.
+        case aborted
+        /// It was translated, or bypassed, to an address at which nobody answers.
+        case bus(BusError)
+    }
+
+    package let cause: Cause
+    /// The first byte that was not transferred.
+    package let address: IOVirtualAddress
+    /// How many bytes before it were transferred.
+    package let bytesTransferred: UInt64
+
+    package init(cause: Cause, address: IOVirtualAddress, bytesTransferred: UInt64) {
+        self.cause = cause
+        self.address = address
+        self.bytesTransferred = bytesTransferred
+    }
+}
+
+/// A device's whole view of memory, bound to one requester identity when the machine is wired: a device cannot
+/// tell whether an SMMU stands before it.
+///
+/// A port has one user at a time. A device with several threads takes a port for each: ports are cheap, and what
+/// a port publishes of its transactions in flight is written by its one user without a lock.
+package protocol DMAPort: AnyObject {
+    /// Reads `buffer.count` bytes at `address`.
+    func read(
+        at address: IOVirtualAddress, into buffer: UnsafeMutableRawBufferPointer, _ attributes: TransactionAttributes
+    ) throws(DMAFault)
+    /// Writes all of `buffer` at `address`.
+    func write(
+        _ buffer: UnsafeRawBufferPointer, at address: IOVirtualAddress, _ attributes: TransactionAttributes
+    ) throws(DMAFault)
+}

@@ -1,0 +1,129 @@
+// Interrupts are lines: level or edge, many sources to one line, many listeners.
+
+import Synchronization
+
+/// How an interrupt controller is told to sense a line.
+package enum InterruptTrigger: String, Hashable, Sendable {
+    case edgeRising = "edge-rising"
+    case edgeFalling = "edge-falling"
+    case edgeBoth = "edge-both"
+    case levelHigh = "level-high"
+    case levelLow = "level-low"
+}
+
+/// Which input of which interrupt controller a line is.
+package struct InterruptIdentity: Hashable, Sendable {
+    /// The controller's path in the device tree.
+    package let controller: String
+    /// The interrupt specifier's cells, as the controller's binding defines them.
+    package let specifier: [UInt32]
+    /// The INTID where the controller is a GIC: 32 + n for SPI n, 16 + n for PPI n. Nil for other controllers.
+    package let interruptID: UInt32?
+    /// How the specifier wants the line sensed, where its binding says so.
+    package let trigger: InterruptTrigger?
+
+    package init(
+        controller: String, specifier: [UInt32], interruptID: UInt32? = nil, trigger: InterruptTrigger? = nil
+    ) {
+        self.controller = controller
+        self.specifier = specifier
+        self.interruptID = interruptID
+        self.trigger = trigger
+    }
+}
+
+/// What happened on a line.
+package enum InterruptSignal: Hashable, Sendable {
+    /// One edge: an occurrence, with no level that could be read back.
+    case pulse
+    /// The line went from inactive to active.
+    case asserted
+    /// The line went from active to inactive.
+    case deasserted
+}
+
+/// Hears of a line's signals. A leaf: it is called under the line's lock, so it notes the signal, wakes whoever
+/// handles it and returns. It calls no device, no bus and no line.
+package protocol InterruptSink: AnyObject, Sendable {
+    func signal(_ signal: InterruptSignal, on line: InterruptLine)
+}
+
+/// One input of an interrupt controller. Lock order: last. Whoever signals may hold any lock of its own.
+package final class InterruptLine: Sendable {
+    package let identity: InterruptIdentity
+    /// What the device calls it: `eventq`, `gerror`, `combined`. For people.
+    package let label: String
+
+    private struct State {
+        var sinks: [any InterruptSink] = []
+        var assertedInputs = 0
+        var pulses: UInt64 = 0
+        var assertions: UInt64 = 0
+    }
+    private let state = Mutex(State())
+
+    package init(identity: InterruptIdentity, label: String) {
+        self.identity = identity
+        self.label = label
+    }
+
+    /// Adds a listener; it hears every signal from now on, and at once an ``InterruptSignal/asserted`` if the
+    /// line is active.
+    package func connect(_ sink: any InterruptSink) {
+        state.withLock { state in
+            state.sinks.append(sink)
+            if state.assertedInputs > 0 { sink.signal(.asserted, on: self) }
+        }
+    }
+
+    /// Removes a listener. When this returns it hears no more.
+    package func disconnect(_ sink: any InterruptSink) {
+        state.withLock { state in state.sinks.removeAll { $0 === sink } }
+    }
+
+    /// Signals one occurrence of an edge interrupt.
+    package func pulse() {
+        state.withLock { state in
+            state.pulses &+= 1
+            for sink in state.sinks { sink.signal(.pulse, on: self) }
+        }
+    }
+
+    /// How often the line pulsed, and how often it went active, since the machine was built.
+    package var counts: (pulses: UInt64, assertions: UInt64) {
+        state.withLock { ($0.pulses, $0.assertions) }
+    }
+
+    /// Whether a level source holds the line active.
+    package var isAsserted: Bool { state.withLock { $0.assertedInputs > 0 } }
+
+    fileprivate func inputChanged(to isAsserted: Bool) {
+        state.withLock { state in
+            let wasAsserted = state.assertedInputs > 0
+            state.assertedInputs += isAsserted ? 1 : -1
+            let isNowAsserted = state.assertedInputs > 0
+            guard wasAsserted != isNowAsserted else { return }
+            if isNowAsserted { state.assertions &+= 1 }
+            for sink in state.sinks { sink.signal(isNowAsserted ? .asserted : .deasserted, on: self) }
+        }
+    }
+}
+
+/// One level source of a line. The line is active while any of its inputs is.
+package final class InterruptLevelInput: Sendable {
+    private let line: InterruptLine
+    private let level = Mutex(false)
+
+    package init(of line: InterruptLine) { self.line = line }
+
+    /// Sets this source's level. Setting what it is already changes nothing.
+    package func set(_ isAsserted: Bool) {
+        level.withLock { level in
+            guard level != isAsserted else { return }
+            level = isAsserted
+            line.inputChanged(to: isAsserted)
+        }
+    }
+
+    deinit { set(false) }
+}

@@ -1,0 +1,1 @@
+// IOMMU: to come.

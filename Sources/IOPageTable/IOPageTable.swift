@@ -1,0 +1,1 @@
+// IOPageTable: to come.

@@ -1,0 +1,1 @@
+// SMMUClient: to come.

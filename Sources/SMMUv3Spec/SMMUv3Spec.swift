@@ -1,0 +1,1 @@
+// SMMUv3Spec: to come.

@@ -1,0 +1,1 @@
+// SystemBus: to come.
