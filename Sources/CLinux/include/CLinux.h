@@ -43,6 +43,9 @@ int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
 
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
+
 // A close-on-exec duplicate, or a negated errno.
 int smmud_duplicate(int fd);
 
@@ -101,6 +104,9 @@ int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
 
 // A close-on-exec duplicate, or a negated errno.
 int smmud_duplicate(int fd);
