@@ -34,6 +34,9 @@ static inline void smmud_cpu_pause(void) {
 #endif
 }
 
+// One step of waiting for another thread: spins at first, then gives the processor away, then sleeps.
+void smmud_wait_a_little(int attempt);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
