@@ -2,7 +2,9 @@
 #include "CLinux.h"
 
 #include <linux/membarrier.h>
+#include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 bool smmud_membarrier_register(void) {
@@ -12,4 +14,15 @@ bool smmud_membarrier_register(void) {
 void smmud_membarrier(void) {
     // Cannot fail once registered.
     syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+void smmud_wait_a_little(int attempt) {
+    if (attempt >= 0 && attempt < 64) {
+        smmud_cpu_pause();
+    } else if (attempt >= 0 && attempt < 1024) {
+        sched_yield();
+    } else {
+        struct timespec pause = {.tv_sec = 0, .tv_nsec = 50 * 1000};
+        nanosleep(&pause, NULL);
+    }
 }

@@ -88,6 +88,9 @@ ssize_t smmud_recv_fds(int socket, const struct iovec *iov, size_t iov_count, in
 #endif
 }
 
+// One step of waiting for another thread: spins at first, then gives the processor away, then sleeps.
+void smmud_wait_a_little(int attempt);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
