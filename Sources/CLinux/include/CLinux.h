@@ -39,6 +39,9 @@ static inline void smmud_cpu_pause(void) {
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
 int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 
+// The same without the seals: anybody who holds it can change its size, as with a file that a peer shares. For tests.
+int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
+
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
@@ -103,6 +106,9 @@ void smmud_membarrier(void);
 // A new memfd of byte_count bytes, all of them holes: close-on-exec, not executable, and sealed so that nobody can
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
 int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
+
+// The same without the seals: anybody who holds it can change its size, as with a file that a peer shares. For tests.
+int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
 
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
