@@ -31,7 +31,9 @@ package enum IOPageTableError: Error, Equatable, Sendable {
     case corrupted(descriptorAddress: PhysicalAddress, descriptor: UInt64)
 }
 
-/// What a page table needs of its user: that stale translations go away. Linux: `iommu_flush_ops`.
+/// What a page table needs of its user: that stale translations go away.
+///
+/// Linux: `iommu_flush_ops`.
 package protocol PageTableInvalidator {
     /// Leaves were cleared. What they translated may be cached until the user invalidates it (Leaf = 1), and
     /// until then the memory behind them may still be accessed.
@@ -55,9 +57,12 @@ package struct IOPageTable: ~Copyable {
 
     let memory: any PhysicalAccess
     private let frames: any PhysicalPageAllocator
-    /// Every table below the top one. What a descriptor says is believed only if it leads to one of these: the
-    /// tables lie in memory that others can write.
+    /// Every table below the top one.
+    ///
+    /// What a descriptor says is believed only if it leads to one of these: the tables lie in memory that
+    /// others can write.
     private var tables: Set<PhysicalAddress> = []
+    private var isAbandoned = false
 
     /// Builds an empty table.
     package init(
@@ -71,12 +76,18 @@ package struct IOPageTable: ~Copyable {
         self.frames = frames
     }
 
-    /// Gives all tables back. The user has invalidated everything and waited for it.
+    /// Gives all tables back.
+    ///
+    /// The user has invalidated everything and waited for it.
     deinit {
+        guard !isAbandoned else { return }
         // Each was allocated once by us; an allocator that refuses it has no use for the news.
         for table in tables { try? frames.free(table) }
         try? frames.free(root)
     }
+
+    /// Keeps all tables from ever being given back: hardware may still read them, nobody could stop it.
+    package mutating func abandonTables() { isAbandoned = true }
 
     /// How many tables there are, the top one included.
     package var tableCount: Int { tables.count + 1 }
@@ -253,7 +264,9 @@ extension IOPageTable {
 // MARK: Tables
 
 extension IOPageTable {
-    /// The address of entry `index` of `table`. A table lies within the physical address space whole.
+    /// The address of entry `index` of `table`.
+    ///
+    /// A table lies within the physical address space whole.
     func entryAddress(_ table: PhysicalAddress, _ index: UInt64) -> PhysicalAddress {
         PhysicalAddress(table.rawValue &+ index &* 8)
     }
@@ -342,7 +355,9 @@ extension IOPageTable {
         for table in below { freeTable(table) }
     }
 
-    /// `table` and the tables that can be reached from it. What cannot be read stays until the whole goes.
+    /// `table` and the tables that can be reached from it.
+    ///
+    /// What cannot be read stays until the whole goes.
     private func tablesBelow(_ table: PhysicalAddress, level: Int) -> [PhysicalAddress] {
         var found = [table]
         guard level < 3 else { return found }

@@ -6,7 +6,9 @@ package struct MappingPermissions: OptionSet, Hashable, Sendable {
 
     package init(rawValue: UInt32) { self.rawValue = rawValue }
 
-    /// The device may read. Stage 1 has no write-only pages: a writable page is readable as well.
+    /// The device may read.
+    ///
+    /// Stage 1 has no write-only pages: a writable page is readable as well.
     package static let read = Self(rawValue: 1 << 0)
     /// The device may write.
     package static let write = Self(rawValue: 1 << 1)
@@ -14,7 +16,9 @@ package struct MappingPermissions: OptionSet, Hashable, Sendable {
     package static let cacheable = Self(rawValue: 1 << 2)
     /// Instruction fetches are refused.
     package static let noExecute = Self(rawValue: 1 << 3)
-    /// Registers are behind it, such as an MSI doorbell: Device-nGnRE. Prevails over ``cacheable`` for the type.
+    /// Registers are behind it, such as an MSI doorbell: the type is Device-nGnRE.
+    ///
+    /// Prevails over ``cacheable``.
     package static let device = Self(rawValue: 1 << 4)
     /// Only privileged transactions pass.
     package static let privileged = Self(rawValue: 1 << 5)

@@ -24,7 +24,9 @@ package enum PartialUnmapPolicy: Sendable {
     case split
 }
 
-/// What a stage-1 table is built for. A value that exists is one for which tables can be built.
+/// What a stage-1 table is built for.
+///
+/// A value that exists is one for which tables can be built.
 package struct PageTableConfiguration: Hashable, Sendable {
     package let granule: PageTableGranule
     /// How many bits an IOVA has (ias); T0SZ is 64 less this.

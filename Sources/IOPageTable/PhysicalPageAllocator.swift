@@ -24,6 +24,8 @@ package protocol PhysicalPageAllocator: AnyObject, Sendable {
     /// - Parameters:
     ///   - byteCount: At least this many bytes.
     ///   - alignment: A power of two of which the address is a multiple.
+    /// - Returns: Where it begins.
+    /// - Throws: ``PhysicalPageError`` where there is none left.
     func allocate(byteCount: UInt64, alignment: UInt64) throws(PhysicalPageError) -> PhysicalAddress
 
     /// Gives back what ``allocate(byteCount:alignment:)`` returned. Hardware must not reach it any more.

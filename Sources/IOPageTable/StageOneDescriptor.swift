@@ -3,7 +3,9 @@
 import AddressSpace
 import BitFields
 
-/// A stage-1 descriptor as the driver writes it and reads it back. Arm ARM D8.3.
+/// A stage-1 descriptor as the driver writes it and reads it back.
+///
+/// Arm ARM D8.3.
 struct StageOneDescriptor: Equatable {
     var rawValue: UInt64
 
@@ -21,7 +23,9 @@ struct StageOneDescriptor: Equatable {
 
     init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    /// A table descriptor. The bits for hierarchical permissions stay clear.
+    /// A table descriptor.
+    ///
+    /// The bits for hierarchical permissions stay clear.
     init(table: PhysicalAddress, configuration: PageTableConfiguration) {
         rawValue = 0b11 | Self.outputField(table.rawValue, configuration)
     }
@@ -64,7 +68,9 @@ struct StageOneDescriptor: Equatable {
         return PhysicalAddress(address)
     }
 
-    /// What the leaf's attributes allow. ``MappingPermissions/read`` is always among them.
+    /// What the leaf's attributes allow.
+    ///
+    /// ``MappingPermissions/read`` is always among them.
     var permissions: MappingPermissions {
         var permissions: MappingPermissions = [.read]
         if !rawValue[bit: 7] { permissions.insert(.write) }
