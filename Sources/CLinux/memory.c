@@ -9,6 +9,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -34,6 +37,11 @@ size_t smmud_mapping_page_size(int fd) {
     if (fstatfs(fd, &info) != 0) return 0;
     if (info.f_type == HUGETLBFS_MAGIC) return (size_t)info.f_bsize;
     return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+bool smmud_is_fuse(int fd) {
+    struct statfs info;
+    return fstatfs(fd, &info) == 0 && info.f_type == FUSE_SUPER_MAGIC;
 }
 
 int smmud_duplicate(int fd) {

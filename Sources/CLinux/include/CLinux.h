@@ -59,6 +59,9 @@ int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
 
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
+
 // A close-on-exec duplicate, or a negated errno.
 int smmud_duplicate(int fd);
 
