@@ -1,0 +1,126 @@
+// The command queue's opcodes.
+
+/// Opcode [7:0] of a command: any byte can be held, the architecture's have names.
+package struct Opcode: RawRepresentable, Hashable, Sendable {
+    package let rawValue: UInt8
+
+    package init(rawValue: UInt8) { self.rawValue = rawValue }
+
+    /// Hint: fetch a stream's configuration.
+    package static let prefetchConfig = Self(rawValue: 0x01)
+    /// Hint: fetch a stream's translation of an address.
+    package static let prefetchAddr = Self(rawValue: 0x02)
+    /// Forget one STE.
+    package static let cfgiSTE = Self(rawValue: 0x03)
+    /// Forget a range of STEs; Range 31 is CMD_CFGI_ALL.
+    package static let cfgiSTERange = Self(rawValue: 0x04)
+    /// Forget one CD.
+    package static let cfgiCD = Self(rawValue: 0x05)
+    /// Forget every CD of a stream.
+    package static let cfgiCDAll = Self(rawValue: 0x06)
+    /// Forget a virtual machine's PARTID map.
+    package static let cfgiVMSPIDM = Self(rawValue: 0x07)
+    /// Forget stage 1 of a VMID.
+    package static let tlbiNHAll = Self(rawValue: 0x10)
+    /// Forget stage 1 of an ASID.
+    package static let tlbiNHASID = Self(rawValue: 0x11)
+    /// Forget an address of an ASID.
+    package static let tlbiNHVA = Self(rawValue: 0x12)
+    /// Forget an address of every ASID.
+    package static let tlbiNHVAA = Self(rawValue: 0x13)
+    /// Forget all of EL3.
+    package static let tlbiEL3All = Self(rawValue: 0x18)
+    /// Forget an address of EL3.
+    package static let tlbiEL3VA = Self(rawValue: 0x1A)
+    /// Forget all of EL2.
+    package static let tlbiEL2All = Self(rawValue: 0x20)
+    /// Forget an ASID of EL2-E2H.
+    package static let tlbiEL2ASID = Self(rawValue: 0x21)
+    /// Forget an address of EL2.
+    package static let tlbiEL2VA = Self(rawValue: 0x22)
+    /// Forget an address of EL2, every ASID.
+    package static let tlbiEL2VAA = Self(rawValue: 0x23)
+    /// Forget both stages of a VMID.
+    package static let tlbiS12VMAll = Self(rawValue: 0x28)
+    /// Forget stage 2 of an address.
+    package static let tlbiS2IPA = Self(rawValue: 0x2A)
+    /// Forget all that is not of EL2.
+    package static let tlbiNSNHAll = Self(rawValue: 0x30)
+    /// Invalidate a device's ATC.
+    package static let atcInv = Self(rawValue: 0x40)
+    /// Answer a page request group.
+    package static let priResp = Self(rawValue: 0x41)
+    /// Retry or terminate a stalled transaction.
+    package static let resume = Self(rawValue: 0x44)
+    /// Terminate a stream's stalled transactions.
+    package static let stallTerm = Self(rawValue: 0x45)
+    /// Complete all commands before it.
+    package static let sync = Self(rawValue: 0x46)
+    /// Secure: forget all of EL2.
+    package static let tlbiSEL2All = Self(rawValue: 0x50)
+    /// Secure: forget an ASID of EL2-E2H.
+    package static let tlbiSEL2ASID = Self(rawValue: 0x51)
+    /// Secure: forget an address of EL2.
+    package static let tlbiSEL2VA = Self(rawValue: 0x52)
+    /// Secure: forget an address of EL2, every ASID.
+    package static let tlbiSEL2VAA = Self(rawValue: 0x53)
+    /// Secure: forget both stages of a VMID.
+    package static let tlbiSS12VMAll = Self(rawValue: 0x58)
+    /// Secure: forget stage 2 of an address.
+    package static let tlbiSS2IPA = Self(rawValue: 0x5A)
+    /// Secure: forget all that is not of EL2.
+    package static let tlbiSNHAll = Self(rawValue: 0x60)
+    /// Forget the device permission table.
+    package static let dptiAll = Self(rawValue: 0x70)
+    /// Forget an address of the device permission table.
+    package static let dptiPA = Self(rawValue: 0x73)
+
+    /// The specification's name, such as `CMD_TLBI_NH_VA`; nil where the value is reserved.
+    ///
+    /// 0x04 is `CMD_CFGI_STE_RANGE` here: `Command.name` knows CMD_CFGI_ALL from it.
+    package var name: String? { Self.names[self] }
+
+    private static let names: [Opcode: String] = [
+        .prefetchConfig: "CMD_PREFETCH_CONFIG",
+        .prefetchAddr: "CMD_PREFETCH_ADDR",
+        .cfgiSTE: "CMD_CFGI_STE",
+        .cfgiSTERange: "CMD_CFGI_STE_RANGE",
+        .cfgiCD: "CMD_CFGI_CD",
+        .cfgiCDAll: "CMD_CFGI_CD_ALL",
+        .cfgiVMSPIDM: "CMD_CFGI_VMS_PIDM",
+        .tlbiNHAll: "CMD_TLBI_NH_ALL",
+        .tlbiNHASID: "CMD_TLBI_NH_ASID",
+        .tlbiNHVA: "CMD_TLBI_NH_VA",
+        .tlbiNHVAA: "CMD_TLBI_NH_VAA",
+        .tlbiEL3All: "CMD_TLBI_EL3_ALL",
+        .tlbiEL3VA: "CMD_TLBI_EL3_VA",
+        .tlbiEL2All: "CMD_TLBI_EL2_ALL",
+        .tlbiEL2ASID: "CMD_TLBI_EL2_ASID",
+        .tlbiEL2VA: "CMD_TLBI_EL2_VA",
+        .tlbiEL2VAA: "CMD_TLBI_EL2_VAA",
+        .tlbiS12VMAll: "CMD_TLBI_S12_VMALL",
+        .tlbiS2IPA: "CMD_TLBI_S2_IPA",
+        .tlbiNSNHAll: "CMD_TLBI_NSNH_ALL",
+        .atcInv: "CMD_ATC_INV",
+        .priResp: "CMD_PRI_RESP",
+        .resume: "CMD_RESUME",
+        .stallTerm: "CMD_STALL_TERM",
+        .sync: "CMD_SYNC",
+        .tlbiSEL2All: "CMD_TLBI_S_EL2_ALL",
+        .tlbiSEL2ASID: "CMD_TLBI_S_EL2_ASID",
+        .tlbiSEL2VA: "CMD_TLBI_S_EL2_VA",
+        .tlbiSEL2VAA: "CMD_TLBI_S_EL2_VAA",
+        .tlbiSS12VMAll: "CMD_TLBI_S_S12_VMALL",
+        .tlbiSS2IPA: "CMD_TLBI_S_S2_IPA",
+        .tlbiSNHAll: "CMD_TLBI_SNH_ALL",
+        .dptiAll: "CMD_DPTI_ALL",
+        .dptiPA: "CMD_DPTI_PA",
+    ]
+
+    /// Every opcode that the architecture names, in numerical order.
+    package static let all: [Opcode] = names.keys.sorted { $0.rawValue < $1.rawValue }
+}
+
+extension Opcode: CustomStringConvertible {
+    package var description: String { name ?? "opcode 0x" + String(rawValue, radix: 16) }
+}

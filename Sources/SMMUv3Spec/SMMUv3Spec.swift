@@ -1,1 +1,0 @@
-// SMMUv3Spec: to come.
