@@ -3,6 +3,7 @@
 
 #include <linux/membarrier.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,3 +27,5 @@ void smmud_wait_a_little(int attempt) {
         nanosleep(&pause, NULL);
     }
 }
+
+void smmud_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }

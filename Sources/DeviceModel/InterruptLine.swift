@@ -23,7 +23,10 @@ package struct InterruptIdentity: Hashable, Sendable {
     package let trigger: InterruptTrigger?
 
     package init(
-        controller: String, specifier: [UInt32], interruptID: UInt32? = nil, trigger: InterruptTrigger? = nil
+        controller: String,
+        specifier: [UInt32],
+        interruptID: UInt32? = nil,
+        trigger: InterruptTrigger? = nil
     ) {
         self.controller = controller
         self.specifier = specifier
