@@ -1,6 +1,7 @@
 // The command queue's consumer: when it runs, on which thread, and how it stops.
 
 import CLinux
+import DeviceModel
 import Glibc
 import Synchronization
 
@@ -121,30 +122,6 @@ final class CommandProcessor: Sendable {
             pthread_detach(thread)
         } else {
             pthread_join(thread, nil)
-        }
-    }
-}
-
-/// A counting semaphore.
-final class Semaphore: @unchecked Sendable {
-    // Unchecked: sem_t is made for concurrent use.
-    private let storage: UnsafeMutablePointer<sem_t>
-
-    init() {
-        storage = .allocate(capacity: 1)
-        sem_init(storage, 0, 0)
-    }
-
-    deinit {
-        sem_destroy(storage)
-        storage.deallocate()
-    }
-
-    func signal() { sem_post(storage) }
-
-    func wait() {
-        while sem_wait(storage) != 0 {
-            // EINTR: a signal handler ran. Nothing else can fail.
         }
     }
 }
