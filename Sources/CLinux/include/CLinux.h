@@ -55,9 +55,15 @@ void smmud_membarrier(void);
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
 int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 
+// The same without the seals: whoever holds it can change its size, as with a file that a peer shares. For tests.
+int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
+
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
 
 // Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
 bool smmud_is_fuse(int fd);
