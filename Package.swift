@@ -77,6 +77,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings),
@@ -132,7 +133,8 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
                 systemPackage,
             ],
             swiftSettings: settings),
