@@ -65,7 +65,8 @@ let package = Package(
                 "AddressSpace", "BitFields", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3Spec", "SystemBus",
             ],
             swiftSettings: settings),
-        .target(name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT"], swiftSettings: settings),
+        .target(
+            name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"], swiftSettings: settings),
         .target(
             name: "IOMMU",
             dependencies: ["AddressSpace", "BitFields", "DeviceModel", "IOPageTable", "SMMUv3Spec"],
@@ -119,7 +120,8 @@ let package = Package(
             ],
             swiftSettings: settings),
         .testTarget(
-            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceTree"], swiftSettings: settings),
+            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
+            swiftSettings: settings),
         .testTarget(
             name: "IOMMUTests",
             dependencies: [

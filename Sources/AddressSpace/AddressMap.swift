@@ -4,6 +4,11 @@
 package struct AddressConflict: Error, Equatable {
     package let inserting: AddressRange
     package let existing: AddressRange
+
+    package init(inserting: AddressRange, existing: AddressRange) {
+        self.inserting = inserting
+        self.existing = existing
+    }
 }
 
 /// Values by range of addresses. No two ranges overlap; a look-up is a binary search.

@@ -2,7 +2,10 @@
 #include "CLinux.h"
 
 #include <linux/membarrier.h>
+#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 bool smmud_membarrier_register(void) {
@@ -13,3 +16,22 @@ void smmud_membarrier(void) {
     // Cannot fail once registered.
     syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 }
+
+void smmud_wait_a_little(int attempt) {
+    if (attempt >= 0 && attempt < 64) {
+        smmud_cpu_pause();
+    } else if (attempt >= 0 && attempt < 1024) {
+        sched_yield();
+    } else {
+        struct timespec pause = {.tv_sec = 0, .tv_nsec = 50 * 1000};
+        nanosleep(&pause, NULL);
+    }
+}
+
+void smmud_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+
+static _Thread_local unsigned window_dma_depth;
+
+void smmud_begin_window_dma(void) { window_dma_depth++; }
+void smmud_end_window_dma(void) { window_dma_depth--; }
+bool smmud_is_in_window_dma(void) { return window_dma_depth != 0; }

@@ -57,10 +57,14 @@ package struct DMAFault: Error, Equatable, Sendable {
 package protocol DMAPort: AnyObject {
     /// Reads `buffer.count` bytes at `address`.
     func read(
-        at address: IOVirtualAddress, into buffer: UnsafeMutableRawBufferPointer, _ attributes: TransactionAttributes
+        at address: IOVirtualAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        _ attributes: TransactionAttributes
     ) throws(DMAFault)
     /// Writes all of `buffer` at `address`.
     func write(
-        _ buffer: UnsafeRawBufferPointer, at address: IOVirtualAddress, _ attributes: TransactionAttributes
+        _ buffer: UnsafeRawBufferPointer,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
     ) throws(DMAFault)
 }

@@ -10,11 +10,14 @@ package enum BusError: Error, Equatable, Sendable {
     case refused(PhysicalAddress, RegisterAccessError)
     /// RAM is there, but its backing has gone: a peer truncated the file that it shares with us.
     case lost(PhysicalAddress)
+    /// RAM is there, but it is shared with us for reading only.
+    case readOnly(PhysicalAddress)
 
     /// The address at which the access failed.
     package var address: PhysicalAddress {
         switch self {
-        case .unassigned(let address), .refused(let address, _), .lost(let address): address
+        case .unassigned(let address), .refused(let address, _), .lost(let address), .readOnly(let address):
+            address
         }
     }
 }

@@ -1,1 +1,179 @@
-// SMMUv3: to come.
+// The SMMUv3 as a device: what it is built of, its reset, and what it shows to people.
+
+package import AddressSpace
+package import DeviceModel
+import SMMUv3Spec
+import Synchronization
+package import SystemBus
+
+/// One SMMUv3: registers, queues, look-ups, caches. Non-secure programming interface.
+///
+/// Locks, in order: `commandProcessor`'s, `registers`, then a cache's, then an interrupt line's, which is a leaf.
+/// Register accesses take `registers` alone and wait for nothing else. A transaction that hits in its port takes
+/// no lock at all.
+package final class SMMUv3: Sendable {
+    /// The wired interrupt outputs. A `combined` line carries the pulses of every output that has no line.
+    package struct Interrupts: Sendable {
+        package var eventQueue: InterruptLine?
+        package var globalError: InterruptLine?
+        package var commandSync: InterruptLine?
+        package var pageRequestQueue: InterruptLine?
+        package var combined: InterruptLine?
+
+        package init(
+            eventQueue: InterruptLine? = nil,
+            globalError: InterruptLine? = nil,
+            commandSync: InterruptLine? = nil,
+            pageRequestQueue: InterruptLine? = nil,
+            combined: InterruptLine? = nil
+        ) {
+            self.eventQueue = eventQueue
+            self.globalError = globalError
+            self.commandSync = commandSync
+            self.pageRequestQueue = pageRequestQueue
+            self.combined = combined
+        }
+    }
+
+    /// What people call it: its path in the device tree.
+    package let name: String
+    package let identification: Identification
+    package let options: SMMUv3Options
+    let bus: SystemBus
+    let interrupts: Interrupts
+
+    let registers: Mutex<RegisterFile>
+    let invalidationGeneration: InvalidationGeneration
+    let translationCache: TranslationCache
+    let configurationCache: ConfigurationCache
+    let tracker = TransactionTracker()
+    let counters = Counters()
+    let commandProcessor: CommandProcessor
+
+    /// Builds an SMMU in its reset state.
+    ///
+    /// - Parameters:
+    ///   - bus: What its own accesses (structures, queues, walks) and its streams' transactions go to.
+    package init(
+        name: String,
+        identification: Identification,
+        options: SMMUv3Options = SMMUv3Options(),
+        bus: SystemBus,
+        interrupts: Interrupts = Interrupts()
+    ) {
+        self.name = name
+        self.identification = identification
+        self.options = options
+        self.bus = bus
+        self.interrupts = interrupts
+        let generation = InvalidationGeneration()
+        invalidationGeneration = generation
+        translationCache = TranslationCache(entryCount: options.tlbEntries, generation: generation)
+        configurationCache = ConfigurationCache(
+            capacity: options.configurationCacheEntries,
+            generation: generation
+        )
+        registers = Mutex(
+            RegisterFile(identification: identification, eventLogCapacity: options.eventLogCapacity)
+        )
+        commandProcessor = CommandProcessor(execution: options.commandExecution)
+        commandProcessor.attach(self)
+    }
+
+    /// Ends the command thread. Commands that were accepted are not executed any further.
+    package func stop() { commandProcessor.stop() }
+
+    deinit { commandProcessor.stop() }
+
+    /// Puts every register back to its reset value and empties the caches.
+    package func reset() {
+        registers.withLock { registers in
+            registers = RegisterFile(identification: identification, keeping: registers.eventLog)
+        }
+        translationCache.invalidate(.all(nil))
+        configurationCache.invalidate(streams: 0...UInt32.max)
+    }
+
+    // MARK: What transactions need
+
+    /// A view of memory for one requester. The port has one user at a time and must not outlive the machine.
+    package func makePort(for streamID: StreamID) -> StreamPort {
+        StreamPort(smmu: self, streamID: streamID)
+    }
+
+    func currentControls() -> TranslationControls { registers.withLock { $0.translationControls } }
+
+    // MARK: Statistics
+
+    /// Named counters, in the order in which to show them.
+    package var statistics: [(name: String, value: UInt64)] {
+        let tlb = translationCache.counters
+        let configuration = configurationCache.counters
+        return [
+            ("transactions", tracker.total(StreamPort.Counter.transactions)),
+            ("port-hits", tracker.total(StreamPort.Counter.hits)),
+            ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
+            ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
+            ("tlb-hits", tlb.hits), ("tlb-misses", tlb.misses), ("tlb-fills", tlb.fills),
+            ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
+            ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),
+            ("config-hits", configuration.hits), ("config-misses", configuration.misses),
+            ("config-invalidated", configuration.invalidatedEntries),
+            ("config-resident-stes", UInt64(configuration.residentSTEs)),
+            ("config-resident-cds", UInt64(configuration.residentCDs)),
+        ] + counters.all
+    }
+
+    func count(_ counter: Counters.Name) { counters.add(counter) }
+}
+
+/// Counters off the hit path.
+final class Counters: Sendable {
+    enum Name: Int, CaseIterable {
+        case walks, descriptorFetches, configurationFetches, faults
+        case eventsRecorded, eventsDropped
+        case commands, commandErrors, syncs, transactionsAwaited
+
+        var text: String {
+            switch self {
+            case .walks: "walks"
+            case .descriptorFetches: "descriptor-fetches"
+            case .configurationFetches: "config-fetches"
+            case .faults: "faults"
+            case .eventsRecorded: "events-recorded"
+            case .eventsDropped: "events-dropped"
+            case .commands: "commands"
+            case .commandErrors: "command-errors"
+            case .syncs: "syncs"
+            case .transactionsAwaited: "sync-awaited-transactions"
+            }
+        }
+    }
+
+    private struct State {
+        var values = [UInt64](repeating: 0, count: Name.allCases.count)
+        var byOpcode = [UInt64](repeating: 0, count: 256)
+    }
+    private let state = Mutex(State())
+
+    func add(_ name: Name, _ amount: UInt64 = 1) {
+        state.withLock { $0.values[name.rawValue] &+= amount }
+    }
+
+    func addCommand(_ opcode: Opcode) {
+        state.withLock { state in
+            state.values[Name.commands.rawValue] &+= 1
+            state.byOpcode[Int(opcode.rawValue)] &+= 1
+        }
+    }
+
+    var all: [(name: String, value: UInt64)] {
+        state.withLock { state in
+            var result = Name.allCases.map { (name: $0.text, value: state.values[$0.rawValue]) }
+            for (opcode, count) in state.byOpcode.enumerated() where count > 0 {
+                result.append((Opcode(rawValue: UInt8(opcode)).description, count))
+            }
+            return result
+        }
+    }
+}

@@ -1,1 +1,283 @@
-// SystemBus: to come.
+// The physical address map: what is there, and how it changes while others read it.
+
+package import AddressSpace
+package import DeviceModel
+package import GuestMemory
+import Synchronization
+
+/// The machine's physical address space: RAM and register windows.
+///
+/// Readers never lock. They follow one pointer to an immutable snapshot of the map; a change builds a new snapshot
+/// and publishes it. What readers may still hold, the old snapshot and the memory or target that was removed, is
+/// kept until ``reclaim(through:)``:
+///
+/// - The accesses of ``PhysicalAccess`` look after themselves: they count themselves in and out.
+/// - The rest (``loadRAM64(at:)`` and its siblings, ``copyOut(at:into:)``, ``copyIn(_:at:)`` and
+///   ``hostPointer(at:count:for:)``) writes no shared word. Whoever calls ``reclaim(through:)`` has to know that
+///   none of those that began before the change still runs, nor is a pointer in use that they handed out: the
+///   SMMU's wait for DMA in flight is what tells. Where nothing is ever reclaimed nothing is ever in danger.
+///
+/// Lock order: the bus's lock is a leaf. No target is called under it.
+//
+// SAFETY of @unchecked Sendable: the map and what is retired are behind a Mutex, the pointer is atomic, and the
+// snapshots that it points at do not change.
+package final class SystemBus: @unchecked Sendable {
+    /// What the map holds at a range.
+    private enum Content: Sendable {
+        case ram(MemoryRegion)
+        case window(WindowBox)
+    }
+
+    private struct Occupant: Sendable {
+        let name: String
+        let content: Content
+    }
+
+    /// What a change took out of the map: freed when nobody can be reading it.
+    private struct Retired {
+        let generation: UInt64
+        let snapshot: UnsafeMutablePointer<BusSnapshot>
+        /// Held, not read: letting go of it unmaps the memory.
+        let occupant: Occupant?
+    }
+
+    private struct State {
+        var map = AddressMap<Occupant>()
+        var retired: [Retired] = []
+        var generation: UInt64 = 0
+    }
+
+    /// What changes take a lock for.
+    ///
+    /// An object of its own, so that the lock's word does not share the cache line that every access reads.
+    private final class Changes: @unchecked Sendable {
+        let state = Mutex(State())
+    }
+
+    private let published: Atomic<UnsafeMutablePointer<BusSnapshot>>
+    private let changes = Changes()
+    private let countedReaders = ReaderCount()
+
+    /// An address space in which nothing is.
+    package init() {
+        published = Atomic(Self.makeSnapshot(of: AddressMap()))
+    }
+
+    deinit {
+        Self.free(published.load(ordering: .acquiring))
+        changes.state.withLock { state in for retired in state.retired { Self.free(retired.snapshot) } }
+    }
+
+    /// The map as it is now, for those for whom the caller of ``reclaim(through:)`` waits.
+    @inline(__always)
+    var snapshot: UnsafeMutablePointer<BusSnapshot> { published.load(ordering: .acquiring) }
+
+    /// The map as it is now, and what it names, kept alive until the matching ``leave()``.
+    func enter() -> UnsafeMutablePointer<BusSnapshot> {
+        countedReaders.value.pointee.add(1, ordering: .sequentiallyConsistent)
+        // Sequentially consistent, as are the two sides of reclaim(through:): either that sees this reader, or
+        // this reader sees the map that it has published.
+        return published.load(ordering: .sequentiallyConsistent)
+    }
+
+    /// See ``enter()``.
+    func leave() { countedReaders.value.pointee.subtract(1, ordering: .sequentiallyConsistent) }
+}
+
+/// How many counted accesses are under way, on a cache line of its own: it is written at each of them.
+private final class ReaderCount: @unchecked Sendable {
+    let value: UnsafeMutablePointer<Atomic<Int>>
+
+    init() {
+        let line = UnsafeMutableRawPointer.allocate(byteCount: 128, alignment: 128)
+        value = line.bindMemory(to: Atomic<Int>.self, capacity: 1)
+        value.initialize(to: Atomic(0))
+    }
+
+    deinit {
+        value.deinitialize(count: 1)
+        UnsafeMutableRawPointer(value).deallocate()
+    }
+}
+
+// MARK: Changes
+
+extension SystemBus {
+    /// Puts a whole region of RAM at an address.
+    ///
+    /// - Throws: ``AddressConflict`` with what is there already; nothing changes. A region that would leave the
+    ///   64-bit space conflicts with the last byte of it.
+    package func addRAM(_ region: MemoryRegion, at address: PhysicalAddress, name: String)
+        throws(AddressConflict)
+    {
+        guard let range = AddressRange(start: address.rawValue, byteCount: region.byteCount) else {
+            throw Self.leavesAddressSpace(address)
+        }
+        try add(Occupant(name: name, content: .ram(region)), at: range)
+    }
+
+    /// Puts a window of registers at a range of addresses.
+    ///
+    /// - Throws: ``AddressConflict`` with what is there already; nothing changes.
+    package func addWindow(_ target: any RegisterTarget, at range: AddressRange, name: String)
+        throws(AddressConflict)
+    {
+        try add(Occupant(name: name, content: .window(WindowBox(target))), at: range)
+    }
+
+    /// Takes RAM out of the map; nil where no RAM has exactly this range.
+    ///
+    /// Accesses that are under way may still reach it until the caller has waited for them.
+    @discardableResult
+    package func removeRAM(at range: AddressRange) -> MemoryRegion? {
+        let occupant = remove(at: range) { if case .ram = $0 { true } else { false } }
+        guard case .ram(let region) = occupant?.content else { return nil }
+        return region
+    }
+
+    /// Takes the window with exactly this range out of the map, if there is one.
+    ///
+    /// Accesses that are under way may still reach it until the caller has waited for them.
+    package func removeWindow(at range: AddressRange) {
+        remove(at: range) { if case .window = $0 { true } else { false } }
+    }
+
+    /// How often the map has changed: what to hand to ``reclaim(through:)``.
+    package var generation: UInt64 { changes.state.withLock { $0.generation } }
+
+    /// Frees what was removed up to and including the change that made `generation`.
+    ///
+    /// The caller takes ``generation``, waits until every access that began before has ended (see the type's
+    /// description), and then calls this. It never waits itself: what it finds in use by an access of
+    /// ``PhysicalAccess`` stays until the next call.
+    package func reclaim(through generation: UInt64) {
+        let freed: [Retired] = changes.state.withLock { state in
+            // Who is not counted by now will find a newer snapshot than any that is retired.
+            guard countedReaders.value.pointee.load(ordering: .sequentiallyConsistent) == 0 else { return [] }
+            let count = state.retired.prefix { $0.generation <= generation }.count
+            defer { state.retired.removeFirst(count) }
+            return Array(state.retired[..<count])
+        }
+        // After the lock: the last reference to a target may run code of its own.
+        for retired in freed { Self.free(retired.snapshot) }
+    }
+
+    /// Frees everything that was removed.
+    ///
+    /// For callers that know that nobody else is using the bus, or has since the last change.
+    package func reclaim() { reclaim(through: .max) }
+
+    private func add(_ occupant: Occupant, at range: AddressRange) throws(AddressConflict) {
+        let conflict: AddressConflict? = changes.state.withLock { state in
+            do throws(AddressConflict) {
+                try state.map.insert(occupant, at: range)
+            } catch {
+                return error
+            }
+            publish(&state, removing: nil)
+            return nil
+        }
+        if let conflict { throw conflict }
+    }
+
+    @discardableResult
+    private func remove(at range: AddressRange, where isSought: (Content) -> Bool) -> Occupant? {
+        changes.state.withLock { state in
+            guard let entry = state.map.entry(containing: range.first), isSought(entry.value.content),
+                let occupant = state.map.remove(range)
+            else { return nil }
+            publish(&state, removing: occupant)
+            return occupant
+        }
+    }
+
+    private func publish(_ state: inout State, removing occupant: Occupant?) {
+        state.generation &+= 1
+        let old = published.exchange(Self.makeSnapshot(of: state.map), ordering: .sequentiallyConsistent)
+        state.retired.append(Retired(generation: state.generation, snapshot: old, occupant: occupant))
+    }
+
+    private static func makeSnapshot(of map: AddressMap<Occupant>) -> UnsafeMutablePointer<BusSnapshot> {
+        var ram: [RAMRecord] = []
+        var windows: [WindowRecord] = []
+        for entry in map.entries {
+            switch entry.value.content {
+            case .ram(let region):
+                let record = RAMRecord(
+                    first: entry.range.first,
+                    last: entry.range.last,
+                    host: region.base,
+                    lostFlag: region.lostFlag,
+                    isWritable: region.isWritable
+                )
+                ram.append(record)
+            case .window(let box):
+                // The map, and after it what is retired, holds the box for as long as this names it.
+                windows.append(
+                    WindowRecord(first: entry.range.first, last: entry.range.last, box: .passUnretained(box))
+                )
+            }
+        }
+        let snapshot = UnsafeMutablePointer<BusSnapshot>.allocate(capacity: 1)
+        snapshot.initialize(to: BusSnapshot(ram: ram, windows: windows))
+        return snapshot
+    }
+
+    private static func free(_ snapshot: UnsafeMutablePointer<BusSnapshot>) {
+        snapshot.pointee.deallocate()
+        snapshot.deallocate()
+    }
+
+    private static func leavesAddressSpace(_ address: PhysicalAddress) -> AddressConflict {
+        AddressConflict(
+            inserting: AddressRange(upFrom: address.rawValue),
+            existing: AddressRange(upFrom: .max)
+        )
+    }
+}
+
+// MARK: Looking at the map
+
+extension SystemBus {
+    /// One thing in the map, for people.
+    package struct Entry: Hashable, Sendable {
+        package enum Kind: String, Hashable, Sendable {
+            case ram
+            case window
+        }
+
+        package let range: AddressRange
+        package let name: String
+        package let kind: Kind
+    }
+
+    /// Everything in the map, in ascending order of address.
+    package var entries: [Entry] {
+        changes.state.withLock { state in
+            state.map.entries.map { entry in
+                let kind: Entry.Kind = if case .ram = entry.value.content { .ram } else { .window }
+                return Entry(range: entry.range, name: entry.value.name, kind: kind)
+            }
+        }
+    }
+
+    /// The RAM that holds an address, and how far into its region that is.
+    package func ramSlice(containing address: PhysicalAddress) -> (region: MemoryRegion, offset: UInt64)? {
+        changes.state.withLock { state in
+            guard let entry = state.map.entry(containing: address.rawValue),
+                case .ram(let region) = entry.value.content
+            else { return nil }
+            return (region, address.rawValue - entry.range.first)
+        }
+    }
+}
+
+extension AddressRange {
+    /// From an address to the end of the 64-bit space.
+    fileprivate init(upFrom first: UInt64) {
+        guard let range = AddressRange(first: first, last: .max) else {
+            preconditionFailure("no address lies above 2^64 - 1")
+        }
+        self = range
+    }
+}

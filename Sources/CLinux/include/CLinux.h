@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
 
 // MARK: Single-copy atomic accesses. Every pointer is naturally aligned for its access.
 
@@ -34,11 +36,81 @@ static inline void smmud_cpu_pause(void) {
 #endif
 }
 
+// One step of waiting for another thread: spins at first, then gives the processor away, then sleeps.
+void smmud_wait_a_little(int attempt);
+
+// Names the calling thread, for debuggers and top(1); at most 15 characters count.
+void smmud_name_thread(const char *name);
+
+// Whether the calling thread is inside a DMA's access to a register window: such a thread is itself a transaction in
+// flight and must not wait for transactions in flight.
+void smmud_begin_window_dma(void);
+void smmud_end_window_dma(void);
+bool smmud_is_in_window_dma(void);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
 // smmud_membarrier() is a full barrier on every thread of this process.
 bool smmud_membarrier_register(void);
 void smmud_membarrier(void);
+
+// MARK: Memory that is shared by file descriptor
+
+// A new memfd of byte_count bytes, all of them holes: close-on-exec, not executable, and sealed so that nobody can
+// make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
+int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
+
+// The same without the seals: whoever holds it can change its size, as with a file that a peer shares. For tests.
+int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
+
+// The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
+// descriptor is not open.
+size_t smmud_mapping_page_size(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
+
+// A close-on-exec duplicate, or a negated errno.
+int smmud_duplicate(int fd);
+
+// MARK: Truncated files under a mapping (SIGBUS)
+//
+// Whoever shares a file with us can truncate it, and then an access to our mapping of it raises SIGBUS. A
+// registered mapping survives that: from the page that faulted to its end it becomes private zeroes, its flag is
+// set, and the access goes on as if it had been to them. A SIGBUS anywhere else goes to whoever handled it
+// before us, which usually ends the process.
+
+// How many mappings can be registered at once.
+#define SMMUD_GUARD_CAPACITY 4096
+
+// Registers a mapping: base and length are multiples of page_size. Installs the signal handler the first time.
+// Returns where the mapping's flag is (0: whole; 1: lost), or NULL with errno ENOSPC where the table is full.
+const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size, bool is_writable);
+
+// Gives a registration back, before its munmap and after the last access to it.
+void smmud_guard_unregister(const uint32_t *flag);
+
+// MARK: Descriptors over Unix sockets (SCM_RIGHTS)
+
+// How many descriptors one message carries at most.
+#define SMMUD_MAX_FDS 16
+
+// Sends bytes with fd_count descriptors (none is fine) attached to the first of them. `flags` as of sendmsg(2);
+// MSG_NOSIGNAL is added. Returns how many bytes went, or a negated errno; EINVAL where there are more than
+// SMMUD_MAX_FDS descriptors, or descriptors and no byte to carry them.
+ssize_t smmud_send_fds(int socket, const struct iovec *iov, size_t iov_count, const int *fds, size_t fd_count,
+                       int flags);
+
+// Receives bytes, and up to fd_capacity descriptors, close-on-exec, which are then the caller's to close. `flags`
+// as of recvmsg(2). Returns how many bytes came, 0 at the end of the stream, or a negated errno.
+//
+// Where more descriptors came than fit, *is_truncated is true, *fd_count is 0 and every one of them is closed:
+// the bytes are good, but nobody can tell which descriptors are missing.
+ssize_t smmud_recv_fds(int socket, const struct iovec *iov, size_t iov_count, int *fds, size_t fd_capacity,
+                       size_t *fd_count, bool *is_truncated, int flags);
 
 #endif

@@ -1,1 +1,0 @@
-// GuestMemory: to come.

@@ -1,0 +1,285 @@
+// From a StreamID to its STE, and from a SubstreamID to its CD.
+
+import AddressSpace
+import BitFields
+import DeviceModel
+import SMMUv3Spec
+import SystemBus
+
+/// The registers that a translation depends on, read once at its start.
+struct TranslationControls: Equatable, Sendable {
+    var isEnabled: Bool
+    /// GBPA.ABORT.
+    var bypassAborts: Bool
+    /// CR2.RECINVSID.
+    var recordsBadStreamIDs: Bool
+    var tableBase: StrtabBase
+    var tableConfiguration: StrtabBaseCfg
+}
+
+/// What a stream's configuration leads to.
+enum StreamOutcome: Equatable, Sendable {
+    /// STE.Config 0b100, or stage 1 skipped by S1DSS: the address goes through as it is.
+    case bypass
+    case stage1(ContextConfiguration)
+}
+
+extension SMMUv3 {
+    /// Whether look-ups go through the caches. Tools look at memory itself.
+    enum CachePolicy { case cached, uncached }
+
+    // MARK: STE
+
+    func fetchSTE(
+        _ transaction: Transaction,
+        _ controls: TranslationControls,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> STE {
+        let streamID = transaction.streamID
+        if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
+        let generation = invalidationGeneration.current
+        let address = try steAddress(transaction, controls, &observer)
+        let ste: STE
+        do {
+            ste = STE(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
+        } catch {
+            throw fetchAbort(.fSTEFetch, transaction, address)
+        }
+        count(.configurationFetches)
+        observer.fetched(.ste(PhysicalAddress(address), ste))
+        if policy == .cached, options.cachesInvalidStructures || identification.violation(of: ste) == nil {
+            configurationCache.fill(streamID, ste, fetchedAt: generation)
+        }
+        return ste
+    }
+
+    /// Where a stream's STE is (IHI 0070, 3.3.1 and 5.1).
+    private func steAddress(
+        _ transaction: Transaction,
+        _ controls: TranslationControls,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> UInt64 {
+        let streamID = transaction.streamID.rawValue
+        let configuration = controls.tableConfiguration
+        let log2Size = min(configuration.log2size, identification.idr1.sidsize)
+        guard UInt64(streamID) < 1 << UInt64(log2Size) else {
+            throw badStreamID(
+                transaction,
+                controls,
+                "StreamID \(transaction.streamID) is beyond the stream table's 2^\(log2Size)"
+            )
+        }
+        let isTwoLevel = identification.idr0.stLevel != 0 && configuration.fmt == 0b01
+        guard isTwoLevel else {
+            // The smart shift gives 0, and so base 0, for a size that no address has room for.
+            let tableBytes: UInt64 = 64 << UInt64(configuration.log2size)
+            return (controls.tableBase.addr & ~(tableBytes &- 1)) &+ UInt64(streamID) &* 64
+        }
+        let split = configuration.split == 8 || configuration.split == 10 ? configuration.split : 6
+        let l1Count = configuration.log2size > split ? UInt64(configuration.log2size - split) : 0
+        let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
+        let l1Address = l1Base &+ (UInt64(streamID) &>> UInt64(split)) &* 8
+        let l1: L1STD
+        do {
+            l1 = L1STD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
+        } catch {
+            throw fetchAbort(.fSTEFetch, transaction, l1Address)
+        }
+        count(.configurationFetches)
+        observer.fetched(.l1std(PhysicalAddress(l1Address), l1))
+        let index = UInt64(streamID) & ((1 &<< UInt64(split)) &- 1)
+        guard l1.span != 0, l1.span <= 11, l1.span <= split + 1 else {
+            throw badStreamID(transaction, controls, "the level-1 descriptor's Span \(l1.span) holds no STEs")
+        }
+        let entries: UInt64 = 1 &<< UInt64(l1.span - 1)
+        guard index < entries else {
+            throw badStreamID(
+                transaction,
+                controls,
+                "StreamID \(transaction.streamID) is beyond the \(entries) STEs of its Span"
+            )
+        }
+        return (l1.l2Ptr & ~(entries &* 64 &- 1)) &+ index &* 64
+    }
+
+    private func badStreamID(_ transaction: Transaction, _ controls: TranslationControls, _ reason: String)
+        -> TranslationFault
+    {
+        .abort(
+            .configuration(
+                .cBadStreamID,
+                streamID: transaction.streamID,
+                substreamID: transaction.attributes.substreamID
+            ),
+            isRecorded: controls.recordsBadStreamIDs,
+            reason
+        )
+    }
+
+    private func fetchAbort(_ number: EventNumber, _ transaction: Transaction, _ address: UInt64)
+        -> TranslationFault
+    {
+        .abort(
+            .fetchAbort(
+                number,
+                streamID: transaction.streamID,
+                substreamID: transaction.attributes.substreamID,
+                fetchAddress: address
+            ),
+            "nobody answers at 0x\(String(address, radix: 16))"
+        )
+    }
+
+    private func configurationFault(_ number: EventNumber, _ transaction: Transaction, _ reason: String)
+        -> TranslationFault
+    {
+        .abort(
+            .configuration(
+                number,
+                streamID: transaction.streamID,
+                substreamID: transaction.attributes.substreamID
+            ),
+            reason
+        )
+    }
+
+    // MARK: From the STE on
+
+    /// Checks an STE and decodes it; an abort configuration and an invalid STE end here.
+    func configuration(of ste: STE, _ transaction: Transaction) throws(TranslationFault)
+        -> StreamConfiguration
+    {
+        if let reason = identification.violation(of: ste) {
+            throw configurationFault(.cBadSTE, transaction, reason)
+        }
+        if ste.config.rawValue & 0b100 == 0 {
+            throw .silentAbort("STE.Config is 0b\(String(ste.config.rawValue, radix: 2)): abort, no event")
+        }
+        return identification.decode(ste)
+    }
+
+    /// What a stream does with a transaction: the checks of SubstreamIDs and the CD (IHI 0070, 3.3.2 and 5.3).
+    func resolve(
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> StreamOutcome {
+        let table = stream.contextTable
+        if let substreamID = transaction.attributes.substreamID {
+            guard stream.config.translatesStage1, table.log2Count > 0,
+                UInt64(substreamID.rawValue) < 1 << UInt64(table.log2Count)
+            else {
+                throw configurationFault(
+                    .cBadSubstreamID,
+                    transaction,
+                    "SubstreamID \(substreamID) with \(table.log2Count == 0 ? "no substreams" : "2^\(table.log2Count) CDs")"
+                )
+            }
+            if table.defaultSubstream == 0b10, substreamID.rawValue == 0 {
+                throw configurationFault(
+                    .fStreamDisabled,
+                    transaction,
+                    "SubstreamID 0 while STE.S1DSS gives CD 0 to plain traffic"
+                )
+            }
+            return .stage1(try context(substreamID.rawValue, stream, transaction, policy, &observer))
+        }
+        guard stream.config.translatesStage1 else { return .bypass }
+        guard table.log2Count > 0 else {
+            return .stage1(try context(0, stream, transaction, policy, &observer))
+        }
+        switch table.defaultSubstream {
+        case 0b01:
+            observer.note("STE.S1DSS is 1: a transaction without a SubstreamID bypasses stage 1")
+            return .bypass
+        case 0b10:
+            return .stage1(try context(0, stream, transaction, policy, &observer))
+        default:
+            throw configurationFault(
+                .fStreamDisabled,
+                transaction,
+                "STE.S1DSS terminates transactions without a SubstreamID"
+            )
+        }
+    }
+
+    // MARK: CD
+
+    private func context(
+        _ index: UInt32,
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> ContextConfiguration {
+        let cd = try fetchCD(index, stream, transaction, policy, &observer)
+        if let reason = identification.violation(of: cd, in: stream) {
+            throw configurationFault(.cBadCD, transaction, reason)
+        }
+        return identification.decode(cd)
+    }
+
+    private func fetchCD(
+        _ index: UInt32,
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> CD {
+        let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
+        if policy == .cached, let cd = configurationCache.context(key) { return cd }
+        let generation = invalidationGeneration.current
+        let address = try cdAddress(index, stream, transaction, &observer)
+        let cd: CD
+        do {
+            cd = CD(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
+        } catch {
+            throw fetchAbort(.fCDFetch, transaction, address)
+        }
+        count(.configurationFetches)
+        observer.fetched(.cd(PhysicalAddress(address), cd))
+        if policy == .cached,
+            options.cachesInvalidStructures || identification.violation(of: cd, in: stream) == nil
+        {
+            configurationCache.fill(key, cd, fetchedAt: generation)
+        }
+        return cd
+    }
+
+    private func cdAddress(
+        _ index: UInt32,
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> UInt64 {
+        let table = stream.contextTable
+        guard let leaf = table.log2LeafCount else { return table.base &+ UInt64(index) &* 64 }
+        let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
+        let l1: L1CD
+        do {
+            l1 = L1CD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
+        } catch {
+            throw fetchAbort(.fCDFetch, transaction, l1Address)
+        }
+        count(.configurationFetches)
+        observer.fetched(.l1cd(PhysicalAddress(l1Address), l1))
+        let leafBytes: UInt64 = 64 &<< UInt64(leaf)
+        let leafBase = l1.l2Ptr & ~(leafBytes &- 1)
+        guard l1.v, l1.l2Ptr < identification.outputAddressLimit else {
+            throw .abort(
+                // The SubstreamID field is always valid here: 0 where S1DSS led to CD 0.
+                .configuration(
+                    .cBadSubstreamID,
+                    streamID: transaction.streamID,
+                    substreamID: transaction.attributes.substreamID ?? SubstreamID(0)
+                ),
+                l1.v
+                    ? "the level-1 CD descriptor's L2Ptr is beyond the output address size"
+                    : "the level-1 CD descriptor is invalid"
+            )
+        }
+        return leafBase &+ (UInt64(index) & ((1 &<< UInt64(leaf)) &- 1)) &* 64
+    }
+}

@@ -1,0 +1,45 @@
+// Who watches a look-up: nobody on the way of a transaction, a person through `explain`.
+
+package import AddressSpace
+package import SMMUv3Spec
+
+/// Hears of everything that a look-up fetches. Specialised away where ``NoObserver`` is given.
+protocol LookupObserver {
+    mutating func fetched(_ structure: @autoclosure () -> FetchedStructure)
+    mutating func note(_ text: @autoclosure () -> String)
+}
+
+/// Nobody watches: what transactions use.
+struct NoObserver: LookupObserver {
+    @inline(__always)  // Must vanish from the path of a transaction.
+    mutating func fetched(_ structure: @autoclosure () -> FetchedStructure) {}
+    @inline(__always)  // Must vanish from the path of a transaction.
+    mutating func note(_ text: @autoclosure () -> String) {}
+}
+
+/// A structure or descriptor that a look-up read from memory.
+package enum FetchedStructure: Equatable, Sendable {
+    case l1std(PhysicalAddress, L1STD)
+    case ste(PhysicalAddress, STE)
+    case l1cd(PhysicalAddress, L1CD)
+    case cd(PhysicalAddress, CD)
+    /// A stage-1 descriptor: its address, the word, its level, and the granule of its table.
+    case descriptor(PhysicalAddress, Descriptor, level: Int, granule: Granule)
+}
+
+/// One step of an explained look-up.
+package enum ExplainedStep: Equatable, Sendable {
+    case fetched(FetchedStructure)
+    case note(String)
+}
+
+/// Keeps every step, in order.
+struct StepRecorder: LookupObserver {
+    var steps: [ExplainedStep] = []
+
+    mutating func fetched(_ structure: @autoclosure () -> FetchedStructure) {
+        steps.append(.fetched(structure()))
+    }
+
+    mutating func note(_ text: @autoclosure () -> String) { steps.append(.note(text())) }
+}

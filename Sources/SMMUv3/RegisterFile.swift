@@ -1,0 +1,137 @@
+// Every register's value, and the rules of who may write what when.
+
+import BitFields
+import DeviceModel
+import SMMUv3Spec
+
+/// The registers of one SMMU, guarded as a whole by one lock.
+///
+/// IHI 0070, chapter 6. This is an SMMUv3.2: a write to a register whose guard is set is ignored. Reset is
+/// construction: what is not named in `init` goes back to its declared value.
+struct RegisterFile: Sendable {
+    var cr0 = CR0(rawValue: 0)
+    var cr0ack = CR0(rawValue: 0)
+    var cr1 = CR1(rawValue: 0)
+    var cr2 = CR2(rawValue: 0)
+    /// SHCFG = use incoming; ABORT = 0. The reset value is IMPLEMENTATION DEFINED.
+    var gbpa = GBPA(rawValue: 0x1000)
+    var irqCtrl = IRQCtrl(rawValue: 0)
+    var gerror = GError(rawValue: 0)
+    var gerrorn = GError(rawValue: 0)
+    var strtabBase = StrtabBase(rawValue: 0)
+    var strtabBaseCfg = StrtabBaseCfg(rawValue: 0)
+    var cmdqBase = QueueBase(rawValue: 0)
+    var cmdqProd: UInt32 = 0
+    var cmdqCons = CmdqCons(rawValue: 0)
+    var eventqBase = QueueBase(rawValue: 0)
+    var eventqProd = OutputQueueProd(rawValue: 0)
+    var eventqCons = OutputQueueCons(rawValue: 0)
+    var eventLog: EventLog
+    let identification: Identification
+
+    init(identification: Identification, eventLogCapacity: Int) {
+        self.identification = identification
+        eventLog = EventLog(capacity: eventLogCapacity)
+    }
+
+    init(identification: Identification, keeping eventLog: EventLog) {
+        self.identification = identification
+        self.eventLog = eventLog
+    }
+
+    // MARK: What the rest works from
+
+    var translationControls: TranslationControls {
+        TranslationControls(
+            isEnabled: cr0ack.smmuen,
+            bypassAborts: gbpa.abort,
+            recordsBadStreamIDs: cr2.recinvsid,
+            tableBase: maskedStrtabBase,
+            tableConfiguration: strtabBaseCfg
+        )
+    }
+
+    /// STRTAB_BASE with the address bits above OAS, which are RES0, cleared.
+    private var maskedStrtabBase: StrtabBase {
+        var base = strtabBase
+        base.addr &= identification.outputAddressLimit - 1
+        return base
+    }
+
+    /// log2 of the command queue's entries: LOG2SIZE capped to SMMU_IDR1.CMDQS.
+    var cmdqLog2Entries: UInt8 { min(cmdqBase.log2size, identification.idr1.cmdqs) }
+    var eventqLog2Entries: UInt8 { min(eventqBase.log2size, identification.idr1.eventqs) }
+
+    var cmdqProducer: QueueIndex { QueueIndex(cmdqProd, log2Entries: cmdqLog2Entries) }
+    var cmdqConsumer: QueueIndex { QueueIndex(cmdqCons.rd, log2Entries: cmdqLog2Entries) }
+
+    /// Where a queue's entry is: the base is aligned to the queue's size, at least 32 bytes.
+    static func entryAddress(
+        _ base: QueueBase,
+        _ index: QueueIndex,
+        entryBytes: UInt64,
+        _ identification: Identification
+    ) -> UInt64 {
+        let queueBytes = max(32, entryBytes &<< UInt64(index.log2Entries))
+        let address = base.addr & (identification.outputAddressLimit - 1)
+        return address.roundedDown(toPowerOfTwo: queueBytes) &+ index.entry &* entryBytes
+    }
+
+    /// GERROR bits that are active: GERROR differs from GERRORN.
+    var activeErrors: GError { GError(rawValue: gerror.rawValue ^ gerrorn.rawValue) }
+
+    // MARK: Reading
+
+    /// The 32-bit word at `offset` of the window, 0 where there is no register (RES0).
+    func read(_ offset: UInt64, aliasesPage1: Bool) -> UInt32 {
+        switch offset {
+        case RegisterOffset.idr0: identification.idr0.rawValue
+        case RegisterOffset.idr1: identification.idr1.rawValue
+        case RegisterOffset.idr3: identification.idr3.rawValue
+        case RegisterOffset.idr5: identification.idr5.rawValue
+        case RegisterOffset.iidr: identification.iidr.rawValue
+        case RegisterOffset.aidr: identification.aidr.rawValue
+        case RegisterOffset.cr0: cr0.rawValue
+        case RegisterOffset.cr0ack: cr0ack.rawValue
+        case RegisterOffset.cr1: cr1.rawValue
+        case RegisterOffset.cr2: cr2.rawValue
+        case RegisterOffset.gbpa: gbpa.rawValue
+        case RegisterOffset.irqCtrl, RegisterOffset.irqCtrlack: irqCtrl.rawValue
+        case RegisterOffset.gerror: gerror.rawValue
+        case RegisterOffset.gerrorn: gerrorn.rawValue
+        case RegisterOffset.strtabBaseCfg: strtabBaseCfg.rawValue
+        case RegisterOffset.cmdqProd: cmdqProd
+        case RegisterOffset.cmdqCons: cmdqCons.rawValue
+        case RegisterOffset.eventqProd: eventqProd.rawValue
+        case RegisterOffset.eventqCons: eventqCons.rawValue
+        case 0xA8 where aliasesPage1: eventqProd.rawValue
+        case 0xAC where aliasesPage1: eventqCons.rawValue
+        case RegisterOffset.cidr0...RegisterOffset.cidr0 + 0xC, RegisterOffset.pidr4...RegisterOffset.cidr0:
+            Self.componentIdentification(offset)
+        default:
+            read64Half(offset)
+        }
+    }
+
+    private func read64Half(_ offset: UInt64) -> UInt32 {
+        let register: UInt64
+        switch offset & ~4 {
+        case RegisterOffset.strtabBase: register = strtabBase.rawValue
+        case RegisterOffset.cmdqBase: register = cmdqBase.rawValue
+        case RegisterOffset.eventqBase: register = eventqBase.rawValue
+        default: return 0
+        }
+        return UInt32(truncatingIfNeeded: offset & 4 == 0 ? register : register &>> 32)
+    }
+
+    /// SMMU_PIDRn and SMMU_CIDRn: the CoreSight preamble; no part number, because this is nobody's part.
+    private static func componentIdentification(_ offset: UInt64) -> UInt32 {
+        switch offset {
+        case 0xFF0: 0x0D
+        case 0xFF4: 0xF0
+        case 0xFF8: 0x05
+        case 0xFFC: 0xB1
+        default: 0
+        }
+    }
+}

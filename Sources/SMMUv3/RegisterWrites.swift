@@ -1,0 +1,124 @@
+// Writes to registers, and what they set off.
+
+import BitFields
+import SMMUv3Spec
+
+/// What a register write asks of the rest of the SMMU, once the registers' lock is released.
+struct WriteConsequences: OptionSet {
+    let rawValue: Int
+    /// There may be commands to execute, or an acknowledgement to give.
+    static let commandQueue = WriteConsequences(rawValue: 1)
+    /// Translations found before the write must not be used again.
+    static let translationControls = WriteConsequences(rawValue: 2)
+}
+
+extension RegisterFile {
+    /// Writes the 32-bit word at `offset`. Offsets without a register, and read-only ones, ignore it.
+    mutating func write(_ value: UInt32, at offset: UInt64, aliasesPage1: Bool) -> WriteConsequences {
+        switch offset {
+        case RegisterOffset.cr0:
+            return writeCR0(CR0(rawValue: value))
+        case RegisterOffset.cr1:
+            writeCR1(CR1(rawValue: value))
+        case RegisterOffset.cr2 where !isSMMUEnabledOrEnabling:
+            // PTM has no effect without broadcast TLB maintenance, but drivers write it and read it back.
+            cr2.rawValue = value & 0b110
+            return .translationControls
+        case RegisterOffset.gbpa:
+            return writeGBPA(GBPA(rawValue: value))
+        case RegisterOffset.irqCtrl:
+            irqCtrl.rawValue = value & 0b101
+        case RegisterOffset.gerrorn:
+            gerrorn.rawValue = value & Self.implementedErrors
+            return .commandQueue
+        case RegisterOffset.strtabBaseCfg where !isSMMUEnabledOrEnabling:
+            strtabBaseCfg.rawValue = value & 0x3_07FF
+            return .translationControls
+        case RegisterOffset.cmdqProd:
+            cmdqProd = value & 0xF_FFFF
+            return .commandQueue
+        case RegisterOffset.cmdqCons where !cr0.cmdqen && !cr0ack.cmdqen:
+            cmdqCons.rawValue = value & 0x7F0F_FFFF
+        case RegisterOffset.eventqProd:
+            writeEventqProd(value)
+        case RegisterOffset.eventqCons:
+            writeEventqCons(value)
+        case 0xA8 where aliasesPage1:
+            writeEventqProd(value)
+        case 0xAC where aliasesPage1:
+            writeEventqCons(value)
+        default:
+            return write64Half(value, at: offset)
+        }
+        return []
+    }
+
+    /// GERROR bits that this SMMU has: CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR.
+    private static let implementedErrors: UInt32 = 0b1_0000_0101
+
+    /// SMMUEN is set, or is being set or cleared: what it guards does not take writes.
+    private var isSMMUEnabledOrEnabling: Bool { cr0.smmuen || cr0ack.smmuen }
+
+    private mutating func writeCR0(_ value: CR0) -> WriteConsequences {
+        var new = CR0(rawValue: 0)
+        new.smmuen = value.smmuen
+        new.eventqen = value.eventqen
+        // A field is not rewritten before its update is acknowledged.
+        new.cmdqen = cr0.cmdqen == cr0ack.cmdqen ? value.cmdqen : cr0.cmdqen
+        let changesTranslation = new.smmuen != cr0ack.smmuen
+        cr0 = new
+        cr0ack.smmuen = new.smmuen
+        cr0ack.eventqen = new.eventqen
+        // CMDQEN 1 -> 0 is acknowledged by the command processor, when the current command has finished.
+        if new.cmdqen { cr0ack.cmdqen = true }
+        var consequences: WriteConsequences = .commandQueue
+        if changesTranslation { consequences.insert(.translationControls) }
+        return consequences
+    }
+
+    private mutating func writeCR1(_ value: CR1) {
+        // TABLE_* take writes while SMMUEN is 0, QUEUE_* while every queue is disabled.
+        var mask: UInt32 = 0
+        if !isSMMUEnabledOrEnabling { mask |= UInt32.mask(6...11) }
+        if !cr0.cmdqen, !cr0ack.cmdqen, !cr0.eventqen, !cr0ack.eventqen { mask |= UInt32.mask(0...5) }
+        cr1.rawValue = (cr1.rawValue & ~mask) | (value.rawValue & mask)
+    }
+
+    private mutating func writeGBPA(_ value: GBPA) -> WriteConsequences {
+        // Only with Update = 1 in the same write. The update is complete at once, so Update reads as 0.
+        guard value.update else { return [] }
+        var new = GBPA(rawValue: value.rawValue & 0x001F_3F1F)
+        new.update = false
+        gbpa = new
+        return .translationControls
+    }
+
+    private mutating func writeEventqProd(_ value: UInt32) {
+        guard !cr0.eventqen, !cr0ack.eventqen else { return }
+        eventqProd.rawValue = value & 0x800F_FFFF
+    }
+
+    private mutating func writeEventqCons(_ value: UInt32) {
+        eventqCons.rawValue = value & 0x800F_FFFF
+    }
+
+    private mutating func write64Half(_ value: UInt32, at offset: UInt64) -> WriteConsequences {
+        func replacingHalf(of register: UInt64) -> UInt64 {
+            offset & 4 == 0
+                ? (register & 0xFFFF_FFFF_0000_0000) | UInt64(value)
+                : (register & 0x0000_0000_FFFF_FFFF) | (UInt64(value) &<< 32)
+        }
+        switch offset & ~4 {
+        case RegisterOffset.strtabBase where !isSMMUEnabledOrEnabling:
+            strtabBase.rawValue = replacingHalf(of: strtabBase.rawValue) & 0x400F_FFFF_FFFF_FFC0
+            return .translationControls
+        case RegisterOffset.cmdqBase where !cr0.cmdqen && !cr0ack.cmdqen:
+            cmdqBase.rawValue = replacingHalf(of: cmdqBase.rawValue) & 0x400F_FFFF_FFFF_FFFF
+        case RegisterOffset.eventqBase where !cr0.eventqen && !cr0ack.eventqen:
+            eventqBase.rawValue = replacingHalf(of: eventqBase.rawValue) & 0x400F_FFFF_FFFF_FFFF
+        default:
+            break
+        }
+        return []
+    }
+}

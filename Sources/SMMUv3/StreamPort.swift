@@ -1,0 +1,232 @@
+// A requester's port: translate, then access memory, as one transaction in flight.
+
+package import AddressSpace
+package import DeviceModel
+import SMMUv3Spec
+import SystemBus
+
+/// One requester's view of memory behind an SMMU, bound to a StreamID.
+///
+/// A port has one user at a time (see ``DMAPort``). It keeps the last translations it used; they are good as long
+/// as nothing at all was invalidated since. A hit allocates nothing, takes no lock, and writes no memory but the
+/// port's own.
+package final class StreamPort: DMAPort {
+    /// The port's counters in its tracker slot.
+    enum Counter {
+        static let transactions = 1
+        static let hits = 2
+        static let bytesRead = 3
+        static let bytesWritten = 4
+    }
+
+    /// A translation of one 4 KiB page of input addresses.
+    private struct Lookaside {
+        /// The input address without its low 12 bits, or 1, which is no page, in an empty entry.
+        var page: UInt64 = 1
+        /// SSV and SubstreamID.
+        var context: UInt64 = 0
+        var generation: UInt64 = 0
+        /// The output address of the page's first byte.
+        var output: UInt64 = 0
+        /// How many bytes the translation covers from the page's first byte on.
+        var byteCount: UInt64 = 0
+        var permissions = Permissions()
+    }
+
+    private static let lookasideCount = 64
+    /// What one transaction moves at most, so that a CMD_SYNC does not wait long for it.
+    private static let largestTransaction: UInt64 = 1 << 20
+
+    package let streamID: StreamID
+    private let smmu: SMMUv3
+    private let slot: TransactionTracker.Slot
+    private let lookaside: UnsafeMutablePointer<Lookaside>
+
+    init(smmu: SMMUv3, streamID: StreamID) {
+        self.smmu = smmu
+        self.streamID = streamID
+        slot = smmu.tracker.acquireSlot()
+        lookaside = .allocate(capacity: Self.lookasideCount)
+        lookaside.initialize(repeating: Lookaside(), count: Self.lookasideCount)
+    }
+
+    deinit {
+        smmu.tracker.releaseSlot(slot)
+        lookaside.deallocate()
+    }
+
+    // MARK: DMA
+
+    package func read(
+        at address: IOVirtualAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        var done = 0
+        while done < buffer.count {
+            let count = try transfer(.read, at: address, offset: done, of: buffer.count, attributes) {
+                (output, offset, count) throws(BusError) in
+                let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[offset..<(offset + count)])
+                if let output {
+                    try smmu.bus.copyOut(at: output, into: piece)
+                } else {
+                    piece.initializeMemory(as: UInt8.self, repeating: 0)
+                }
+            }
+            done += count
+        }
+        slot.count(Counter.bytesRead, UInt64(done))
+    }
+
+    package func write(
+        _ buffer: UnsafeRawBufferPointer,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        var done = 0
+        while done < buffer.count {
+            let count = try transfer(.write, at: address, offset: done, of: buffer.count, attributes) {
+                (output, offset, count) throws(BusError) in
+                guard let output else { return }
+                try smmu.bus.copyIn(
+                    UnsafeRawBufferPointer(rebasing: buffer[offset..<(offset + count)]),
+                    at: output
+                )
+            }
+            done += count
+        }
+        slot.count(Counter.bytesWritten, UInt64(done))
+    }
+
+    /// One transaction: as much of a DMA as one translation covers.
+    ///
+    /// - Parameter access: Moves the bytes; its address is nil where the architecture answers with zeros and
+    ///   ignored writes (CD.A == 0).
+    /// - Returns: How many bytes it was.
+    @inline(__always)  // Its closure must not become a heap object.
+    private func transfer(
+        _ kind: TransactionKind,
+        at start: IOVirtualAddress,
+        offset: Int,
+        of total: Int,
+        _ attributes: TransactionAttributes,
+        _ access: (PhysicalAddress?, Int, Int) throws(BusError) -> Void
+    ) throws(DMAFault) -> Int {
+        guard let address = start.advanced(by: UInt64(truncatingIfNeeded: offset)) else {
+            // Past the top of the address space: no bus has such an address.
+            throw DMAFault(
+                cause: .bus(.unassigned(PhysicalAddress(.max))),
+                address: start,
+                bytesTransferred: UInt64(offset)
+            )
+        }
+        let wanted = min(UInt64(total - offset), Self.largestTransaction)
+        slot.enter()
+        defer { slot.leave() }
+        slot.count(Counter.transactions)
+        let result = translate(address, wanted, kind, attributes)
+        do {
+            switch result {
+            case .output(let output, let count):
+                try access(output, offset, Int(truncatingIfNeeded: count))
+                return Int(truncatingIfNeeded: count)
+            case .readAsZero(let count):
+                try access(nil, offset, Int(truncatingIfNeeded: count))
+                return Int(truncatingIfNeeded: count)
+            case .terminated(let event):
+                throw DMAFault(
+                    cause: event.map { .event($0) } ?? .aborted,
+                    address: address,
+                    bytesTransferred: UInt64(offset)
+                )
+            }
+        } catch let error as BusError {
+            throw DMAFault(cause: .bus(error), address: address, bytesTransferred: UInt64(offset))
+        } catch let fault as DMAFault {
+            throw fault
+        } catch {
+            preconditionFailure("only BusError and DMAFault are thrown here")
+        }
+    }
+
+    private enum Outcome {
+        case output(PhysicalAddress, UInt64)
+        case readAsZero(UInt64)
+        case terminated(UInt8?)
+    }
+
+    @inline(__always)  // The hit path of every transaction.
+    private func translate(
+        _ address: IOVirtualAddress,
+        _ wanted: UInt64,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes
+    ) -> Outcome {
+        let input = address.rawValue
+        let page = input & ~0xFFF
+        let context = attributes.substreamID.map { UInt64($0.rawValue) | 1 << 32 } ?? 0
+        let entry = lookaside + Int(truncatingIfNeeded: (input &>> 12) & UInt64(Self.lookasideCount - 1))
+        let generation = smmu.invalidationGeneration.current
+        if entry.pointee.page == page, entry.pointee.generation == generation,
+            entry.pointee.context == context,
+            entry.pointee.permissions.contains(required(kind, attributes))
+        {
+            slot.count(Counter.hits)
+            let offset = input & 0xFFF
+            return .output(
+                PhysicalAddress(entry.pointee.output &+ offset),
+                min(wanted, entry.pointee.byteCount &- offset)
+            )
+        }
+        return translateSlowly(address, wanted, kind, attributes, context, generation, entry)
+    }
+
+    private func required(_ kind: TransactionKind, _ attributes: TransactionAttributes) -> Permissions {
+        let base: UInt8 = kind == .write ? 0b010 : attributes.isInstruction ? 0b100 : 0b001
+        return Permissions(rawValue: attributes.isPrivileged ? base &<< 3 : base)
+    }
+
+    @inline(never)  // Keeps the hit path small.
+    private func translateSlowly(
+        _ address: IOVirtualAddress,
+        _ wanted: UInt64,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes,
+        _ context: UInt64,
+        _ generation: UInt64,
+        _ entry: UnsafeMutablePointer<Lookaside>
+    ) -> Outcome {
+        let transaction = Transaction(
+            streamID: streamID,
+            attributes: attributes,
+            kind: kind,
+            address: address
+        )
+        var observer = NoObserver()
+        do {
+            let translation = try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
+            let offset = address.rawValue & 0xFFF
+            // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
+            if smmu.options.tlbEntries > 0 {
+                entry.pointee = Lookaside(
+                    page: address.rawValue & ~0xFFF,
+                    context: context,
+                    generation: generation,
+                    output: translation.output.rawValue &- offset,
+                    byteCount: translation.byteCount &+ offset,
+                    permissions: translation.incomingPermissions
+                )
+            }
+            return .output(translation.output, min(wanted, translation.byteCount))
+        } catch {
+            smmu.report(error, transaction)
+            switch error.response {
+            case .abort:
+                return .terminated(error.event?.rawValue)
+            case .readAsZeroWriteIgnored:
+                // To the end of the smallest page: the next may translate.
+                return .readAsZero(min(wanted, 0x1000 &- (address.rawValue & 0xFFF)))
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+// The TLB: translations by what the architecture tags them with, invalidated exactly.
+
+import BitFields
+import SMMUv3Spec
+import Synchronization
+
+/// Which accesses a translation permits, one bit for each of read, write and execute at each privilege.
+struct Permissions: OptionSet, Hashable, Sendable {
+    let rawValue: UInt8
+
+    init(rawValue: UInt8) { self.rawValue = rawValue }
+
+    static let unprivilegedRead = Permissions(rawValue: 1 << 0)
+    static let unprivilegedWrite = Permissions(rawValue: 1 << 1)
+    static let unprivilegedExecute = Permissions(rawValue: 1 << 2)
+    static let privilegedRead = Permissions(rawValue: 1 << 3)
+    static let privilegedWrite = Permissions(rawValue: 1 << 4)
+    static let privilegedExecute = Permissions(rawValue: 1 << 5)
+
+    static let all = Permissions(rawValue: 0x3F)
+}
+
+/// What a stage-1 entry is tagged with beside its address (IHI 0070, 3.17 and 16.8).
+struct RegimeTag: Hashable, Sendable {
+    var world: StreamWorld
+    /// 0 where stage 2 is not implemented.
+    var vmid: UInt16
+    var asid: UInt16
+    /// CD.ASET: what a global entry must match, and a non-global one need not.
+    var aset: Bool
+}
+
+/// One translation of one page or block.
+struct CachedTranslation: Equatable, Sendable {
+    /// The first input address, sign-extended from bit 55.
+    var inputBase: UInt64
+    var outputBase: UInt64
+    /// log2 of the bytes that it covers.
+    var log2Bytes: UInt8
+    /// The level of the leaf descriptor, 0...3.
+    var level: UInt8
+    var granule: Granule
+    /// nG == 0: answers for every ASID with the same ASET.
+    var isGlobal: Bool
+    var tag: RegimeTag
+    var permissions: Permissions
+    /// The MAIR byte that AttrIndx selected.
+    var memoryAttribute: UInt8
+    /// SH[1:0] of the leaf.
+    var shareability: UInt8
+
+    func output(for input: UInt64) -> UInt64 {
+        outputBase | (input & ((1 &<< UInt64(log2Bytes)) &- 1))
+    }
+}
+
+/// A set-associative cache of translations, shared by all streams of one SMMU.
+///
+/// Entries live until they are invalidated or evicted, as they would in silicon: that is how a missing TLBI
+/// shows. Faults are never cached. Each look-up probes one set for every page or block size that is resident.
+final class TranslationCache: Sendable {
+    /// Which addresses a TLBI by VA covers.
+    struct AddressScope: Equatable, Sendable {
+        /// Sign-extended from bit 55; the bytes from here...
+        var first: UInt64
+        /// ... to here, included.
+        var last: UInt64
+        /// Only entries of this granule (TG != 0); nil is any.
+        var granule: Granule?
+        /// Only entries of leaves at this level (the TTL hint); nil is any.
+        var level: UInt8?
+    }
+
+    /// What a TLBI command removes.
+    enum Scope: Equatable, Sendable {
+        /// CMD_TLBI_NSNH_ALL, and everything else that names neither VMID nor ASID, in one world or all.
+        case all(StreamWorld?)
+        /// CMD_TLBI_NH_ALL, S12_VMALL.
+        case vmid(StreamWorld, UInt16)
+        /// CMD_TLBI_NH_ASID: non-global entries only.
+        case asid(StreamWorld, vmid: UInt16, asid: UInt16)
+        /// CMD_TLBI_NH_VA: entries of this ASID, and global ones whatever their ASID.
+        case address(StreamWorld, vmid: UInt16, asid: UInt16, AddressScope)
+        /// CMD_TLBI_NH_VAA.
+        case addressAllASIDs(StreamWorld, vmid: UInt16, AddressScope)
+    }
+
+    struct Counters: Sendable {
+        var hits: UInt64 = 0
+        var misses: UInt64 = 0
+        var fills: UInt64 = 0
+        /// Fills that an invalidation overtook: used once, not kept.
+        var overtakenFills: UInt64 = 0
+        var evictions: UInt64 = 0
+        var invalidatedEntries: UInt64 = 0
+        var residentEntries: Int = 0
+    }
+
+    private struct State: Sendable {
+        var sets: [CachedTranslation?]
+        /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
+        var residentBySize = [Int](repeating: 0, count: 64)
+        var sizesPresent: [UInt8] = []
+        var globalEntries = 0
+        var nextVictim = 0
+        var counters = Counters()
+    }
+
+    /// How many entries one set holds.
+    static let ways = 4
+    private let setCount: Int
+    private let state: Mutex<State>
+    /// Bumped by every invalidation, of translations and of configuration, before it takes effect: what was
+    /// looked up or walked at an older generation must not be kept.
+    let generation: InvalidationGeneration
+
+    /// - Parameter entryCount: How many translations to hold; rounded up to a power of two of at least one set.
+    ///   0 holds none.
+    init(entryCount: Int, generation: InvalidationGeneration) {
+        var sets = 0
+        if entryCount > 0 {
+            sets = 1
+            while sets * Self.ways < entryCount { sets *= 2 }
+        }
+        setCount = sets
+        state = Mutex(State(sets: Array(repeating: nil, count: sets * Self.ways)))
+        self.generation = generation
+    }
+
+    var counters: Counters { state.withLock { $0.counters } }
+
+    // MARK: Looking up
+
+    func lookUp(_ address: UInt64, tag: RegimeTag) -> CachedTranslation? {
+        guard setCount > 0 else { return nil }
+        return state.withLock { state in
+            guard let index = index(of: address, tag: tag, in: state) else {
+                state.counters.misses &+= 1
+                return nil
+            }
+            state.counters.hits &+= 1
+            return state.sets[index]
+        }
+    }
+
+    /// Looks without counting: for tools.
+    func peek(_ address: UInt64, tag: RegimeTag) -> CachedTranslation? {
+        guard setCount > 0 else { return nil }
+        return state.withLock { state in index(of: address, tag: tag, in: state).flatMap { state.sets[$0] } }
+    }
+
+    private func index(of address: UInt64, tag: RegimeTag, in state: borrowing State) -> Int? {
+        for log2Bytes in state.sizesPresent {
+            let page = address &>> UInt64(log2Bytes)
+            let base = page &<< UInt64(log2Bytes)
+            let set = setIndex(page: page, asid: tag.asid, vmid: tag.vmid)
+            for way in set..<(set &+ Self.ways) {
+                if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
+                    !entry.isGlobal, entry.tag.asid == tag.asid, entry.tag.vmid == tag.vmid,
+                    entry.tag.world == tag.world
+                {
+                    return way
+                }
+            }
+            guard state.globalEntries > 0 else { continue }
+            let globalSet = setIndex(page: page, asid: 0, vmid: tag.vmid)
+            for way in globalSet..<(globalSet &+ Self.ways) {
+                if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
+                    entry.isGlobal, entry.tag.aset == tag.aset, entry.tag.vmid == tag.vmid,
+                    entry.tag.world == tag.world
+                {
+                    return way
+                }
+            }
+        }
+        return nil
+    }
+
+    private func setIndex(page: UInt64, asid: UInt16, vmid: UInt16) -> Int {
+        var hash = page ^ (UInt64(asid) &<< 40) ^ (UInt64(vmid) &<< 24)
+        hash = (hash ^ (hash &>> 29)) &* 0x9E37_79B9_7F4A_7C15
+        return Int(truncatingIfNeeded: (hash &>> 32) & UInt64(truncatingIfNeeded: setCount &- 1)) &* Self.ways
+    }
+
+    // MARK: Filling
+
+    /// Keeps a translation, unless something was invalidated since `generation` was read: then the tables may
+    /// have been read before they changed, and keeping it would undo the invalidation.
+    func fill(_ entry: CachedTranslation, walkedAt walkGeneration: UInt64) {
+        guard setCount > 0 else { return }
+        state.withLock { state in
+            // Invalidations bump the generation before they take this lock: equal here means that none has run
+            // since the walk began, and one that bumps from now on will find this entry.
+            guard generation.current == walkGeneration else {
+                state.counters.overtakenFills &+= 1
+                return
+            }
+            insert(entry, into: &state)
+        }
+    }
+
+    private func insert(_ entry: CachedTranslation, into state: inout State) {
+        let page = entry.inputBase &>> UInt64(entry.log2Bytes)
+        let set = setIndex(page: page, asid: entry.isGlobal ? 0 : entry.tag.asid, vmid: entry.tag.vmid)
+        var chosen: Int?
+        for way in set..<(set + Self.ways) {
+            guard let old = state.sets[way] else {
+                chosen = chosen ?? way
+                continue
+            }
+            // Two threads missed on one page: the second fill replaces the first.
+            if old.inputBase == entry.inputBase, old.log2Bytes == entry.log2Bytes,
+                old.isGlobal == entry.isGlobal,
+                old.tag == entry.tag
+            {
+                chosen = way
+                break
+            }
+        }
+        let way: Int
+        if let chosen {
+            way = chosen
+        } else {
+            way = set + state.nextVictim % Self.ways
+            state.nextVictim &+= 1
+            state.counters.evictions &+= 1
+        }
+        remove(way, from: &state)
+        state.sets[way] = entry
+        state.counters.fills &+= 1
+        state.counters.residentEntries += 1
+        if entry.isGlobal { state.globalEntries += 1 }
+        state.residentBySize[Int(entry.log2Bytes & 63)] += 1
+        if state.residentBySize[Int(entry.log2Bytes & 63)] == 1 { updateSizes(&state) }
+    }
+
+    private func remove(_ index: Int, from state: inout State) {
+        guard let entry = state.sets[index] else { return }
+        state.sets[index] = nil
+        state.counters.residentEntries -= 1
+        if entry.isGlobal { state.globalEntries -= 1 }
+        state.residentBySize[Int(entry.log2Bytes & 63)] -= 1
+        if state.residentBySize[Int(entry.log2Bytes & 63)] == 0 { updateSizes(&state) }
+    }
+
+    private func updateSizes(_ state: inout State) {
+        state.sizesPresent = (0..<64).filter { state.residentBySize[$0] > 0 }.map { UInt8($0) }
+    }
+
+    // MARK: Invalidating
+
+    /// Removes what `scope` covers.
+    ///
+    /// - Returns: How many entries went.
+    @discardableResult
+    func invalidate(_ scope: Scope) -> Int {
+        generation.advance()
+        guard setCount > 0 else { return 0 }
+        return state.withLock { state in
+            guard state.counters.residentEntries > 0 else { return 0 }
+            let before = state.counters.residentEntries
+            if case .address(let world, let vmid, let asid, let addresses) = scope,
+                let probes = probeCount(addresses, in: state), probes <= setCount
+            {
+                removeByProbing(world: world, vmid: vmid, asid: asid, addresses, from: &state)
+            } else {
+                for index in state.sets.indices {
+                    if let entry = state.sets[index], Self.covers(scope, entry) {
+                        remove(index, from: &state)
+                    }
+                }
+            }
+            let removed = before - state.counters.residentEntries
+            state.counters.invalidatedEntries &+= UInt64(removed)
+            return removed
+        }
+    }
+
+    /// How many sets probing page by page would look at; nil where that is beyond counting.
+    private func probeCount(_ addresses: AddressScope, in state: borrowing State) -> Int? {
+        guard let smallest = state.sizesPresent.first else { return 0 }
+        let pages = (addresses.last &- addresses.first) &>> UInt64(smallest)
+        guard pages < 1 << 20 else { return nil }
+        return (Int(pages) + 2) * state.sizesPresent.count
+    }
+
+    private func removeByProbing(
+        world: StreamWorld,
+        vmid: UInt16,
+        asid: UInt16,
+        _ addresses: AddressScope,
+        from state: inout State
+    ) {
+        let scope = Scope.address(world, vmid: vmid, asid: asid, addresses)
+        for log2Bytes in state.sizesPresent {
+            let lastPage = addresses.last &>> UInt64(log2Bytes)
+            var page = addresses.first &>> UInt64(log2Bytes)
+            while page <= lastPage {
+                for set in [
+                    setIndex(page: page, asid: asid, vmid: vmid), setIndex(page: page, asid: 0, vmid: vmid),
+                ] {
+                    for way in set..<(set + Self.ways) {
+                        if let entry = state.sets[way], Self.covers(scope, entry) {
+                            remove(way, from: &state)
+                        }
+                    }
+                }
+                page &+= 1
+            }
+        }
+    }
+
+    private static func covers(_ scope: Scope, _ entry: CachedTranslation) -> Bool {
+        switch scope {
+        case .all(let world):
+            world == nil || entry.tag.world == world
+        case .vmid(let world, let vmid):
+            entry.tag.world == world && entry.tag.vmid == vmid
+        case .asid(let world, let vmid, let asid):
+            entry.tag.world == world && entry.tag.vmid == vmid && !entry.isGlobal && entry.tag.asid == asid
+        case .address(let world, let vmid, let asid, let addresses):
+            entry.tag.world == world && entry.tag.vmid == vmid && (entry.isGlobal || entry.tag.asid == asid)
+                && covers(addresses, entry)
+        case .addressAllASIDs(let world, let vmid, let addresses):
+            entry.tag.world == world && entry.tag.vmid == vmid && covers(addresses, entry)
+        }
+    }
+
+    private static func covers(_ addresses: AddressScope, _ entry: CachedTranslation) -> Bool {
+        if let granule = addresses.granule, granule != entry.granule { return false }
+        if let level = addresses.level, level != entry.level { return false }
+        let entryLast = entry.inputBase &+ ((1 &<< UInt64(entry.log2Bytes)) &- 1)
+        return entry.inputBase <= addresses.last && addresses.first <= entryLast
+    }
+}
+
+/// Counts invalidations of every kind. What is kept outside a cache's lock carries the generation at which it
+/// was found and is of no use at any other.
+final class InvalidationGeneration: Sendable {
+    private let value = Atomic<UInt64>(1)
+
+    /// Read it before looking up or fetching what is to be kept. Pairs with ``advance()``.
+    @inline(__always)  // One load on the hit path.
+    var current: UInt64 { value.load(ordering: .acquiring) }
+
+    /// Makes everything that was found before worthless. Sequentially consistent: the waiter's membarrier that
+    /// follows, and the lock that the caller takes next, order it before what they look at.
+    func advance() { value.add(1, ordering: .sequentiallyConsistent) }
+}

@@ -1,0 +1,137 @@
+// Memory and registers as a CPU or a driver reaches them.
+
+package import AddressSpace
+import CLinux
+package import DeviceModel
+import Glibc
+
+extension SystemBus: PhysicalAccess {
+    package func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64 {
+        let map = enter()
+        defer { leave() }
+        if let record = map.pointee.window(containing: address.rawValue) {
+            return try record.pointee.read(width, at: address.rawValue) & width.allOnes
+        }
+        let (host, record) = try map.pointee.locate(
+            UInt64(width.rawValue),
+            at: address,
+            alignment: UInt64(width.rawValue)
+        )
+        let value =
+            switch width {
+            case .byte: UInt64(smmud_load_u8(host))
+            case .halfword: UInt64(smmud_load_u16(host))
+            case .word: UInt64(smmud_load_u32(host))
+            case .doubleword: smmud_load_u64(host)
+            }
+        guard !record.pointee.isLost else { throw .lost(address) }
+        return value
+    }
+
+    package func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
+        let map = enter()
+        defer { leave() }
+        if let record = map.pointee.window(containing: address.rawValue) {
+            return try record.pointee.write(value & width.allOnes, width, at: address.rawValue)
+        }
+        let (host, record) = try map.pointee.locateForStore(
+            UInt64(width.rawValue),
+            at: address,
+            alignment: UInt64(width.rawValue)
+        )
+        switch width {
+        case .byte: smmud_store_u8(host, UInt8(truncatingIfNeeded: value))
+        case .halfword: smmud_store_u16(host, UInt16(truncatingIfNeeded: value))
+        case .word: smmud_store_u32(host, UInt32(truncatingIfNeeded: value))
+        case .doubleword: smmud_store_u64(host, value)
+        }
+        guard !record.pointee.isLostByNow else { throw .lost(address) }
+    }
+
+    /// Reads bytes of RAM; a negative count reads none.
+    ///
+    /// The result is as long as asked for where RAM is: a caller that passes on a stranger's count bounds it first.
+    package func read(_ byteCount: Int, at address: PhysicalAddress) throws(BusError) -> [UInt8] {
+        guard byteCount > 0 else { return [] }
+        let map = enter()
+        defer { leave() }
+        // Before the array is made: a count beyond what is there costs nothing.
+        try map.pointee.checkRAM(byteCount: UInt64(byteCount), at: address, isWrite: false)
+        var failure: BusError?
+        let bytes = [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
+            do throws(BusError) {
+                try copyOut(at: address, into: UnsafeMutableRawBufferPointer(buffer), in: map)
+                count = byteCount
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+
+    package func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
+        let map = enter()
+        defer { leave() }
+        try map.pointee.checkRAM(byteCount: UInt64(bytes.count), at: address, isWrite: true)
+        let failure: BusError? = bytes.withUnsafeBytes { buffer in
+            do throws(BusError) {
+                try copyIn(buffer, at: address, in: map)
+                return nil
+            } catch {
+                return error
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    package func fill(_ byte: UInt8, byteCount: UInt64, at address: PhysicalAddress) throws(BusError) {
+        let map = enter()
+        defer { leave() }
+        try map.pointee.checkRAM(byteCount: byteCount, at: address, isWrite: true)
+        var remaining = byteCount
+        var next = address.rawValue
+        while remaining > 0 {
+            guard let record = map.pointee.ram(containing: next) else {
+                throw .unassigned(PhysicalAddress(next))
+            }
+            let count = record.pointee.chunk(of: remaining, at: next)
+            memset(record.pointee.hostPointer(to: next), CInt(byte), Int(count))
+            guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
+            remaining &-= count
+            next &+= count
+        }
+    }
+
+    package func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress)
+        throws(BusError) -> UInt64
+    {
+        let map = enter()
+        defer { leave() }
+        let (host, record) = try map.pointee.locateForStore(8, at: address, alignment: 8)
+        let held = smmud_compare_exchange_u64(host, expected, desired)
+        guard !record.pointee.isLostByNow else { throw .lost(address) }
+        return held
+    }
+}
+
+extension BusSnapshot {
+    /// Whether RAM that can be used so is at every byte, before the first of them changes.
+    fileprivate func checkRAM(byteCount: UInt64, at address: PhysicalAddress, isWrite: Bool) throws(BusError)
+    {
+        var remaining = byteCount
+        var next = address.rawValue
+        while remaining > 0 {
+            guard let record = ram(containing: next) else {
+                throw .unassigned(PhysicalAddress(next))
+            }
+            guard !isWrite || record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }
+            guard !record.pointee.isLost else { throw .lost(PhysicalAddress(next)) }
+            let count = record.pointee.chunk(of: remaining, at: next)
+            remaining &-= count
+            let (sum, overflow) = next.addingReportingOverflow(count)
+            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
+            next = sum
+        }
+    }
+}

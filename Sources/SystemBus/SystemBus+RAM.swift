@@ -1,0 +1,290 @@
+// What the SMMU does to memory at every transaction: no lock, no allocation, no reference count.
+
+package import AddressSpace
+import CLinux
+package import DeviceModel
+package import GuestMemory
+
+// An access that the kernel cannot back (a peer truncated the file) reads zeroes and sets the record's flag before
+// it returns, so the flag is looked at after the access. Before a store it is looked at too: what a peer sends to
+// memory that is lost must not fill pages of our own.
+
+extension RAMRecord {
+    @inline(__always)
+    var isLost: Bool { smmud_load_u32(lostFlag) != 0 }
+
+    /// The same, after a copy or a store: keeps the compiler from looking first.
+    @inline(__always)
+    var isLostByNow: Bool {
+        smmud_compiler_barrier()
+        return smmud_load_u32(lostFlag) != 0
+    }
+}
+
+extension BusSnapshot {
+    /// Where in the host `byteCount` bytes at `address` are, which is aligned to `alignment` in both.
+    @inline(__always)
+    func locate(_ byteCount: UInt64, at address: PhysicalAddress, alignment: UInt64) throws(BusError)
+        -> (host: UnsafeMutableRawPointer, record: UnsafeMutablePointer<RAMRecord>)
+    {
+        let first = address.rawValue
+        guard let record = ram(containing: first), record.pointee.last &- first >= byteCount &- 1
+        else { throw .unassigned(address) }
+        let host = record.pointee.host + Int(truncatingIfNeeded: first &- record.pointee.first)
+        // The host's address matters too: a peer's file need not be shared from an aligned offset on, and across
+        // two cache lines nothing is atomic.
+        guard (first | UInt64(UInt(bitPattern: host))) & (alignment &- 1) == 0 else {
+            throw .refused(address, .misaligned)
+        }
+        return (host, record)
+    }
+
+    @inline(__always)
+    func locateForStore(_ byteCount: UInt64, at address: PhysicalAddress, alignment: UInt64) throws(BusError)
+        -> (host: UnsafeMutableRawPointer, record: UnsafeMutablePointer<RAMRecord>)
+    {
+        let place = try locate(byteCount, at: address, alignment: alignment)
+        guard place.record.pointee.isWritable else { throw .readOnly(address) }
+        guard !place.record.pointee.isLost else { throw .lost(address) }
+        return place
+    }
+}
+
+extension SystemBus {
+    /// Reads an aligned 64-bit word of RAM, single-copy atomic, with acquire ordering.
+    ///
+    /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
+    ///   address is not a multiple of 8, `.lost`.
+    package func loadRAM64(at address: PhysicalAddress) throws(BusError) -> UInt64 {
+        let (host, record) = try snapshot.pointee.locate(8, at: address, alignment: 8)
+        let value = smmud_load_u64(host)
+        guard !record.pointee.isLost else { throw .lost(address) }
+        return value
+    }
+
+    /// Reads two consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
+    package func loadRAM64x2(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
+        let (host, record) = try snapshot.pointee.locate(16, at: address, alignment: 8)
+        let value = SIMD2(smmud_load_u64(host), smmud_load_u64(host + 8))
+        guard !record.pointee.isLost else { throw .lost(address) }
+        return value
+    }
+
+    /// Reads eight consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
+    package func loadRAM64x8(at address: PhysicalAddress) throws(BusError) -> SIMD8<UInt64> {
+        let (host, record) = try snapshot.pointee.locate(64, at: address, alignment: 8)
+        let value = SIMD8(
+            smmud_load_u64(host),
+            smmud_load_u64(host + 8),
+            smmud_load_u64(host + 16),
+            smmud_load_u64(host + 24),
+            smmud_load_u64(host + 32),
+            smmud_load_u64(host + 40),
+            smmud_load_u64(host + 48),
+            smmud_load_u64(host + 56)
+        )
+        guard !record.pointee.isLost else { throw .lost(address) }
+        return value
+    }
+
+    /// Writes an aligned 64-bit word of RAM, single-copy atomic, with release ordering.
+    ///
+    /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
+    ///   address is not a multiple of 8, `.readOnly`, `.lost`.
+    package func storeRAM64(_ value: UInt64, at address: PhysicalAddress) throws(BusError) {
+        let (host, record) = try snapshot.pointee.locateForStore(8, at: address, alignment: 8)
+        smmud_store_u64(host, value)
+        guard !record.pointee.isLostByNow else { throw .lost(address) }
+    }
+
+    /// Writes an aligned 32-bit word of RAM, as ``storeRAM64(_:at:)`` does.
+    package func storeRAM32(_ value: UInt32, at address: PhysicalAddress) throws(BusError) {
+        let (host, record) = try snapshot.pointee.locateForStore(4, at: address, alignment: 4)
+        smmud_store_u32(host, value)
+        guard !record.pointee.isLostByNow else { throw .lost(address) }
+    }
+
+    /// Writes four consecutive words, each as ``storeRAM64(_:at:)`` does, in ascending order.
+    package func storeRAM64x4(_ value: SIMD4<UInt64>, at address: PhysicalAddress) throws(BusError) {
+        let (host, record) = try snapshot.pointee.locateForStore(32, at: address, alignment: 8)
+        smmud_store_u64(host, value[0])
+        smmud_store_u64(host + 8, value[1])
+        smmud_store_u64(host + 16, value[2])
+        smmud_store_u64(host + 24, value[3])
+        guard !record.pointee.isLostByNow else { throw .lost(address) }
+    }
+
+    /// The host's pointer to `count` bytes of RAM in one piece.
+    ///
+    /// The caller is an access under way for as long as it uses the pointer. An access through it to memory that a
+    /// peer has truncated reads zeroes: `ramSlice(containing:)?.region.isLost` tells afterwards.
+    ///
+    /// - Returns: Nil where the bytes are not all in one entry of RAM, it is lost, or is not writable and `access`
+    ///   is ``MemoryAccess/write``.
+    package func hostPointer(at address: PhysicalAddress, count: Int, for access: MemoryAccess = .write)
+        -> UnsafeMutableRawPointer?
+    {
+        let first = address.rawValue
+        guard count >= 0, let record = snapshot.pointee.ram(containing: first),
+            count == 0 || record.pointee.last &- first >= UInt64(count) &- 1,
+            access == .read || record.pointee.isWritable, !record.pointee.isLost
+        else { return nil }
+        return record.pointee.host + Int(truncatingIfNeeded: first &- record.pointee.first)
+    }
+}
+
+// MARK: Bytes
+
+extension SystemBus {
+    /// Reads bytes of RAM, and of register windows in aligned accesses of at most 8 bytes, little-endian.
+    ///
+    /// The bytes may run over adjacent entries. Reading none always succeeds.
+    ///
+    /// - Throws: ``BusError`` with the address of the first byte that got no answer; the bytes before it may have
+    ///   been read.
+    package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
+        throws(BusError)
+    {
+        try copyOut(at: address, into: buffer, in: snapshot)
+    }
+
+    /// The same in a map that the caller keeps alive.
+    func copyOut(
+        at address: PhysicalAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        in map: UnsafeMutablePointer<BusSnapshot>
+    ) throws(BusError) {
+        guard var host = buffer.baseAddress else { return }
+        var remaining = UInt64(buffer.count)
+        var next = address.rawValue
+        while remaining > 0 {
+            let count: UInt64
+            if let record = map.pointee.ram(containing: next) {
+                count = record.pointee.chunk(of: remaining, at: next)
+                host.copyMemory(from: record.pointee.hostPointer(to: next), byteCount: Int(count))
+                guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
+            } else if let record = map.pointee.window(containing: next) {
+                let width = AccessWidth(widestAt: next, upTo: remaining)
+                smmud_begin_window_dma()
+                defer { smmud_end_window_dma() }
+                let value = try record.pointee.read(width, at: next)
+                withUnsafeBytes(of: value.littleEndian) { bytes in
+                    if let base = bytes.baseAddress { host.copyMemory(from: base, byteCount: width.rawValue) }
+                }
+                count = UInt64(width.rawValue)
+            } else {
+                throw .unassigned(PhysicalAddress(next))
+            }
+            remaining &-= count
+            host += Int(count)
+            // Running on from the last byte of the 64-bit space leaves it: nothing is there.
+            let (sum, overflow) = next.addingReportingOverflow(count)
+            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
+            next = sum
+        }
+    }
+
+    /// Writes bytes to RAM, and to register windows in aligned accesses of at most 8 bytes, little-endian.
+    ///
+    /// The bytes may run over adjacent entries. Writing none always succeeds.
+    ///
+    /// - Throws: ``BusError`` with the address of the first byte that was not taken; the bytes before it may have
+    ///   been written.
+    package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
+        try copyIn(buffer, at: address, in: snapshot)
+    }
+
+    /// The same in a map that the caller keeps alive.
+    func copyIn(
+        _ buffer: UnsafeRawBufferPointer,
+        at address: PhysicalAddress,
+        in map: UnsafeMutablePointer<BusSnapshot>
+    ) throws(BusError) {
+        guard var host = buffer.baseAddress else { return }
+        var remaining = UInt64(buffer.count)
+        var next = address.rawValue
+        while remaining > 0 {
+            let count: UInt64
+            if let record = map.pointee.ram(containing: next) {
+                guard record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }
+                guard !record.pointee.isLost else { throw .lost(PhysicalAddress(next)) }
+                count = record.pointee.chunk(of: remaining, at: next)
+                record.pointee.hostPointer(to: next).copyMemory(from: host, byteCount: Int(count))
+                guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
+            } else if let record = map.pointee.window(containing: next) {
+                let width = AccessWidth(widestAt: next, upTo: remaining)
+                var value: UInt64 = 0
+                withUnsafeMutableBytes(of: &value) { bytes in
+                    bytes.baseAddress?.copyMemory(from: host, byteCount: width.rawValue)
+                }
+                smmud_begin_window_dma()
+                defer { smmud_end_window_dma() }
+                try record.pointee.write(UInt64(littleEndian: value), width, at: next)
+                count = UInt64(width.rawValue)
+            } else {
+                throw .unassigned(PhysicalAddress(next))
+            }
+            remaining &-= count
+            host += Int(count)
+            let (sum, overflow) = next.addingReportingOverflow(count)
+            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
+            next = sum
+        }
+    }
+}
+
+extension RAMRecord {
+    /// How many of `remaining` bytes from `address` on are here.
+    @inline(__always)
+    func chunk(of remaining: UInt64, at address: UInt64) -> UInt64 {
+        // Without adding 1 to the distance, which a record of the whole space would not stand.
+        let distance = last &- address
+        return remaining &- 1 <= distance ? remaining : distance &+ 1
+    }
+
+    @inline(__always)
+    func hostPointer(to address: UInt64) -> UnsafeMutableRawPointer {
+        host + Int(truncatingIfNeeded: address &- first)
+    }
+}
+
+extension WindowRecord {
+    /// Reads a register; `address` is in the window.
+    func read(_ width: AccessWidth, at address: UInt64) throws(BusError) -> UInt64 {
+        guard last &- address >= UInt64(width.rawValue) &- 1 else {
+            throw .unassigned(PhysicalAddress(address))
+        }
+        do throws(RegisterAccessError) {
+            return try box.takeUnretainedValue().target.read(at: address &- first, width: width)
+        } catch {
+            throw .refused(PhysicalAddress(address), error)
+        }
+    }
+
+    /// Writes a register; `address` is in the window.
+    func write(_ value: UInt64, _ width: AccessWidth, at address: UInt64) throws(BusError) {
+        guard last &- address >= UInt64(width.rawValue) &- 1 else {
+            throw .unassigned(PhysicalAddress(address))
+        }
+        do throws(RegisterAccessError) {
+            try box.takeUnretainedValue().target.write(value, at: address &- first, width: width)
+        } catch {
+            throw .refused(PhysicalAddress(address), error)
+        }
+    }
+}
+
+extension AccessWidth {
+    /// The widest access that is aligned at `address` and takes no more than `limit` bytes, of which there is one.
+    init(widestAt address: UInt64, upTo limit: UInt64) {
+        if address & 7 == 0, limit >= 8 {
+            self = .doubleword
+        } else if address & 3 == 0, limit >= 4 {
+            self = .word
+        } else if address & 1 == 0, limit >= 2 {
+            self = .halfword
+        } else {
+            self = .byte
+        }
+    }
+}
