@@ -139,6 +139,9 @@ let package = Package(
             ],
             swiftSettings: settings),
         .testTarget(
+            name: "SMMUClientTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
+            swiftSettings: settings),
+        .testTarget(
             name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
             swiftSettings: settings),
     ]
