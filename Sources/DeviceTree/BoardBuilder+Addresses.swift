@@ -161,7 +161,8 @@ extension BoardBuilder {
                     node,
                     property,
                     "\(range) lies in no entry of \(rangesName) of \(bus.path)",
-                    windows.isEmpty ? nil : "these are " + windows.map(\.description).joined(separator: ", ")
+                    windows.isEmpty
+                        ? nil : "these are " + shortList(windows.map(\.description), separator: ", ")
                 )
                 return nil
             }

@@ -122,7 +122,8 @@ extension BoardBuilder {
                 )
             }
         }
-        for smmu in Set(claims.map(\.smmu)).sorted() { checkStreams(claims.filter { $0.smmu == smmu }) }
+        let bySMMU = Dictionary(grouping: claims, by: \.smmu)
+        for (_, claims) in bySMMU.sorted(by: { $0.key < $1.key }) { checkStreams(claims) }
     }
 
     private mutating func checkStreams(_ claims: [StreamClaim]) {

@@ -206,7 +206,7 @@ extension BoardBuilder {
         report(
             first,
             first.has("interrupts-extended") ? "interrupts-extended" : "interrupt-parent",
-            "leads in a loop: " + (rotated + [first]).map(\.path).joined(separator: " -> "),
+            "leads in a loop: " + shortList((rotated + [first]).map(\.path), separator: " -> "),
             "a chain of interrupt controllers ends at one that has no parent or is its own"
         )
     }

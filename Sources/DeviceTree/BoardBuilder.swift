@@ -1,26 +1,5 @@
 // From a tree of nodes to a board: walks the tree once per kind of node and collects what is wrong.
 
-extension BoardDescription {
-    /// Reads a device tree blob.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package static func load(_ bytes: [UInt8]) throws(DeviceTreeErrors) -> BoardDescription {
-        try BoardDescription(try FlattenedDeviceTree(bytes))
-    }
-
-    /// Understands a parsed tree.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) {
-        var builder = BoardBuilder(tree: tree)
-        let board = builder.build()
-        if let first = builder.log.errors.first {
-            throw DeviceTreeErrors(first, builder.log.errors.dropFirst())
-        }
-        self = board
-    }
-}
-
 /// Turns nodes into the values of a ``BoardDescription``.
 ///
 /// What is wrong goes to the log, and the walk goes on.

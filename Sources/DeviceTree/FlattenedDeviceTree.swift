@@ -214,7 +214,7 @@ extension FlattenedDeviceTree {
     private static func checkHeader(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         guard bytes.count <= maximumByteCount else {
             throw malformed(
-                "has \(bytes.count) bytes",
+                "is too large",
                 remedy: "a device tree has at most \(maximumByteCount) bytes (2 MiB)"
             )
         }
