@@ -65,7 +65,8 @@ let package = Package(
                 "AddressSpace", "BitFields", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3Spec", "SystemBus",
             ],
             swiftSettings: settings),
-        .target(name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT"], swiftSettings: settings),
+        .target(
+            name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"], swiftSettings: settings),
         .target(
             name: "IOMMU",
             dependencies: ["AddressSpace", "BitFields", "DeviceModel", "IOPageTable", "SMMUv3Spec"],
@@ -76,6 +77,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings),
@@ -119,7 +121,8 @@ let package = Package(
             ],
             swiftSettings: settings),
         .testTarget(
-            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceTree"], swiftSettings: settings),
+            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
+            swiftSettings: settings),
         .testTarget(
             name: "IOMMUTests",
             dependencies: [
@@ -130,7 +133,8 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
                 systemPackage,
             ],
             swiftSettings: settings),
