@@ -70,7 +70,7 @@ struct GlobalOptions: ParsableArguments {
         do throws(ClientError) {
             return try body(try ControlClient(path: socketPath ?? SocketPaths.control))
         } catch {
-            Output.complain(error.description)
+            Output.complain(Format.printable(error.description))
             throw error.exitCode
         }
     }
@@ -80,7 +80,7 @@ struct GlobalOptions: ParsableArguments {
         if isJSON {
             Output.write(try ControlJSON.prettyText(value) + "\n")
         } else {
-            Output.write(text())
+            Output.write(Format.printable(text()))
         }
     }
 
@@ -89,7 +89,7 @@ struct GlobalOptions: ParsableArguments {
         if isJSON {
             Output.write(try ControlJSON.line(value) + [UInt8(ascii: "\n")])
         } else {
-            Output.write(text())
+            Output.write(Format.printable(text()))
         }
     }
 }

@@ -70,8 +70,21 @@ package enum Format {
             + (fault.message.isEmpty ? "" : ": \(fault.message)")
     }
 
+    /// `text` with every control character but the newline replaced by `?`.
+    ///
+    /// Names come from device trees: a terminal must not take one for a command.
+    package static func printable(_ text: String) -> String {
+        String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { $0.properties.generalCategory == .control && $0 != "\n" ? "?" : $0 }
+            )
+        )
+    }
+
     /// `1 thing`, `3 things`.
-    static func count(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
+    static func count(_ count: some BinaryInteger, _ noun: String) -> String {
+        "\(count) \(noun)\(count == 1 ? "" : "s")"
+    }
 }
 
 /// Bytes with their addresses, sixteen to a line, as `hexdump -C` prints them.
