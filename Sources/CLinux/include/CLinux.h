@@ -42,12 +42,6 @@ void smmud_wait_a_little(int attempt);
 // Names the calling thread, for debuggers and top(1); at most 15 characters count.
 void smmud_name_thread(const char *name);
 
-// Whether the calling thread is inside a DMA's access to a register window: such a thread is itself a transaction in
-// flight and must not wait for transactions in flight.
-void smmud_begin_window_dma(void);
-void smmud_end_window_dma(void);
-bool smmud_is_in_window_dma(void);
-
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
