@@ -1,7 +1,7 @@
 // Devices on the bus, and the IOMMUs that their DMA goes through.
 
 package import AddressSpace
-package import DeviceModel
+import DeviceModel
 
 /// One entry of `iommus`: an IOMMU and what it knows the device by.
 package struct IOMMUReference: Equatable, Sendable {

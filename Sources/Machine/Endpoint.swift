@@ -72,7 +72,8 @@ struct PCIAddress: Hashable {
             let text = String(value, radix: 16)
             return String(repeating: "0", count: max(0, digits - text.count)) + text
         }
-        return "\(hex(segment, 4)):\(hex(requesterID >> 8, 2)):\(hex((requesterID >> 3) & 31, 2)).\(requesterID & 7)"
+        return
+            "\(hex(segment, 4)):\(hex(requesterID >> 8, 2)):\(hex((requesterID >> 3) & 31, 2)).\(requesterID & 7)"
     }
 }
 
@@ -169,7 +170,8 @@ struct EndpointDirectory: Sendable {
         let (hostPath, addressText) = Self.splitPCIName(name)
         guard let address = PCIAddress(addressText) else { return nil }
         for (index, host) in board.pcieHosts.enumerated() {
-            guard hostPath == nil || hostPath == host.path, Self.segment(of: host, at: index) == address.segment,
+            guard hostPath == nil || hostPath == host.path,
+                Self.segment(of: host, at: index) == address.segment,
                 host.busRange.contains(UInt8(truncatingIfNeeded: address.requesterID >> 8))
             else { continue }
             // `0:1.0` and `0000:00:01.0` are one name.

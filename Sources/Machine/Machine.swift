@@ -82,11 +82,16 @@ package final class Machine: Sendable {
 
     // MARK: Building
 
-    private static func makeMemory(of board: BoardDescription, on bus: SystemBus) throws(MachineError) -> [RAM] {
+    private static func makeMemory(of board: BoardDescription, on bus: SystemBus) throws(MachineError)
+        -> [RAM]
+    {
         var memory: [RAM] = []
         for node in board.memory {
             do {
-                let region = try GuestMemory.MemoryRegion.anonymous(byteCount: node.range.byteCount, name: node.path)
+                let region = try GuestMemory.MemoryRegion.anonymous(
+                    byteCount: node.range.byteCount,
+                    name: node.path
+                )
                 try bus.addRAM(region, at: PhysicalAddress(node.range.first), name: node.path)
                 memory.append(RAM(path: node.path, range: node.range, region: region))
             } catch {
@@ -177,7 +182,9 @@ private struct LineTable {
     private(set) var sources: [InterruptSource] = []
 
     /// The line to that input of that controller: one line, however many drive it.
-    mutating func line(_ identity: InterruptIdentity, of device: String, labelled label: String) -> InterruptLine {
+    mutating func line(_ identity: InterruptIdentity, of device: String, labelled label: String)
+        -> InterruptLine
+    {
         let line = lines[identity] ?? InterruptLine(identity: identity, label: label)
         lines[identity] = line
         sources.append(InterruptSource(line: line, device: device, label: label))

@@ -1,6 +1,7 @@
 // The command queue's consumer: when it runs, on which thread, and how it stops.
 
 import CLinux
+import DeviceModel
 import Glibc
 import Synchronization
 
@@ -29,31 +30,32 @@ final class CommandProcessor: Sendable {
 
     func attach(_ smmu: SMMUv3) { owner.withLock { $0.smmu = smmu } }
 
-    /// Leaves word that there may be commands. Returns at once in thread mode; in inline mode when they are done.
+    /// Leaves word that there may be commands.
+    ///
+    /// Returns at once in thread mode; in inline mode when they are done. A write that comes out of a DMA (a device
+    /// that writes to our registers) is itself a transaction that a CMD_SYNC waits for, so its commands go to the
+    /// thread in either mode.
     func notify(_ smmu: SMMUv3) {
-        switch execution {
-        case .thread:
-            let mustWake = state.withLock { state in
-                guard !state.isStopped else { return false }
-                if state.thread == nil { state.thread = startThread() }
-                let wasPending = state.isPending
-                state.isPending = true
-                return !wasPending
-            }
-            if mustWake { wakeUp.signal() }
-        case .inline:
-            let mayRun = state.withLock { state in
-                state.isPending = true
-                guard !state.isRunning, !state.isStopped else { return false }
-                state.isRunning = true
-                return true
-            }
-            // Whoever runs takes the work of those who come meanwhile.
-            if mayRun { drainInline(smmu) }
+        guard execution == .thread || smmud_is_in_window_dma() else { return drain(smmu) }
+        let mustWake = state.withLock { state in
+            guard !state.isStopped else { return false }
+            if state.thread == nil { state.thread = startThread() }
+            let wasPending = state.isPending
+            state.isPending = true
+            return !wasPending
         }
+        if mustWake { wakeUp.signal() }
     }
 
-    private func drainInline(_ smmu: SMMUv3) {
+    /// Consumes until nothing is left, unless somebody does already: then that one takes this work too.
+    private func drain(_ smmu: SMMUv3) {
+        let mayRun = state.withLock { state in
+            state.isPending = true
+            guard !state.isRunning, !state.isStopped else { return false }
+            state.isRunning = true
+            return true
+        }
+        guard mayRun else { return }
         while true {
             let goesOn = state.withLock { state in
                 guard state.isPending, !state.isStopped else {
@@ -64,7 +66,9 @@ final class CommandProcessor: Sendable {
                 return true
             }
             guard goesOn else { return }
-            while smmu.executeNextCommand() {}
+            while smmu.executeNextCommand() {
+                if state.withLock({ $0.isStopped }) { break }
+            }
         }
     }
 
@@ -95,15 +99,10 @@ final class CommandProcessor: Sendable {
         smmud_name_thread("smmu-cmdq")
         while true {
             wakeUp.wait()
-            let isStopped = state.withLock { state in
-                state.isPending = false
-                return state.isStopped
-            }
+            guard !state.withLock({ $0.isStopped }) else { return }
             // The SMMU is held only while it works: a thread that waits must not keep it alive.
-            guard !isStopped, let smmu = owner.withLock({ $0.smmu }) else { return }
-            while smmu.executeNextCommand() {
-                if state.withLock({ $0.isStopped }) { return }
-            }
+            guard let smmu = owner.withLock({ $0.smmu }) else { return }
+            drain(smmu)
         }
     }
 
@@ -121,30 +120,6 @@ final class CommandProcessor: Sendable {
             pthread_detach(thread)
         } else {
             pthread_join(thread, nil)
-        }
-    }
-}
-
-/// A counting semaphore.
-final class Semaphore: @unchecked Sendable {
-    // Unchecked: sem_t is made for concurrent use.
-    private let storage: UnsafeMutablePointer<sem_t>
-
-    init() {
-        storage = .allocate(capacity: 1)
-        sem_init(storage, 0, 0)
-    }
-
-    deinit {
-        sem_destroy(storage)
-        storage.deallocate()
-    }
-
-    func signal() { sem_post(storage) }
-
-    func wait() {
-        while sem_wait(storage) != 0 {
-            // EINTR: a signal handler ran. Nothing else can fail.
         }
     }
 }

@@ -159,3 +159,19 @@ extension SMMUv3 {
         return "\(privilege) \(kind)"
     }
 }
+
+extension Translation {
+    /// What the page permits to transactions of this privilege, overrides of the STE applied.
+    package func permitted(isPrivileged: Bool) -> (read: Bool, write: Bool, execute: Bool) {
+        isPrivileged
+            ? (
+                incomingPermissions.contains(.privilegedRead), incomingPermissions.contains(.privilegedWrite),
+                incomingPermissions.contains(.privilegedExecute)
+            )
+            : (
+                incomingPermissions.contains(.unprivilegedRead),
+                incomingPermissions.contains(.unprivilegedWrite),
+                incomingPermissions.contains(.unprivilegedExecute)
+            )
+    }
+}

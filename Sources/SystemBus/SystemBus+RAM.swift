@@ -165,6 +165,8 @@ extension SystemBus {
                 guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             } else if let record = map.pointee.window(containing: next) {
                 let width = AccessWidth(widestAt: next, upTo: remaining)
+                smmud_begin_window_dma()
+                defer { smmud_end_window_dma() }
                 let value = try record.pointee.read(width, at: next)
                 withUnsafeBytes(of: value.littleEndian) { bytes in
                     if let base = bytes.baseAddress { host.copyMemory(from: base, byteCount: width.rawValue) }
@@ -215,6 +217,8 @@ extension SystemBus {
                 withUnsafeMutableBytes(of: &value) { bytes in
                     bytes.baseAddress?.copyMemory(from: host, byteCount: width.rawValue)
                 }
+                smmud_begin_window_dma()
+                defer { smmud_end_window_dma() }
                 try record.pointee.write(UInt64(littleEndian: value), width, at: next)
                 count = UInt64(width.rawValue)
             } else {
