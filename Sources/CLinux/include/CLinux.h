@@ -48,6 +48,11 @@ void smmud_begin_window_dma(void);
 void smmud_end_window_dma(void);
 bool smmud_is_in_window_dma(void);
 
+// MARK: Waking a thread that polls
+
+// A close-on-exec eventfd that never blocks, or a negated errno.
+int smmud_eventfd(void);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
@@ -93,6 +98,11 @@ const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size
 
 // Gives a registration back, before its munmap and after the last access to it.
 void smmud_guard_unregister(const uint32_t *flag);
+
+// MARK: Unix sockets
+
+// Takes the next client of a listening socket, close-on-exec. Returns the descriptor, or a negated errno.
+int smmud_accept(int listener);
 
 // MARK: Descriptors over Unix sockets (SCM_RIGHTS)
 
