@@ -78,6 +78,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings),
@@ -134,9 +135,13 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
                 systemPackage,
             ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SMMUClientTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
             swiftSettings: settings),
         .testTarget(
             name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],

@@ -32,7 +32,9 @@ struct InterruptMap {
 }
 
 extension BoardBuilder {
-    /// How many cells a specifier may have. No binding comes near.
+    /// How many cells a specifier may have.
+    ///
+    /// No binding comes near.
     private static let maximumCells: UInt32 = 16
 
     // MARK: - A device's interrupts
@@ -198,8 +200,9 @@ extension BoardBuilder {
 
     mutating func interruptMap(_ nexus: DeviceTreeNode) -> InterruptMap? {
         if let known = interruptMaps[nexus.index] { return known }
-        let map = readInterruptMap(nexus)
-        interruptMaps[nexus.index] = .some(map)
+        // A map that is wrong is read again for each user, so that each strict one reports it.
+        guard let map = readInterruptMap(nexus) else { return nil }
+        interruptMaps[nexus.index] = map
         return map
     }
 
@@ -292,8 +295,9 @@ extension BoardBuilder {
 }
 
 extension Sequence {
-    /// Maps every element, or nothing if the transformation of one is nil. Goes through all of them, so that
-    /// each problem is reported.
+    /// Maps every element, or nothing if the transformation of one is nil.
+    ///
+    /// Goes through all of them, so that each problem is reported.
     func allOrNil<Result>(_ transform: (Element) -> Result?) -> [Result]? {
         var results: [Result]? = []
         for element in self {

@@ -47,19 +47,20 @@ struct DiagnosticLog {
     private(set) var warnings: [DeviceTreeDiagnostic] = []
     /// While set, what would be an error is a warning: for nodes of which the machine builds nothing.
     var isLenient = false
-    private var seen: Set<DeviceTreeDiagnostic> = []
+    private var reported: Set<DeviceTreeDiagnostic> = []
+    private var warned: Set<DeviceTreeDiagnostic> = []
 
     /// A file with more problems than this has one problem: it is garbage.
     static let capacity = 100
 
     mutating func report(_ diagnostic: DeviceTreeDiagnostic) {
         guard !isLenient else { return warn(diagnostic) }
-        guard errors.count < Self.capacity, seen.insert(diagnostic).inserted else { return }
+        guard errors.count < Self.capacity, reported.insert(diagnostic).inserted else { return }
         errors.append(diagnostic)
     }
 
     mutating func warn(_ diagnostic: DeviceTreeDiagnostic) {
-        guard warnings.count < Self.capacity, seen.insert(diagnostic).inserted else { return }
+        guard warnings.count < Self.capacity, warned.insert(diagnostic).inserted else { return }
         warnings.append(diagnostic)
     }
 }

@@ -101,6 +101,9 @@ package final class SMMUv3: Sendable {
         StreamPort(smmu: self, streamID: streamID)
     }
 
+    /// The wired interrupt outputs, as they were connected.
+    package var lines: Interrupts { interrupts }
+
     func currentControls() -> TranslationControls { registers.withLock { $0.translationControls } }
 
     // MARK: Statistics

@@ -31,6 +31,7 @@ struct SMMUCtl: ParsableCommand {
             Shutdown.self,
         ]
     )
+    @OptionGroup var global: GlobalOptions
 }
 
 extension ExitCode {
