@@ -20,6 +20,7 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let serviceLifecycle: Target.Dependency = .product(
     name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 
 let package = Package(
     name: "smmud",
@@ -89,8 +90,9 @@ let package = Package(
         .executableTarget(
             name: "smmud",
             dependencies: [
-                "CLinux", "ControlProtocol", "DeviceTree", "Machine", "SMMUClient", argumentParser, logging,
-                serviceLifecycle, systemPackage,
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
+                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                unixSignals,
             ],
             swiftSettings: settings),
         .executableTarget(
