@@ -53,8 +53,12 @@ final class SMMUv3Device: Sendable {
     let isOutOfControl = Atomic(false)
 
     init(
-        registers: RegisterPort, features: SMMUFeatures, options: SMMUv3DriverOptions,
-        frames: any PhysicalPageAllocator, commands: CommandQueue, log: DriverLog
+        registers: RegisterPort,
+        features: SMMUFeatures,
+        options: SMMUv3DriverOptions,
+        frames: any PhysicalPageAllocator,
+        commands: CommandQueue,
+        log: DriverLog
     ) {
         self.registers = registers
         self.features = features
@@ -75,7 +79,8 @@ final class SMMUv3Device: Sendable {
 
     /// Changes an STE or a CD from what memory holds, step by step, with `invalidate` after each step.
     func update(
-        at address: PhysicalAddress, _ makeUpdate: (SIMD8<UInt64>) -> EntryUpdate,
+        at address: PhysicalAddress,
+        _ makeUpdate: (SIMD8<UInt64>) -> EntryUpdate,
         invalidate: () throws(SMMUDriverError) -> Void
     ) throws(SMMUDriverError) {
         var words = SIMD8<UInt64>()

@@ -38,18 +38,26 @@ package final class SMMUv3Driver: Sendable {
     ///   - options: What firmware and parameters say.
     /// - Throws: Why the SMMU cannot be driven. It is off then, as far as it obeys.
     package init(
-        access: any PhysicalAccess, registerBase: PhysicalAddress, registerByteCount: UInt64,
-        frames: any PhysicalPageAllocator, interrupts: SMMUInterrupts, options: SMMUv3DriverOptions
+        access: any PhysicalAccess,
+        registerBase: PhysicalAddress,
+        registerByteCount: UInt64,
+        frames: any PhysicalPageAllocator,
+        interrupts: SMMUInterrupts,
+        options: SMMUv3DriverOptions
     ) throws(SMMUDriverError) {
-        let log = DriverLog(name: options.name, sink: options.logSink)
+        let log = DriverLog(name: options.name)
         let needed = options.hasBrokenPage1 ? RegisterOffset.page1 : RegisterOffset.windowByteCount
         guard registerByteCount >= needed, registerBase.advanced(by: needed - 1) != nil else {
             log.note(.error, "MMIO region too small (0x\(hex(registerByteCount)) bytes)")
             throw .registerWindowTooSmall(byteCount: registerByteCount, needed: needed)
         }
         let registers = RegisterPort(
-            access: access, base: registerBase, page1: options.hasBrokenPage1 ? 0 : RegisterOffset.page1,
-            trace: options.trace, clock: options.clock)
+            access: access,
+            base: registerBase,
+            page1: options.hasBrokenPage1 ? 0 : RegisterOffset.page1,
+            trace: options.trace,
+            clock: options.clock
+        )
         var probe = HardwareProbe(registers: registers, isCoherent: options.isCoherent, log: log)
         let features = try probe.run()
         let structures = try DriverStructures(registers, features, options, frames, log)
@@ -58,8 +66,13 @@ package final class SMMUv3Driver: Sendable {
         self.features = features
         self.log = log
         let device = SMMUv3Device(
-            registers: registers, features: features, options: options, frames: frames,
-            commands: structures.commands, log: log)
+            registers: registers,
+            features: features,
+            options: options,
+            frames: frames,
+            commands: structures.commands,
+            log: log
+        )
         self.device = device
         blockedDomain = try IOMMUDomain(.blocked, device: device, granule: nil)
         identityDomain = try IOMMUDomain(.identity, device: device, granule: nil)
@@ -100,7 +113,11 @@ package final class SMMUv3Driver: Sendable {
     /// CR0 = 0.
     func disable() throws(SMMUDriverError) {
         try device.registers.write32(
-            RegisterOffset.cr0, 0, acknowledgedBy: RegisterOffset.cr0ack, named: "SMMU_CR0ACK")
+            RegisterOffset.cr0,
+            0,
+            acknowledgedBy: RegisterOffset.cr0ack,
+            named: "SMMU_CR0ACK"
+        )
     }
 
     /// A new domain of this SMMU.
@@ -133,24 +150,47 @@ struct DriverStructures {
     let streamTable: StreamTable
 
     init(
-        _ registers: RegisterPort, _ features: SMMUFeatures, _ options: SMMUv3DriverOptions,
-        _ frames: any PhysicalPageAllocator, _ log: DriverLog
+        _ registers: RegisterPort,
+        _ features: SMMUFeatures,
+        _ options: SMMUv3DriverOptions,
+        _ frames: any PhysicalPageAllocator,
+        _ log: DriverLog
     ) throws(SMMUDriverError) {
         let usesMSIPolling =
             !options.disablesMSIPolling && features.flags.isSuperset(of: [.msi, .coherent])
         let limit = max(7, options.queueLog2Limit)
         let commands = try Self.queue(
-            "cmdq", entryByteCount: Command.byteCount, log2: min(features.commandQueueLog2, limit), frames, log)
+            "cmdq",
+            entryByteCount: Command.byteCount,
+            log2: min(features.commandQueueLog2, limit),
+            frames,
+            log
+        )
         self.commands = CommandQueue(
-            log2Count: commands.log2, memory: commands.memory, registers: registers, features: features,
-            usesMSIPolling: usesMSIPolling, log: log)
+            log2Count: commands.log2,
+            memory: commands.memory,
+            registers: registers,
+            features: features,
+            usesMSIPolling: usesMSIPolling,
+            log: log
+        )
         let events = try Self.queue(
-            "evtq", entryByteCount: EventRecord.byteCount, log2: min(features.eventQueueLog2, limit), frames, log)
+            "evtq",
+            entryByteCount: EventRecord.byteCount,
+            log2: min(features.eventQueueLog2, limit),
+            frames,
+            log
+        )
         eventQueue = EventQueue(memory: events.memory, log2Count: events.log2)
 
         let preset = options.disablesBypass ? STE.aborting : .bypassing(features)
         var streamTable = try StreamTable(
-            features, preset: preset, memory: registers.access, frames: frames, log: log)
+            features,
+            preset: preset,
+            memory: registers.access,
+            frames: frames,
+            log: log
+        )
         // Nothing reads the table yet: the entries can be written as they come.
         for stream in options.firmwareStreams {
             let entry = try streamTable.entry(for: stream)
@@ -158,8 +198,10 @@ struct DriverStructures {
             do {
                 for index in 0..<2 {
                     try registers.access.store(
-                        bypass.words[index], .doubleword,
-                        at: PhysicalAddress(entry.rawValue &+ UInt64(index) &* 8))
+                        bypass.words[index],
+                        .doubleword,
+                        at: PhysicalAddress(entry.rawValue &+ UInt64(index) &* 8)
+                    )
                 }
             } catch { throw .bus(error) }
         }
@@ -168,7 +210,11 @@ struct DriverStructures {
 
     /// Memory for a queue: as many entries as there can be, halved until they can be had, down to a page.
     private static func queue(
-        _ name: String, entryByteCount: Int, log2: Int, _ frames: any PhysicalPageAllocator, _ log: DriverLog
+        _ name: String,
+        entryByteCount: Int,
+        log2: Int,
+        _ frames: any PhysicalPageAllocator,
+        _ log: DriverLog
     ) throws(SMMUDriverError) -> (memory: OwnedFrames, log2: Int) {
         var log2 = log2
         while true {
