@@ -3,9 +3,10 @@
 import AddressSpace
 import DeviceModel
 import Glibc
-@testable import SMMUv3
 import SMMUv3Spec
 import Testing
+
+@testable import SMMUv3
 
 @Suite("Commands")
 struct CommandTests {
@@ -30,7 +31,10 @@ struct CommandTests {
         }
     }
 
-    @Test("SSec is illegal in the commands that have it", arguments: [0x01, 0x02, 0x03, 0x04, 0x05, 0x06] as [UInt64])
+    @Test(
+        "SSec is illegal in the commands that have it",
+        arguments: [0x01, 0x02, 0x03, 0x04, 0x05, 0x06] as [UInt64]
+    )
     func secureStreams(_ opcode: UInt64) throws {
         let guest = try TestGuest()
         try guest.issue(RawCommand(low: opcode | 1 << 10))
@@ -38,12 +42,19 @@ struct CommandTests {
         #expect(try guest.activeErrors == 1)
     }
 
-    @Test("reserved fields are ignored", arguments: [
-        RawCommand(low: 0x0000_0000_0000_0A46, high: 0), RawCommand(low: 0x30 | 0xFFFF_FFFF_FFFF_FF00, high: ~0),
-        RawCommand(low: 0x10 | 0xFFFF_FFFF_FFFF_FF00, high: ~0), RawCommand(low: 0x11 | 0x0000_FFFF_FFFF_FF00, high: ~0),
-        RawCommand(low: 0x03 | 0xFFFF_FFFF_FFFF_FB00, high: ~0), RawCommand(low: 0x05 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
-        RawCommand(low: 0x01 | 0xFFFF_FFFF_FFFF_FB00, high: ~0), RawCommand(low: 0x02 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
-    ])
+    @Test(
+        "reserved fields are ignored",
+        arguments: [
+            RawCommand(low: 0x0000_0000_0000_0A46, high: 0),
+            RawCommand(low: 0x30 | 0xFFFF_FFFF_FFFF_FF00, high: ~0),
+            RawCommand(low: 0x10 | 0xFFFF_FFFF_FFFF_FF00, high: ~0),
+            RawCommand(low: 0x11 | 0x0000_FFFF_FFFF_FF00, high: ~0),
+            RawCommand(low: 0x03 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
+            RawCommand(low: 0x05 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
+            RawCommand(low: 0x01 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
+            RawCommand(low: 0x02 | 0xFFFF_FFFF_FFFF_FB00, high: ~0),
+        ]
+    )
     func reservedFields(_ command: RawCommand) throws {
         let guest = try TestGuest()
         try guest.issue(command)
@@ -73,12 +84,17 @@ struct CommandTests {
         for asid in [1, nil] as [UInt64?] {
             for (tg, num, scale, ttl, isLegal) in [
                 (0, 0, 0, 0, true), (1, 0, 0, 0, false), (2, 0, 0, 0, false), (3, 0, 0, 0, false),
-                (2, 0, 0, 1, false), (1, 0, 0, 1, true), (3, 0, 0, 1, true), (1, 0, 0, 3, true), (2, 0, 0, 2, true),
-                (1, 1, 0, 0, true), (1, 0, 1, 0, true), (2, 1, 0, 1, true), (3, 31, 31, 0, true), (0, 31, 31, 3, true),
+                (2, 0, 0, 1, false), (1, 0, 0, 1, true), (3, 0, 0, 1, true), (1, 0, 0, 3, true),
+                (2, 0, 0, 2, true),
+                (1, 1, 0, 0, true), (1, 0, 1, 0, true), (2, 1, 0, 1, true), (3, 31, 31, 0, true),
+                (0, 31, 31, 3, true),
             ] as [(UInt64, UInt64, UInt64, UInt64, Bool)] {
                 let guest = try TestGuest()
                 try guest.issue(Raw.tlbiRange(0, asid: asid, num: num, scale: scale, ttl: ttl, tg: tg))
-                #expect(try guest.activeErrors == (isLegal ? 0 : 1), "TG \(tg) NUM \(num) SCALE \(scale) TTL \(ttl)")
+                #expect(
+                    try guest.activeErrors == (isLegal ? 0 : 1),
+                    "TG \(tg) NUM \(num) SCALE \(scale) TTL \(ttl)"
+                )
             }
         }
         // Without IDR3.RIL those fields are reserved.
@@ -277,12 +293,18 @@ struct CommandTests {
         #expect(try guest.commandCons == guest.commandProd)
         #expect(guest.syncLine.count == 1)
         var cons: UInt32 = 0
-        try withUnsafeMutableBytes(of: &cons) { try port.read(at: IOVirtualAddress(0x109C), into: $0, .plain) }
+        try withUnsafeMutableBytes(of: &cons) {
+            try port.read(at: IOVirtualAddress(0x109C), into: $0, .plain)
+        }
         #expect(UInt64(cons) == guest.commandProd)
         // Half of a 32-bit register: the window refuses, the device sees a bus fault.
         let fault = #expect(throws: DMAFault.self) {
             try withUnsafeBytes(of: &prod) {
-                try port.write(UnsafeRawBufferPointer(rebasing: $0[..<2]), at: IOVirtualAddress(0x1098), .plain)
+                try port.write(
+                    UnsafeRawBufferPointer(rebasing: $0[..<2]),
+                    at: IOVirtualAddress(0x1098),
+                    .plain
+                )
             }
         }
         #expect(fault?.cause == .bus(.refused(PhysicalAddress(TestGuest.window + 0x98), .unsupportedWidth)))

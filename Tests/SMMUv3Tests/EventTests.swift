@@ -2,9 +2,10 @@
 
 import AddressSpace
 import DeviceModel
-@testable import SMMUv3
 import SMMUv3Spec
 import Testing
+
+@testable import SMMUv3
 
 @Suite("Events")
 struct EventTests {
@@ -58,7 +59,13 @@ struct EventTests {
         let guest = try Faults(a: false, r: false).guest
         #expect(guest.dmaWrite(6, 0x40_5000) == .event(0x0B))
         let expected = eventWords(
-            0x0B, stream: 6, isRead: false, eventClass: 1, input: 0x40_5000, fetch: 0x90_0000_0028)
+            0x0B,
+            stream: 6,
+            isRead: false,
+            eventClass: 1,
+            input: 0x40_5000,
+            fetch: 0x90_0000_0028
+        )
         #expect(try guest.takeEvents() == [expected])
     }
 
@@ -69,7 +76,9 @@ struct EventTests {
         let page = try guest.page(holding: 0x55)
         try tables.map(0x2000, to: page)
         var buffer = [UInt8](repeating: 0xFF, count: 0x1808)
-        try buffer.withUnsafeMutableBytes { try guest.port(6).read(at: IOVirtualAddress(0x800), into: $0, .plain) }
+        try buffer.withUnsafeMutableBytes {
+            try guest.port(6).read(at: IOVirtualAddress(0x800), into: $0, .plain)
+        }
         #expect(buffer[..<0x1800].allSatisfy { $0 == 0 })
         #expect(buffer[0x1800] == 0x55)
         #expect(try guest.takeEvents().map { $0[2] } == [0x800, 0x1000])
@@ -82,10 +91,16 @@ struct EventTests {
         let contexts = guest.allocate(64 * 4, alignment: 256)
         try guest.poke(contexts + 2 * 64, CDWords(tbi0: true, ttb0: tables.root).words)
         try guest.setSTE(0x8B, STEWords(s1ContextPtr: contexts, s1CDMax: 2, s1DSS: 2))
-        let fetch = TransactionAttributes(substreamID: SubstreamID(2), isPrivileged: false, isInstruction: true)
+        let fetch = TransactionAttributes(
+            substreamID: SubstreamID(2),
+            isPrivileged: false,
+            isInstruction: true
+        )
         #expect(guest.dmaRead(0x8B, 0xA500_0000_0000_1238, fetch) == .fTranslation)
         #expect(guest.dmaWrite(0x8B, 0x5A00_0000_0000_1238, 0, Self.substream) == .fTranslation)
-        #expect(guest.dmaRead(0x8B, 0x1238, TransactionAttributes(substreamID: SubstreamID(1))) == .event(0x0A))
+        #expect(
+            guest.dmaRead(0x8B, 0x1238, TransactionAttributes(substreamID: SubstreamID(1))) == .event(0x0A)
+        )
         #expect(
             try guest.takeEvents() == [
                 // Event 0x10, SSV, SubstreamID 2, StreamID 0x8B; RnW, InD, CLASS IN.
@@ -164,7 +179,9 @@ struct EventTests {
         #expect(guest.eventLine.count == Int(size * 5 + 3), "each came into an empty queue")
     }
 
-    @Test("a full queue: OVFLG toggles once until it is acknowledged, and recording goes on when there is room")
+    @Test(
+        "a full queue: OVFLG toggles once until it is acknowledged, and recording goes on when there is room"
+    )
     func overflow() throws {
         let guest = try Self.small()
         for number in 0..<4 as Range<UInt32> { _ = guest.dmaRead(0x1000 + number, 0) }
@@ -181,7 +198,10 @@ struct EventTests {
         _ = guest.dmaRead(0x1008, 0)
         #expect(try guest.read32(0x1_00A8) == 0x8000_0006)
         _ = guest.dmaRead(0x1009, 0)
-        #expect(try guest.read32(0x1_00A8) == 0x8000_0006, "a second overflow before the acknowledge shows nothing")
+        #expect(
+            try guest.read32(0x1_00A8) == 0x8000_0006,
+            "a second overflow before the acknowledge shows nothing"
+        )
         // Acknowledge; the next overflow toggles back to 0.
         try guest.write32(0x1_00AC, 0x8000_0002)
         _ = guest.dmaRead(0x100A, 0)
@@ -226,7 +246,9 @@ struct EventTests {
         #expect(try guest.read32(0x1_00A8) == 0x8000_0002)
     }
 
-    @Test("a queue that is not there: EVENTQ_ABT_ERR, its interrupt, no PROD; nothing more until acknowledged")
+    @Test(
+        "a queue that is not there: EVENTQ_ABT_ERR, its interrupt, no PROD; nothing more until acknowledged"
+    )
     func writeAborts() throws {
         let guest = try Self.small()
         try guest.write32(0x20, 0b1001)

@@ -2,9 +2,10 @@
 
 import AddressSpace
 import DeviceModel
-@testable import SMMUv3
 import SMMUv3Spec
 import Testing
+
+@testable import SMMUv3
 
 @Suite("Permissions")
 struct PermissionTests {
@@ -55,7 +56,9 @@ struct PermissionTests {
         return !pxn && !row.unprivileged.contains("w")
     }
 
-    static func perform(_ access: Access, _ guest: TestGuest, _ address: UInt64, stream: UInt32 = 6) -> DMAOutcome {
+    static func perform(_ access: Access, _ guest: TestGuest, _ address: UInt64, stream: UInt32 = 6)
+        -> DMAOutcome
+    {
         access.kind == "w"
             ? guest.dmaWrite(stream, address, 0, access.attributes)
             : guest.dmaRead(stream, address, access.attributes)
@@ -63,7 +66,8 @@ struct PermissionTests {
 
     @Test(
         "every AP, PXN, UXN, WXN, PAN, privilege and kind of access, from the tables and from the TLB",
-        arguments: [false, true], [false, true]
+        arguments: [false, true],
+        [false, true]
     )
     func leaves(_ wxn: Bool, _ pan: Bool) throws {
         let guest = try TestGuest()
@@ -89,8 +93,14 @@ struct PermissionTests {
                         "AP \(ap) PXN \(pxn) UXN \(uxn) \(access) \(round)"
                     )
                     let record = eventWords(
-                        0x13, stream: 6, isRead: access.kind != "w", isPrivileged: access.isPrivileged,
-                        isInstruction: access.kind == "x", eventClass: 2, input: address)
+                        0x13,
+                        stream: 6,
+                        isRead: access.kind != "w",
+                        isPrivileged: access.isPrivileged,
+                        isInstruction: access.kind == "x",
+                        eventClass: 2,
+                        input: address
+                    )
                     #expect(try guest.takeEvents() == (permitted ? [] : [record]))
                 }
             }
@@ -99,7 +109,8 @@ struct PermissionTests {
 
     @Test(
         "APTable, PXNTable and UXNTable accumulate over the levels, and HAD switches them off",
-        arguments: 0..<16, [false, true]
+        arguments: 0..<16,
+        [false, true]
     )
     func hierarchy(_ upper: Int, _ had: Bool) throws {
         let guest = try TestGuest()
@@ -112,14 +123,21 @@ struct PermissionTests {
                 try tables.map(address, to: page, UInt64(ap) << 6 | Leaf.af | Leaf.nG)
                 for (level, attributes) in [(0, upper), (2, lower)] {
                     let entry = try tables.entry(address, level: level)
-                    let high = UInt64(attributes & 3) << 61 | bit(attributes & 4 != 0, 59) | bit(attributes & 8 != 0, 60)
+                    let high =
+                        UInt64(attributes & 3) << 61 | bit(attributes & 4 != 0, 59)
+                        | bit(attributes & 8 != 0, 60)
                     try guest.poke(entry, try guest.peek(entry) & ~(0xF << 59) | high)
                 }
                 let combined = had ? 0 : upper | lower
                 for access in Access.allCases {
                     for _ in 0..<2 {
                         let permitted = Self.isPermitted(
-                            access, ap: ap, apTable: combined & 3, pxn: combined & 4 != 0, uxn: combined & 8 != 0)
+                            access,
+                            ap: ap,
+                            apTable: combined & 3,
+                            pxn: combined & 4 != 0,
+                            uxn: combined & 8 != 0
+                        )
                         let outcome = Self.perform(access, guest, address)
                         #expect(
                             outcome == (permitted ? .ok(0) : .fPermission),
@@ -139,12 +157,17 @@ struct PermissionTests {
             let lower = GuestTables(guest)
             let upper = GuestTables(guest)
             let page = try guest.page(holding: 4)
-            for (tables, address) in [(lower, 0x1000), (upper, 0xFFFF_FFFF_FFFF_1000)] as [(GuestTables, UInt64)] {
+            for (tables, address) in [(lower, 0x1000), (upper, 0xFFFF_FFFF_FFFF_1000)]
+                as [(GuestTables, UInt64)]
+            {
                 try tables.map(address, to: page)
                 let entry = try tables.entry(address, level: 1)
                 try guest.poke(entry, try guest.peek(entry) | 1 << 61)
             }
-            try guest.attach(6, CDWords(epd1: false, had0: had0, ttb0: lower.root, had1: had1, ttb1: upper.root))
+            try guest.attach(
+                6,
+                CDWords(epd1: false, had0: had0, ttb0: lower.root, had1: had1, ttb1: upper.root)
+            )
             try guest.sync(Raw.tlbiNHAll)
             #expect(guest.dmaRead(6, 0x1000) == (had0 ? .ok(4) : .fPermission))
             #expect(guest.dmaRead(6, 0xFFFF_FFFF_FFFF_1000) == (had1 ? .ok(4) : .fPermission))
@@ -164,7 +187,10 @@ struct PermissionTests {
         #expect(try guest.peek(page) == 0xCAFE)
     }
 
-    @Test("PRIVCFG and INSTCFG replace what the device drives, in the check and in the record", arguments: 0..<16)
+    @Test(
+        "PRIVCFG and INSTCFG replace what the device drives, in the check and in the record",
+        arguments: 0..<16
+    )
     func overrides(_ configuration: Int) throws {
         let guest = try TestGuest()
         let tables = GuestTables(guest)
@@ -174,10 +200,16 @@ struct PermissionTests {
         try guest.setSTE(6, STEWords(s1ContextPtr: context, privCfg: privCfg, instCfg: instCfg))
         let page = try guest.page(holding: 0)
         // Pages that tell the kinds apart: privileged data only; privileged execute only; unprivileged anything.
-        let pages: [(ap: Int, pxn: Bool, uxn: Bool)] = [(0, true, true), (0, false, true), (2, true, true), (1, true, false)]
+        let pages: [(ap: Int, pxn: Bool, uxn: Bool)] = [
+            (0, true, true), (0, false, true), (2, true, true), (1, true, false),
+        ]
         for (index, kind) in pages.enumerated() {
             let address = 0x10000 + UInt64(index) * 0x1000
-            try tables.map(address, to: page, UInt64(kind.ap) << 6 | bit(kind.pxn, 53) | bit(kind.uxn, 54) | Leaf.af | Leaf.nG)
+            try tables.map(
+                address,
+                to: page,
+                UInt64(kind.ap) << 6 | bit(kind.pxn, 53) | bit(kind.uxn, 54) | Leaf.af | Leaf.nG
+            )
             for access in Access.allCases {
                 var effective = access
                 if privCfg == 2 { effective.isPrivileged = false }
@@ -191,8 +223,14 @@ struct PermissionTests {
                         "\(access) as \(effective)"
                     )
                     let record = eventWords(
-                        0x13, stream: 6, isRead: effective.kind != "w", isPrivileged: effective.isPrivileged,
-                        isInstruction: effective.kind == "x", eventClass: 2, input: address)
+                        0x13,
+                        stream: 6,
+                        isRead: effective.kind != "w",
+                        isPrivileged: effective.isPrivileged,
+                        isInstruction: effective.kind == "x",
+                        eventClass: 2,
+                        input: address
+                    )
                     #expect(try guest.takeEvents() == (permitted ? [] : [record]))
                 }
             }
@@ -219,6 +257,9 @@ struct PermissionTests {
         #expect(guest.dmaWrite(6, 0x1000, 0, TransactionAttributes(isInstruction: true)) == .ok(0))
         #expect(guest.dmaWrite(6, 0x2000, 0, TransactionAttributes(isInstruction: true)) == .fTranslation)
         #expect(
-            try guest.takeEvents() == [eventWords(0x10, stream: 6, isRead: false, eventClass: 2, input: 0x2000)])
+            try guest.takeEvents() == [
+                eventWords(0x10, stream: 6, isRead: false, eventClass: 2, input: 0x2000)
+            ]
+        )
     }
 }
