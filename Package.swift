@@ -25,6 +25,7 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let serviceLifecycle: Target.Dependency = .product(
     name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 
 let package = Package(
     name: "smmud",
@@ -82,6 +83,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings),
@@ -93,8 +95,9 @@ let package = Package(
         .executableTarget(
             name: "smmud",
             dependencies: [
-                "CLinux", "ControlProtocol", "DeviceTree", "Machine", "SMMUClient", argumentParser, logging,
-                serviceLifecycle, systemPackage,
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
+                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                unixSignals,
             ],
             swiftSettings: settings),
         .executableTarget(
@@ -137,9 +140,13 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
                 systemPackage,
             ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SMMUClientTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
             swiftSettings: settings),
         .testTarget(
             name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],

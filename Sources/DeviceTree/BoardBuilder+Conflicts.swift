@@ -26,7 +26,8 @@ struct AddressClaim {
     /// PMCGs stand in the implementation defined part of an SMMU's region, behind its two pages. Devices that we
     /// build nothing of may stand in each other: trees of real boards give one block of registers to several nodes.
     func mayOverlap(_ other: Self) -> Bool {
-        if path == other.path { return kind != .ram }
+        // Regions of one node may share addresses, but a host's windows may not cover its ECAM.
+        if path == other.path { return kind != .ram && property == other.property }
         switch (kind, other.kind) {
         case (.smmu(let hasPage1), .pmcg): return !Self.pages(of: range, hasPage1).overlaps(other.range)
         case (.pmcg, .smmu(let hasPage1)): return !Self.pages(of: other.range, hasPage1).overlaps(range)
@@ -121,7 +122,8 @@ extension BoardBuilder {
                 )
             }
         }
-        for smmu in Set(claims.map(\.smmu)).sorted() { checkStreams(claims.filter { $0.smmu == smmu }) }
+        let bySMMU = Dictionary(grouping: claims, by: \.smmu)
+        for (_, claims) in bySMMU.sorted(by: { $0.key < $1.key }) { checkStreams(claims) }
     }
 
     private mutating func checkStreams(_ claims: [StreamClaim]) {

@@ -116,28 +116,29 @@ extension BoardBuilder {
 
     mutating func readInterruptController(_ node: DeviceTreeNode) -> InterruptControllerNode {
         let kind = controllerKind(node)
-        let cells = cell(node, "#interrupt-cells").flatMap { Int(exactly: $0) } ?? 0
-        if !node.has("#interrupt-cells") {
-            report(
-                node,
-                "#interrupt-cells",
-                "missing",
-                "an interrupt controller says how many cells a specifier has"
+        let isGIC = kind == .gicV2 || kind == .gicV3
+        return leniently(unless: isGIC) { builder in
+            if !node.has("#interrupt-cells") {
+                builder.report(
+                    node,
+                    "#interrupt-cells",
+                    "missing",
+                    "an interrupt controller says how many cells a specifier has"
+                )
+            }
+            let need = isGIC ? "a GIC needs its register regions" : nil
+            let registers =
+                isGIC || builder.isOnCPUBus(node) ? builder.registers(node, need: need) ?? [] : []
+            if isGIC { builder.claim(registers, .interruptController, node) }
+            return InterruptControllerNode(
+                path: node.path,
+                compatible: node.compatible,
+                kind: kind,
+                interruptCells: builder.cell(node, "#interrupt-cells").flatMap { Int(exactly: $0) } ?? 0,
+                registers: registers,
+                msiParent: builder.msiParent(node)
             )
         }
-        let isGIC = kind == .gicV2 || kind == .gicV3
-        let registers = leniently(unless: isGIC) { builder in
-            builder.registers(node, need: isGIC ? "a GIC needs its register regions" : nil)
-        }
-        if isGIC { claim(registers ?? [], .interruptController, node) }
-        return InterruptControllerNode(
-            path: node.path,
-            compatible: node.compatible,
-            kind: kind,
-            interruptCells: cells,
-            registers: registers ?? [],
-            msiParent: msiParent(node)
-        )
     }
 
     /// What kind of MSI controller a node is; `other` too where it is none.
@@ -205,7 +206,7 @@ extension BoardBuilder {
         report(
             first,
             first.has("interrupts-extended") ? "interrupts-extended" : "interrupt-parent",
-            "leads in a loop: " + (rotated + [first]).map(\.path).joined(separator: " -> "),
+            "leads in a loop: " + shortList((rotated + [first]).map(\.path), separator: " -> "),
             "a chain of interrupt controllers ends at one that has no parent or is its own"
         )
     }

@@ -44,7 +44,7 @@ extension BoardBuilder {
     }
 
     /// Whether every bus above has `ranges`, so that the CPU reaches the node's `reg`.
-    private func isOnCPUBus(_ node: DeviceTreeNode) -> Bool {
+    func isOnCPUBus(_ node: DeviceTreeNode) -> Bool {
         var next = tree.parent(of: node)
         while let bus = next, bus.parentIndex != nil {
             guard bus.has("ranges") else { return false }

@@ -16,14 +16,22 @@ struct InterruptMap {
     let interruptCells: Int
     let mask: [UInt32]
     let entries: [Entry]
+    /// The first entry of each unit address and specifier, both under the mask.
+    private let indexByKey: [[UInt32]: Int]
+
+    init(addressCells: Int, interruptCells: Int, mask: [UInt32], entries: [Entry]) {
+        self.addressCells = addressCells
+        self.interruptCells = interruptCells
+        self.mask = mask
+        self.entries = entries
+        let keys = entries.enumerated().map { (zip($1.address + $1.specifier, mask).map { $0 & $1 }, $0) }
+        indexByKey = Dictionary(keys, uniquingKeysWith: { first, _ in first })
+    }
 
     /// The first entry for a unit address and a specifier, both under the mask.
     func entry(address: [UInt32], specifier: [UInt32]) -> Entry? {
-        let key = Array(padded(address, to: addressCells) + padded(specifier, to: interruptCells))
-        let masked = zip(key, mask).map { $0 & $1 }
-        return entries.first { entry in
-            zip(entry.address + entry.specifier, mask).map { $0 & $1 } == masked
-        }
+        let key = padded(address, to: addressCells) + padded(specifier, to: interruptCells)
+        return indexByKey[zip(key, mask).map { $0 & $1 }].map { entries[$0] }
     }
 
     private func padded(_ cells: [UInt32], to count: Int) -> [UInt32] {
@@ -32,8 +40,12 @@ struct InterruptMap {
 }
 
 extension BoardBuilder {
-    /// How many cells a specifier may have. No binding comes near.
+    /// How many cells a specifier may have.
+    ///
+    /// No binding comes near.
     private static let maximumCells: UInt32 = 16
+    /// How long a chain of interrupt parents may be: more than the deepest tree needs.
+    private static let maximumHops = 256
 
     // MARK: - A device's interrupts
 
@@ -103,7 +115,7 @@ extension BoardBuilder {
     mutating func interruptParent(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         var visited: Set<Int> = []
         var current = node
-        while visited.insert(current.index).inserted {
+        while visited.count < Self.maximumHops, visited.insert(current.index).inserted {
             let next: DeviceTreeNode
             if current.has("interrupt-parent") {
                 guard let phandle = cell(current, "interrupt-parent"),
@@ -198,8 +210,9 @@ extension BoardBuilder {
 
     mutating func interruptMap(_ nexus: DeviceTreeNode) -> InterruptMap? {
         if let known = interruptMaps[nexus.index] { return known }
-        let map = readInterruptMap(nexus)
-        interruptMaps[nexus.index] = .some(map)
+        // A map that is wrong is read again for each user, so that each strict one reports it.
+        guard let map = readInterruptMap(nexus) else { return nil }
+        interruptMaps[nexus.index] = map
         return map
     }
 
@@ -292,8 +305,9 @@ extension BoardBuilder {
 }
 
 extension Sequence {
-    /// Maps every element, or nothing if the transformation of one is nil. Goes through all of them, so that
-    /// each problem is reported.
+    /// Maps every element, or nothing if the transformation of one is nil.
+    ///
+    /// Goes through all of them, so that each problem is reported.
     func allOrNil<Result>(_ transform: (Element) -> Result?) -> [Result]? {
         var results: [Result]? = []
         for element in self {

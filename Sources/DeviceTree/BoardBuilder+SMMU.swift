@@ -115,7 +115,7 @@ extension BoardBuilder {
 
     /// The first entry of `msi-parent`; nil where there is none or it is wrong, which is reported.
     ///
-    /// - Parameter isCellOptional: For PCIe hosts, whose DeviceIDs are their RequesterIDs: trees leave the cell out.
+    /// `isCellOptional` is for PCIe hosts, whose DeviceIDs are their RequesterIDs: trees leave the cell out.
     mutating func msiParent(_ node: DeviceTreeNode, isCellOptional: Bool = false) -> MSIParent? {
         let remedy = "write <&its DeviceID>"
         if isCellOptional, let phandle = node["msi-parent"]?.cell {

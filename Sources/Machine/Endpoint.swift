@@ -72,7 +72,8 @@ struct PCIAddress: Hashable {
             let text = String(value, radix: 16)
             return String(repeating: "0", count: max(0, digits - text.count)) + text
         }
-        return "\(hex(segment, 4)):\(hex(requesterID >> 8, 2)):\(hex((requesterID >> 3) & 31, 2)).\(requesterID & 7)"
+        return
+            "\(hex(segment, 4)):\(hex(requesterID >> 8, 2)):\(hex((requesterID >> 3) & 31, 2)).\(requesterID & 7)"
     }
 }
 
@@ -153,8 +154,9 @@ struct EndpointDirectory: Sendable {
             smmuIndex: smmuIndex,
             otherIOMMU: smmuIndex == nil ? iommu?.path : nil,
             streams: smmuIndex == nil ? [] : iommu.flatMap { $0.streamID }.map { [$0] } ?? [],
-            // PASID is the function's own affair; the architecture's limit is 20 bits.
-            substreamBits: 20,
+            // How many bits of PASID a function has is its own affair (its PASID capability), and there is no
+            // model that says so: enough for a few hundred, without a large CD table for each function.
+            substreamBits: 8,
             isCoherent: host.isDMACoherent,
             reservedIOVAs: reservedIOVAs
         )
@@ -166,10 +168,16 @@ struct EndpointDirectory: Sendable {
     /// asked for.
     mutating func endpoint(named name: String) -> Endpoint? {
         if let index = indices[name] { return endpoints[index] }
+        if let device = plainDevice(named: name) {
+            add(endpoint(of: device))
+            indices[name] = indices[device.path]
+            return indices[name].map { endpoints[$0] }
+        }
         let (hostPath, addressText) = Self.splitPCIName(name)
         guard let address = PCIAddress(addressText) else { return nil }
         for (index, host) in board.pcieHosts.enumerated() {
-            guard hostPath == nil || hostPath == host.path, Self.segment(of: host, at: index) == address.segment,
+            guard hostPath == nil || hostPath == host.path,
+                Self.segment(of: host, at: index) == address.segment,
                 host.busRange.contains(UInt8(truncatingIfNeeded: address.requesterID >> 8))
             else { continue }
             // `0:1.0` and `0000:00:01.0` are one name.
@@ -180,6 +188,17 @@ struct EndpointDirectory: Sendable {
             return endpoints.last
         }
         return nil
+    }
+
+    /// A device without `iommus`, by its path or by its last part if that is its own alone.
+    ///
+    /// Whether such a device does DMA the tree does not say, so they are endpoints when they are asked for.
+    private func plainDevice(named name: String) -> PlatformDevice? {
+        let matches = board.devices.filter { device in
+            device.iommus.isEmpty && (device.path == name || Self.lastComponent(device.path) == name)
+        }
+        guard let device = matches.first, matches.count == 1 else { return nil }
+        return device
     }
 
     /// The endpoint with that StreamID.

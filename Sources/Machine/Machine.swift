@@ -39,6 +39,8 @@ package final class Machine: Sendable {
     /// The transactions of devices without an SMMU.
     let directTracker = TransactionTracker()
     private let directory: Mutex<EndpointDirectory>
+    /// The machine's own operating-system side, once it is started.
+    let operatingSystem = OnceSet<OperatingSystem>()
 
     /// One region of RAM.
     package struct RAM: Sendable {
@@ -75,18 +77,24 @@ package final class Machine: Sendable {
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
-    /// Ends every thread of the machine's models.
+    /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
+        stopDriver()
         for smmu in smmus { smmu.model.stop() }
     }
 
     // MARK: Building
 
-    private static func makeMemory(of board: BoardDescription, on bus: SystemBus) throws(MachineError) -> [RAM] {
+    private static func makeMemory(of board: BoardDescription, on bus: SystemBus) throws(MachineError)
+        -> [RAM]
+    {
         var memory: [RAM] = []
         for node in board.memory {
             do {
-                let region = try GuestMemory.MemoryRegion.anonymous(byteCount: node.range.byteCount, name: node.path)
+                let region = try GuestMemory.MemoryRegion.anonymous(
+                    byteCount: node.range.byteCount,
+                    name: node.path
+                )
                 try bus.addRAM(region, at: PhysicalAddress(node.range.first), name: node.path)
                 memory.append(RAM(path: node.path, range: node.range, region: region))
             } catch {
@@ -177,10 +185,21 @@ private struct LineTable {
     private(set) var sources: [InterruptSource] = []
 
     /// The line to that input of that controller: one line, however many drive it.
-    mutating func line(_ identity: InterruptIdentity, of device: String, labelled label: String) -> InterruptLine {
+    mutating func line(_ identity: InterruptIdentity, of device: String, labelled label: String)
+        -> InterruptLine
+    {
         let line = lines[identity] ?? InterruptLine(identity: identity, label: label)
         lines[identity] = line
         sources.append(InterruptSource(line: line, device: device, label: label))
         return line
     }
+}
+
+/// A value that is set once and read often.
+final class OnceSet<Value: Sendable>: Sendable {
+    private let storage = Mutex<Value?>(nil)
+
+    var value: Value? { storage.withLock { $0 } }
+
+    func set(_ value: Value) { storage.withLock { $0 = value } }
 }
