@@ -60,10 +60,11 @@ package final class InterruptLine: Sendable {
     private struct State {
         var sinks: [any InterruptSink] = []
         var assertedInputs = 0
-        var pulses: UInt64 = 0
-        var assertions: UInt64 = 0
     }
     private let state = Mutex(State())
+    // Written under `state`; atomic so that a sink, which runs under it, can read them.
+    private let pulses = Atomic<UInt64>(0)
+    private let assertions = Atomic<UInt64>(0)
 
     package init(identity: InterruptIdentity, label: String) {
         self.identity = identity
@@ -87,14 +88,16 @@ package final class InterruptLine: Sendable {
     /// Signals one occurrence of an edge interrupt.
     package func pulse() {
         state.withLock { state in
-            state.pulses &+= 1
+            pulses.wrappingAdd(1, ordering: .relaxed)
             for sink in state.sinks { sink.signal(.pulse, on: self) }
         }
     }
 
     /// How often the line pulsed, and how often it went active, since the machine was built.
+    ///
+    /// A sink that is being called may read it: the signal is counted already.
     package var counts: (pulses: UInt64, assertions: UInt64) {
-        state.withLock { ($0.pulses, $0.assertions) }
+        (pulses.load(ordering: .relaxed), assertions.load(ordering: .relaxed))
     }
 
     /// Whether a level source holds the line active.
@@ -106,7 +109,7 @@ package final class InterruptLine: Sendable {
             state.assertedInputs += isAsserted ? 1 : -1
             let isNowAsserted = state.assertedInputs > 0
             guard wasAsserted != isNowAsserted else { return }
-            if isNowAsserted { state.assertions &+= 1 }
+            if isNowAsserted { assertions.wrappingAdd(1, ordering: .relaxed) }
             for sink in state.sinks { sink.signal(isNowAsserted ? .asserted : .deasserted, on: self) }
         }
     }

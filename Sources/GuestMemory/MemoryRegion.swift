@@ -19,13 +19,13 @@ package final class MemoryRegion: @unchecked Sendable {
     package let name: String
     /// How many bytes, at least one; not always a multiple of a page.
     package let byteCount: UInt64
-    /// The first byte. Valid as long as the region lives.
+    /// The first byte, valid as long as the region lives.
     package let base: UnsafeMutableRawPointer
     /// Where in the file the region begins.
     package let fileOffset: UInt64
-    /// Whether stores are permitted. A store through ``base`` to a region that is not raises SIGSEGV.
+    /// Whether stores are permitted; where not, one through ``base`` raises SIGSEGV.
     package let isWritable: Bool
-    /// Where the mark of ``isLost`` is: 0, or 1 where the region is lost. Valid as long as the region lives.
+    /// Where the word is that is 1 once the region is lost and 0 before, valid as long as the region lives.
     package let lostFlag: UnsafePointer<UInt32>
 
     private let descriptor: OwnedDescriptor
@@ -114,6 +114,7 @@ package final class MemoryRegion: @unchecked Sendable {
         guard fstat(descriptor.rawValue, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw .notMappable(name: name)
         }
+        guard !smmud_is_fuse(descriptor.rawValue) else { throw .servedByProcess(name: name) }
         guard byteCount > 0 else { throw .empty(name: name) }
         let fileByteCount = UInt64(clamping: status.st_size)
         guard offset <= fileByteCount, byteCount <= fileByteCount - offset else {
@@ -133,7 +134,7 @@ package final class MemoryRegion: @unchecked Sendable {
         )
     }
 
-    /// The file, to lend to a system call or to a peer. It stays the region's to close.
+    /// The file, to lend to a system call or to a peer; it stays the region's to close.
     package var fileDescriptor: CInt { descriptor.rawValue }
 
     /// Whether a peer truncated the file and somebody touched what is gone.
@@ -180,7 +181,8 @@ extension MemoryRegion {
         )
         guard let start, start != MAP_FAILED else {
             switch Errno(rawValue: errno) {
-            case .permissionDenied, .notPermitted:
+            case .notPermitted: throw .writeSealed(name: name)
+            case .permissionDenied:
                 throw .descriptorForbids(forbidden(of: descriptor, isWritable: isWritable), name: name)
             case .noMemory: throw .tooLarge(name: name, offset: offset, byteCount: byteCount)
             case let error: throw .refused(name: name, call: "mmap", error)

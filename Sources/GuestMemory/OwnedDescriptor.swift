@@ -6,7 +6,7 @@ package import SystemPackage
 
 /// Owns one file descriptor and closes it exactly once.
 package struct OwnedDescriptor: ~Copyable, Sendable {
-    /// The number, to lend to a system call. It stays this value's to close.
+    /// The number, to lend to a system call; it stays this value's to close.
     package let rawValue: CInt
 
     /// Takes over a descriptor that nobody else will close.

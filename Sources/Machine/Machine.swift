@@ -1,1 +1,205 @@
-// Machine: to come.
+// A machine: everything that one device tree describes, built and wired.
+
+package import AddressSpace
+package import DeviceModel
+package import DeviceTree
+package import GuestMemory
+package import SMMUv3
+import Synchronization
+package import SystemBus
+
+/// An SMMUv3 of the machine.
+package struct MachineSMMU: Sendable {
+    package let node: SMMUv3Node
+    package let model: SMMUv3
+}
+
+/// Somebody who drives an interrupt line.
+package struct InterruptSource: Sendable {
+    package let line: InterruptLine
+    /// The path of the node that drives it.
+    package let device: String
+    /// What the device calls it.
+    package let label: String
+}
+
+/// All that one device tree describes: RAM, SMMUs, interrupt lines and requesters on one bus.
+package final class Machine: Sendable {
+    package let board: BoardDescription
+    package let options: MachineOptions
+    package let bus: SystemBus
+    /// The SMMUs that are enabled, in the order of the tree.
+    package let smmus: [MachineSMMU]
+    /// Who drives which line; two devices may drive one.
+    package let interrupts: [InterruptSource]
+    /// Every event of every SMMU, in one order.
+    package let events: MachineEventLog
+    /// RAM as it was made, for lending it to clients.
+    package let memory: [RAM]
+    /// The transactions of devices without an SMMU.
+    let directTracker = TransactionTracker()
+    private let directory: Mutex<EndpointDirectory>
+    /// The machine's own operating-system side, once it is started.
+    let operatingSystem = OnceSet<OperatingSystem>()
+
+    /// One region of RAM.
+    package struct RAM: Sendable {
+        /// The `memory` node's path.
+        package let path: String
+        package let range: AddressRange
+        package let region: GuestMemory.MemoryRegion
+    }
+
+    /// Builds a machine in its reset state.
+    ///
+    /// - Throws: ``MachineError`` where the host refuses what is needed (memory, file descriptors).
+    package init(board: BoardDescription, options: MachineOptions = MachineOptions()) throws(MachineError) {
+        self.board = board
+        self.options = options
+        let bus = SystemBus()
+        self.bus = bus
+        memory = try Self.makeMemory(of: board, on: bus)
+
+        var lines = LineTable()
+        var smmus: [MachineSMMU] = []
+        for node in board.enabledSMMUs {
+            smmus.append(try Self.makeSMMU(node, of: board, options, on: bus, &lines))
+        }
+        for pmcg in board.pmcgs {
+            if let identity = pmcg.interrupt { _ = lines.line(identity, of: pmcg.path, labelled: "overflow") }
+        }
+        self.smmus = smmus
+        interrupts = lines.sources
+        events = MachineEventLog()
+        var indices: [String: Int] = [:]
+        for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
+        directory = Mutex(EndpointDirectory(board: board, smmuIndices: indices))
+        for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
+    }
+
+    /// Stops the machine's own driver, and ends every thread of the machine's models.
+    package func stop() {
+        stopDriver()
+        for smmu in smmus { smmu.model.stop() }
+    }
+
+    // MARK: Building
+
+    private static func makeMemory(of board: BoardDescription, on bus: SystemBus) throws(MachineError)
+        -> [RAM]
+    {
+        var memory: [RAM] = []
+        for node in board.memory {
+            do {
+                let region = try GuestMemory.MemoryRegion.anonymous(
+                    byteCount: node.range.byteCount,
+                    name: node.path
+                )
+                try bus.addRAM(region, at: PhysicalAddress(node.range.first), name: node.path)
+                memory.append(RAM(path: node.path, range: node.range, region: region))
+            } catch {
+                throw MachineError("\(node.path): no RAM at \(node.range): \(error)")
+            }
+        }
+        return memory
+    }
+
+    private static func makeSMMU(
+        _ node: SMMUv3Node,
+        of board: BoardDescription,
+        _ options: MachineOptions,
+        on bus: SystemBus,
+        _ lines: inout LineTable
+    ) throws(MachineError) -> MachineSMMU {
+        func line(_ role: SMMUv3Node.InterruptRole) -> InterruptLine? {
+            node.interrupt(role).map { lines.line($0, of: node.path, labelled: role.rawValue) }
+        }
+        var smmuOptions = options.smmu
+        smmuOptions.aliasesPage1InPage0 = node.hasBrokenPage1RegisterSpace
+        let model = SMMUv3(
+            name: node.path,
+            identification: .stage1(
+                streamIDBits: streamIDBits(of: node.path, board),
+                isCoherent: node.isDMACoherent
+            ),
+            options: smmuOptions,
+            bus: bus,
+            interrupts: SMMUv3.Interrupts(
+                eventQueue: line(.eventQueue),
+                globalError: line(.globalError),
+                commandSync: line(.commandSync),
+                pageRequestQueue: line(.priQueue),
+                combined: line(.combined)
+            )
+        )
+        do {
+            try bus.addWindow(model, at: node.architectedRegisters, name: node.path)
+        } catch {
+            throw MachineError("\(node.path): its registers at \(error.inserting) overlap \(error.existing)")
+        }
+        return MachineSMMU(node: node, model: model)
+    }
+
+    /// SMMU_IDR1.SIDSIZE: enough for every StreamID that the tree gives out there, and no less than 16.
+    private static func streamIDBits(of path: String, _ board: BoardDescription) -> UInt8 {
+        var largest: UInt32 = 0xFFFF
+        for device in board.masters {
+            for iommu in device.iommus where iommu.path == path {
+                if let streamID = iommu.streamID { largest = max(largest, streamID.rawValue) }
+            }
+        }
+        for host in board.pcieHosts {
+            for entry in host.iommuMap where entry.targetPath == path && entry.length > 0 {
+                largest = max(largest, entry.outputBase &+ (entry.length - 1))
+            }
+        }
+        return UInt8(truncatingIfNeeded: 32 - largest.leadingZeroBitCount)
+    }
+
+    // MARK: Requesters
+
+    /// Every endpoint that is known by now.
+    package var endpoints: [Endpoint] { directory.withLock { $0.endpoints } }
+
+    /// The endpoint of that name or alias; a PCIe function is found by its address even where the tree does not
+    /// mention it.
+    package func endpoint(named name: String) -> Endpoint? { directory.withLock { $0.endpoint(named: name) } }
+
+    /// The endpoint that issues transactions as `identity`, if the tree has one.
+    package func endpoint(at identity: RequesterIdentity) -> Endpoint? {
+        directory.withLock { $0.endpoint(at: identity) }
+    }
+
+    /// A view of memory for one user of a requester's identity.
+    package func makePort(for identity: RequesterIdentity) -> any DMAPort {
+        guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
+            return DirectPort(bus: bus, tracker: directTracker)
+        }
+        return smmus[index].model.makePort(for: identity.streamID)
+    }
+}
+
+/// Interrupt lines by what they are connected to.
+private struct LineTable {
+    private var lines: [InterruptIdentity: InterruptLine] = [:]
+    private(set) var sources: [InterruptSource] = []
+
+    /// The line to that input of that controller: one line, however many drive it.
+    mutating func line(_ identity: InterruptIdentity, of device: String, labelled label: String)
+        -> InterruptLine
+    {
+        let line = lines[identity] ?? InterruptLine(identity: identity, label: label)
+        lines[identity] = line
+        sources.append(InterruptSource(line: line, device: device, label: label))
+        return line
+    }
+}
+
+/// A value that is set once and read often.
+final class OnceSet<Value: Sendable>: Sendable {
+    private let storage = Mutex<Value?>(nil)
+
+    var value: Value? { storage.withLock { $0 } }
+
+    func set(_ value: Value) { storage.withLock { $0 = value } }
+}

@@ -1,6 +1,7 @@
 // The command queue's consumer: when it runs, on which thread, and how it stops.
 
 import CLinux
+import DeviceModel
 import Glibc
 import Synchronization
 
@@ -16,6 +17,8 @@ final class CommandProcessor: Sendable {
         var isRunning = false
         var isStopped = false
         var thread: pthread_t?
+        /// Inline mode: how many transactions each thread is inside.
+        var transactions: [pthread_t: Int] = [:]
     }
 
     private let execution: SMMUv3Options.CommandExecution
@@ -44,13 +47,35 @@ final class CommandProcessor: Sendable {
         case .inline:
             let mayRun = state.withLock { state in
                 state.isPending = true
-                guard !state.isRunning, !state.isStopped else { return false }
-                state.isRunning = true
-                return true
+                // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
+                guard state.transactions[pthread_self()] == nil else { return false }
+                return Self.takeOver(&state)
             }
             // Whoever runs takes the work of those who come meanwhile.
             if mayRun { drainInline(smmu) }
         }
+    }
+
+    /// Makes the caller the consumer unless there is one.
+    private static func takeOver(_ state: inout State) -> Bool {
+        guard state.isPending, !state.isRunning, !state.isStopped else { return false }
+        state.isRunning = true
+        return true
+    }
+
+    /// Inline mode: the calling thread begins a transaction.
+    func enterTransaction() {
+        state.withLock { $0.transactions[pthread_self(), default: 0] += 1 }
+    }
+
+    /// Inline mode: the calling thread has ended a transaction. Commands that came from inside it run now.
+    func leaveTransaction(_ smmu: SMMUv3) {
+        let mayRun = state.withLock { state in
+            let remaining = (state.transactions[pthread_self()] ?? 0) - 1
+            state.transactions[pthread_self()] = remaining > 0 ? remaining : nil
+            return remaining <= 0 && Self.takeOver(&state)
+        }
+        if mayRun { drainInline(smmu) }
     }
 
     private func drainInline(_ smmu: SMMUv3) {
@@ -121,30 +146,6 @@ final class CommandProcessor: Sendable {
             pthread_detach(thread)
         } else {
             pthread_join(thread, nil)
-        }
-    }
-}
-
-/// A counting semaphore.
-final class Semaphore: @unchecked Sendable {
-    // Unchecked: sem_t is made for concurrent use.
-    private let storage: UnsafeMutablePointer<sem_t>
-
-    init() {
-        storage = .allocate(capacity: 1)
-        sem_init(storage, 0, 0)
-    }
-
-    deinit {
-        sem_destroy(storage)
-        storage.deallocate()
-    }
-
-    func signal() { sem_post(storage) }
-
-    func wait() {
-        while sem_wait(storage) != 0 {
-            // EINTR: a signal handler ran. Nothing else can fail.
         }
     }
 }

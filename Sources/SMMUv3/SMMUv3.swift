@@ -87,9 +87,7 @@ package final class SMMUv3: Sendable {
 
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
-        registers.withLock { registers in
-            registers = RegisterFile(identification: identification, keeping: registers.eventLog)
-        }
+        registers.withLock { registers in registers = RegisterFile(resetting: registers) }
         translationCache.invalidate(.all(nil))
         configurationCache.invalidate(streams: 0...UInt32.max)
     }
@@ -101,7 +99,15 @@ package final class SMMUv3: Sendable {
         StreamPort(smmu: self, streamID: streamID)
     }
 
-    func currentControls() -> TranslationControls { registers.withLock { $0.translationControls } }
+    /// The wired interrupt outputs, as they were connected.
+    package var lines: Interrupts { interrupts }
+
+    func currentControls() -> TranslationControls {
+        let generation = invalidationGeneration.current
+        var controls = registers.withLock { $0.translationControls }
+        controls.generation = generation
+        return controls
+    }
 
     // MARK: Statistics
 

@@ -3,12 +3,15 @@
 import BitFields
 
 /// A register as a typed word: any value can be held and read, reserved bits included.
-package protocol RegisterWord: Hashable, Sendable {
+package protocol RegisterWord: FieldDecodable, Hashable, Sendable {
     /// `UInt32` or `UInt64`, as wide as the register.
     associatedtype RawValue: FixedWidthInteger & UnsignedInteger & Sendable
 
     /// The register's bits.
     var rawValue: RawValue { get set }
+
+    /// Every field, by bit number.
+    static var layout: [FieldLayout] { get }
 
     init(rawValue: RawValue)
 }

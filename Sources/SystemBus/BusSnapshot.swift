@@ -11,7 +11,9 @@ final class WindowBox: Sendable {
     init(_ target: any RegisterTarget) { self.target = target }
 }
 
-/// One range of RAM. Nothing in it is counted: what it points at is kept alive by the bus.
+/// One range of RAM.
+///
+/// Nothing in it is counted: what it points at is kept alive by the bus.
 struct RAMRecord {
     let first: UInt64
     let last: UInt64
@@ -41,7 +43,7 @@ struct BusSnapshot {
         _ = self.windows.initialize(from: windows)
     }
 
-    /// Gives the tables back. Nobody may read them any more.
+    /// Gives the tables back, which nobody may read any more.
     func deallocate() {
         ram.deallocate()
         windows.deallocate()

@@ -3,15 +3,16 @@
 package import AddressSpace
 import CLinux
 package import DeviceModel
+import Glibc
 
 extension SystemBus: PhysicalAccess {
     package func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64 {
-        enter()
+        let map = enter()
         defer { leave() }
-        if let record = snapshot.pointee.window(containing: address.rawValue) {
+        if let record = map.pointee.window(containing: address.rawValue) {
             return try record.pointee.read(width, at: address.rawValue) & width.allOnes
         }
-        let (host, record) = try locate(
+        let (host, record) = try map.pointee.locate(
             UInt64(width.rawValue),
             at: address,
             alignment: UInt64(width.rawValue)
@@ -28,12 +29,12 @@ extension SystemBus: PhysicalAccess {
     }
 
     package func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
-        enter()
+        let map = enter()
         defer { leave() }
-        if let record = snapshot.pointee.window(containing: address.rawValue) {
+        if let record = map.pointee.window(containing: address.rawValue) {
             return try record.pointee.write(value & width.allOnes, width, at: address.rawValue)
         }
-        let (host, record) = try locateForStore(
+        let (host, record) = try map.pointee.locateForStore(
             UInt64(width.rawValue),
             at: address,
             alignment: UInt64(width.rawValue)
@@ -47,17 +48,19 @@ extension SystemBus: PhysicalAccess {
         guard !record.pointee.isLostByNow else { throw .lost(address) }
     }
 
-    /// Reads bytes of RAM. A negative count reads none; a caller that passes on a stranger's count bounds it first.
+    /// Reads bytes of RAM; a negative count reads none.
+    ///
+    /// The result is as long as asked for where RAM is: a caller that passes on a stranger's count bounds it first.
     package func read(_ byteCount: Int, at address: PhysicalAddress) throws(BusError) -> [UInt8] {
         guard byteCount > 0 else { return [] }
-        enter()
+        let map = enter()
         defer { leave() }
         // Before the array is made: a count beyond what is there costs nothing.
-        try checkRAM(byteCount: UInt64(byteCount), at: address, isWrite: false)
+        try map.pointee.checkRAM(byteCount: UInt64(byteCount), at: address, isWrite: false)
         var failure: BusError?
         let bytes = [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
             do throws(BusError) {
-                try copyOut(at: address, into: UnsafeMutableRawBufferPointer(buffer))
+                try copyOut(at: address, into: UnsafeMutableRawBufferPointer(buffer), in: map)
                 count = byteCount
             } catch {
                 failure = error
@@ -68,12 +71,12 @@ extension SystemBus: PhysicalAccess {
     }
 
     package func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
-        enter()
+        let map = enter()
         defer { leave() }
-        try checkRAM(byteCount: UInt64(bytes.count), at: address, isWrite: true)
+        try map.pointee.checkRAM(byteCount: UInt64(bytes.count), at: address, isWrite: true)
         let failure: BusError? = bytes.withUnsafeBytes { buffer in
             do throws(BusError) {
-                try copyIn(buffer, at: address)
+                try copyIn(buffer, at: address, in: map)
                 return nil
             } catch {
                 return error
@@ -83,10 +86,9 @@ extension SystemBus: PhysicalAccess {
     }
 
     package func fill(_ byte: UInt8, byteCount: UInt64, at address: PhysicalAddress) throws(BusError) {
-        enter()
+        let map = enter()
         defer { leave() }
-        try checkRAM(byteCount: byteCount, at: address, isWrite: true)
-        let map = snapshot
+        try map.pointee.checkRAM(byteCount: byteCount, at: address, isWrite: true)
         var remaining = byteCount
         var next = address.rawValue
         while remaining > 0 {
@@ -94,8 +96,7 @@ extension SystemBus: PhysicalAccess {
                 throw .unassigned(PhysicalAddress(next))
             }
             let count = record.pointee.chunk(of: remaining, at: next)
-            record.pointee.hostPointer(to: next)
-                .initializeMemory(as: UInt8.self, repeating: byte, count: Int(count))
+            memset(record.pointee.hostPointer(to: next), CInt(byte), Int(count))
             guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             remaining &-= count
             next &+= count
@@ -105,21 +106,23 @@ extension SystemBus: PhysicalAccess {
     package func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress)
         throws(BusError) -> UInt64
     {
-        enter()
+        let map = enter()
         defer { leave() }
-        let (host, record) = try locateForStore(8, at: address, alignment: 8)
+        let (host, record) = try map.pointee.locateForStore(8, at: address, alignment: 8)
         let held = smmud_compare_exchange_u64(host, expected, desired)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
         return held
     }
+}
 
+extension BusSnapshot {
     /// Whether RAM that can be used so is at every byte, before the first of them changes.
-    private func checkRAM(byteCount: UInt64, at address: PhysicalAddress, isWrite: Bool) throws(BusError) {
-        let map = snapshot
+    fileprivate func checkRAM(byteCount: UInt64, at address: PhysicalAddress, isWrite: Bool) throws(BusError)
+    {
         var remaining = byteCount
         var next = address.rawValue
         while remaining > 0 {
-            guard let record = map.pointee.ram(containing: next) else {
+            guard let record = ram(containing: next) else {
                 throw .unassigned(PhysicalAddress(next))
             }
             guard !isWrite || record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }

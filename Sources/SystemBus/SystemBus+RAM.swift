@@ -21,15 +21,14 @@ extension RAMRecord {
     }
 }
 
-extension SystemBus {
+extension BusSnapshot {
     /// Where in the host `byteCount` bytes at `address` are, which is aligned to `alignment` in both.
     @inline(__always)
     func locate(_ byteCount: UInt64, at address: PhysicalAddress, alignment: UInt64) throws(BusError)
         -> (host: UnsafeMutableRawPointer, record: UnsafeMutablePointer<RAMRecord>)
     {
         let first = address.rawValue
-        guard let record = snapshot.pointee.ram(containing: first),
-            record.pointee.last &- first >= byteCount &- 1
+        guard let record = ram(containing: first), record.pointee.last &- first >= byteCount &- 1
         else { throw .unassigned(address) }
         let host = record.pointee.host + Int(truncatingIfNeeded: first &- record.pointee.first)
         // The host's address matters too: a peer's file need not be shared from an aligned offset on, and across
@@ -49,13 +48,15 @@ extension SystemBus {
         guard !place.record.pointee.isLost else { throw .lost(address) }
         return place
     }
+}
 
+extension SystemBus {
     /// Reads an aligned 64-bit word of RAM, single-copy atomic, with acquire ordering.
     ///
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.lost`.
     package func loadRAM64(at address: PhysicalAddress) throws(BusError) -> UInt64 {
-        let (host, record) = try locate(8, at: address, alignment: 8)
+        let (host, record) = try snapshot.pointee.locate(8, at: address, alignment: 8)
         let value = smmud_load_u64(host)
         guard !record.pointee.isLost else { throw .lost(address) }
         return value
@@ -63,7 +64,7 @@ extension SystemBus {
 
     /// Reads two consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
     package func loadRAM64x2(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
-        let (host, record) = try locate(16, at: address, alignment: 8)
+        let (host, record) = try snapshot.pointee.locate(16, at: address, alignment: 8)
         let value = SIMD2(smmud_load_u64(host), smmud_load_u64(host + 8))
         guard !record.pointee.isLost else { throw .lost(address) }
         return value
@@ -71,7 +72,7 @@ extension SystemBus {
 
     /// Reads eight consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
     package func loadRAM64x8(at address: PhysicalAddress) throws(BusError) -> SIMD8<UInt64> {
-        let (host, record) = try locate(64, at: address, alignment: 8)
+        let (host, record) = try snapshot.pointee.locate(64, at: address, alignment: 8)
         let value = SIMD8(
             smmud_load_u64(host),
             smmud_load_u64(host + 8),
@@ -91,21 +92,21 @@ extension SystemBus {
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.readOnly`, `.lost`.
     package func storeRAM64(_ value: UInt64, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try locateForStore(8, at: address, alignment: 8)
+        let (host, record) = try snapshot.pointee.locateForStore(8, at: address, alignment: 8)
         smmud_store_u64(host, value)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
     }
 
     /// Writes an aligned 32-bit word of RAM, as ``storeRAM64(_:at:)`` does.
     package func storeRAM32(_ value: UInt32, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try locateForStore(4, at: address, alignment: 4)
+        let (host, record) = try snapshot.pointee.locateForStore(4, at: address, alignment: 4)
         smmud_store_u32(host, value)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
     }
 
     /// Writes four consecutive words, each as ``storeRAM64(_:at:)`` does, in ascending order.
     package func storeRAM64x4(_ value: SIMD4<UInt64>, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try locateForStore(32, at: address, alignment: 8)
+        let (host, record) = try snapshot.pointee.locateForStore(32, at: address, alignment: 8)
         smmud_store_u64(host, value[0])
         smmud_store_u64(host + 8, value[1])
         smmud_store_u64(host + 16, value[2])
@@ -144,8 +145,16 @@ extension SystemBus {
     package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
         throws(BusError)
     {
+        try copyOut(at: address, into: buffer, in: snapshot)
+    }
+
+    /// The same in a map that the caller keeps alive.
+    func copyOut(
+        at address: PhysicalAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        in map: UnsafeMutablePointer<BusSnapshot>
+    ) throws(BusError) {
         guard var host = buffer.baseAddress else { return }
-        let map = snapshot
         var remaining = UInt64(buffer.count)
         var next = address.rawValue
         while remaining > 0 {
@@ -180,8 +189,16 @@ extension SystemBus {
     /// - Throws: ``BusError`` with the address of the first byte that was not taken; the bytes before it may have
     ///   been written.
     package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
+        try copyIn(buffer, at: address, in: snapshot)
+    }
+
+    /// The same in a map that the caller keeps alive.
+    func copyIn(
+        _ buffer: UnsafeRawBufferPointer,
+        at address: PhysicalAddress,
+        in map: UnsafeMutablePointer<BusSnapshot>
+    ) throws(BusError) {
         guard var host = buffer.baseAddress else { return }
-        let map = snapshot
         var remaining = UInt64(buffer.count)
         var next = address.rawValue
         while remaining > 0 {

@@ -47,10 +47,16 @@ package final class SystemBus: @unchecked Sendable {
         var generation: UInt64 = 0
     }
 
-    private let state = Mutex(State())
+    /// What changes take a lock for.
+    ///
+    /// An object of its own, so that the lock's word does not share the cache line that every access reads.
+    private final class Changes: @unchecked Sendable {
+        let state = Mutex(State())
+    }
+
     private let published: Atomic<UnsafeMutablePointer<BusSnapshot>>
-    /// How many accesses of ``PhysicalAccess`` are under way.
-    private let countedReaders = Atomic<Int>(0)
+    private let changes = Changes()
+    private let countedReaders = ReaderCount()
 
     /// An address space in which nothing is.
     package init() {
@@ -59,18 +65,39 @@ package final class SystemBus: @unchecked Sendable {
 
     deinit {
         Self.free(published.load(ordering: .acquiring))
-        state.withLock { state in for retired in state.retired { Self.free(retired.snapshot) } }
+        changes.state.withLock { state in for retired in state.retired { Self.free(retired.snapshot) } }
     }
 
-    /// The map as it is now.
+    /// The map as it is now, for those for whom the caller of ``reclaim(through:)`` waits.
     @inline(__always)
     var snapshot: UnsafeMutablePointer<BusSnapshot> { published.load(ordering: .acquiring) }
 
-    /// Keeps what the map names alive until the matching ``leave()``.
-    func enter() { countedReaders.add(1, ordering: .sequentiallyConsistent) }
+    /// The map as it is now, and what it names, kept alive until the matching ``leave()``.
+    func enter() -> UnsafeMutablePointer<BusSnapshot> {
+        countedReaders.value.pointee.add(1, ordering: .sequentiallyConsistent)
+        // Sequentially consistent, as are the two sides of reclaim(through:): either that sees this reader, or
+        // this reader sees the map that it has published.
+        return published.load(ordering: .sequentiallyConsistent)
+    }
 
     /// See ``enter()``.
-    func leave() { countedReaders.subtract(1, ordering: .sequentiallyConsistent) }
+    func leave() { countedReaders.value.pointee.subtract(1, ordering: .sequentiallyConsistent) }
+}
+
+/// How many counted accesses are under way, on a cache line of its own: it is written at each of them.
+private final class ReaderCount: @unchecked Sendable {
+    let value: UnsafeMutablePointer<Atomic<Int>>
+
+    init() {
+        let line = UnsafeMutableRawPointer.allocate(byteCount: 128, alignment: 128)
+        value = line.bindMemory(to: Atomic<Int>.self, capacity: 1)
+        value.initialize(to: Atomic(0))
+    }
+
+    deinit {
+        value.deinitialize(count: 1)
+        UnsafeMutableRawPointer(value).deallocate()
+    }
 }
 
 // MARK: Changes
@@ -116,7 +143,7 @@ extension SystemBus {
     }
 
     /// How often the map has changed: what to hand to ``reclaim(through:)``.
-    package var generation: UInt64 { state.withLock { $0.generation } }
+    package var generation: UInt64 { changes.state.withLock { $0.generation } }
 
     /// Frees what was removed up to and including the change that made `generation`.
     ///
@@ -124,9 +151,9 @@ extension SystemBus {
     /// description), and then calls this. It never waits itself: what it finds in use by an access of
     /// ``PhysicalAccess`` stays until the next call.
     package func reclaim(through generation: UInt64) {
-        let freed: [Retired] = state.withLock { state in
+        let freed: [Retired] = changes.state.withLock { state in
             // Who is not counted by now will find a newer snapshot than any that is retired.
-            guard countedReaders.load(ordering: .sequentiallyConsistent) == 0 else { return [] }
+            guard countedReaders.value.pointee.load(ordering: .sequentiallyConsistent) == 0 else { return [] }
             let count = state.retired.prefix { $0.generation <= generation }.count
             defer { state.retired.removeFirst(count) }
             return Array(state.retired[..<count])
@@ -135,11 +162,13 @@ extension SystemBus {
         for retired in freed { Self.free(retired.snapshot) }
     }
 
-    /// Frees everything that was removed. For callers that know that nobody else uses the bus.
+    /// Frees everything that was removed.
+    ///
+    /// For callers that know that nobody else is using the bus, or has since the last change.
     package func reclaim() { reclaim(through: .max) }
 
     private func add(_ occupant: Occupant, at range: AddressRange) throws(AddressConflict) {
-        let conflict: AddressConflict? = state.withLock { state in
+        let conflict: AddressConflict? = changes.state.withLock { state in
             do throws(AddressConflict) {
                 try state.map.insert(occupant, at: range)
             } catch {
@@ -153,7 +182,7 @@ extension SystemBus {
 
     @discardableResult
     private func remove(at range: AddressRange, where isSought: (Content) -> Bool) -> Occupant? {
-        state.withLock { state in
+        changes.state.withLock { state in
             guard let entry = state.map.entry(containing: range.first), isSought(entry.value.content),
                 let occupant = state.map.remove(range)
             else { return nil }
@@ -224,7 +253,7 @@ extension SystemBus {
 
     /// Everything in the map, in ascending order of address.
     package var entries: [Entry] {
-        state.withLock { state in
+        changes.state.withLock { state in
             state.map.entries.map { entry in
                 let kind: Entry.Kind = if case .ram = entry.value.content { .ram } else { .window }
                 return Entry(range: entry.range, name: entry.value.name, kind: kind)
@@ -234,7 +263,7 @@ extension SystemBus {
 
     /// The RAM that holds an address, and how far into its region that is.
     package func ramSlice(containing address: PhysicalAddress) -> (region: MemoryRegion, offset: UInt64)? {
-        state.withLock { state in
+        changes.state.withLock { state in
             guard let entry = state.map.entry(containing: address.rawValue),
                 case .ram(let region) = entry.value.content
             else { return nil }

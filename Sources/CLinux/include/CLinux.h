@@ -42,6 +42,11 @@ void smmud_wait_a_little(int attempt);
 // Names the calling thread, for debuggers and top(1); at most 15 characters count.
 void smmud_name_thread(const char *name);
 
+// MARK: Waking a thread that polls
+
+// A close-on-exec eventfd that never blocks, or a negated errno.
+int smmud_eventfd(void);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
@@ -55,9 +60,18 @@ void smmud_membarrier(void);
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
 int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
 
+// The same without the seals: whoever holds it can change its size, as with a file that a peer shares. For tests.
+int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
+
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
+
+// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
+bool smmud_is_fuse(int fd);
 
 // A close-on-exec duplicate, or a negated errno.
 int smmud_duplicate(int fd);
@@ -78,6 +92,11 @@ const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size
 
 // Gives a registration back, before its munmap and after the last access to it.
 void smmud_guard_unregister(const uint32_t *flag);
+
+// MARK: Unix sockets
+
+// Takes the next client of a listening socket, close-on-exec. Returns the descriptor, or a negated errno.
+int smmud_accept(int listener);
 
 // MARK: Descriptors over Unix sockets (SCM_RIGHTS)
 

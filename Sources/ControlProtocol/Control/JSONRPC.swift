@@ -229,7 +229,8 @@ extension ControlError {
     /// What a line is answered with whose envelope could not be decoded at all.
     fileprivate static func ofEnvelope(_ error: any Error) -> Self {
         switch error {
-        case DecodingError.typeMismatch, DecodingError.valueNotFound: .invalidRequest("a request must be an object")
+        case DecodingError.typeMismatch, DecodingError.valueNotFound:
+            .invalidRequest("a request must be an object")
         case DecodingError.dataCorrupted(let context):
             .parseError("the line is no JSON: \(context.jsonReason)")
         default: .parseError("the line is no JSON")

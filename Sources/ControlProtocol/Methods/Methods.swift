@@ -187,3 +187,25 @@ package struct FaultInfo: Codable, Sendable, Equatable {
         self.message = message
     }
 }
+
+extension Methods {
+    /// How many bytes of data one call reads or writes at most: as base64 they fit a line with room to spare.
+    package static let dataByteCountMax: UInt64 = 8 << 20
+
+    /// The length that a call asks for, as an array can have it.
+    ///
+    /// - Throws: An invalid-parameters error that names `parameter`, where it is more than
+    ///   ``dataByteCountMax``.
+    package static func dataByteCount(
+        _ length: Size,
+        parameter: String = "length"
+    ) throws(ControlError) -> Int {
+        guard length.value <= dataByteCountMax else {
+            throw .invalidParameter(
+                parameter,
+                "\(length) bytes in one call: at most \(dataByteCountMax); use several, or the DMA socket"
+            )
+        }
+        return Int(length.value)
+    }
+}

@@ -1,0 +1,29 @@
+// How a machine is built beyond what its device tree says.
+
+package import SMMUv3
+
+/// Choices of whoever runs a machine.
+package struct MachineOptions: Sendable {
+    /// Who drives the SMMUs.
+    package enum Driver: String, Sendable, CaseIterable {
+        /// The machine's own driver, ``IOMMU``.
+        case own
+        /// Nobody here: they stay as reset leaves them, for a driver outside.
+        case none
+    }
+
+    package var driver = Driver.own
+    /// Cache sizes and choices of every SMMU.
+    package var smmu = SMMUv3Options()
+    /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.
+    package var pageBytes = 4096
+
+    package init() {}
+}
+
+/// Why no machine could be built from a device tree that is all right in itself.
+package struct MachineError: Error, CustomStringConvertible, Sendable {
+    package let description: String
+
+    package init(_ description: String) { self.description = description }
+}

@@ -1,1 +1,0 @@
-// SMMUClient: to come.

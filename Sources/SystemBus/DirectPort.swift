@@ -1,0 +1,60 @@
+// The port of a device that no SMMU stands before.
+
+package import AddressSpace
+package import DeviceModel
+
+/// A device's view of plain memory: its addresses are physical addresses.
+///
+/// A device cannot tell it from a port behind an SMMU, except that nothing is translated and nothing is recorded.
+package final class DirectPort: DMAPort {
+    private let bus: SystemBus
+    private let tracker: TransactionTracker
+    private let slot: TransactionTracker.Slot
+
+    /// - Parameter tracker: Where the port shows that it is inside a transaction; it outlives the port.
+    package init(bus: SystemBus, tracker: TransactionTracker) {
+        self.bus = bus
+        self.tracker = tracker
+        slot = tracker.acquireSlot()
+    }
+
+    deinit { tracker.releaseSlot(slot) }
+
+    package func read(
+        at address: IOVirtualAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        slot.enter()
+        defer { slot.leave() }
+        do {
+            try bus.copyOut(at: PhysicalAddress(address.rawValue), into: buffer)
+        } catch {
+            throw fault(error, address, buffer.count)
+        }
+    }
+
+    package func write(
+        _ buffer: UnsafeRawBufferPointer,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        slot.enter()
+        defer { slot.leave() }
+        do {
+            try bus.copyIn(buffer, at: PhysicalAddress(address.rawValue))
+        } catch {
+            throw fault(error, address, buffer.count)
+        }
+    }
+
+    /// The fault's place, from the physical address at which the bus gave up.
+    private func fault(_ error: BusError, _ start: IOVirtualAddress, _ count: Int) -> DMAFault {
+        let done = min(error.address.rawValue &- start.rawValue, UInt64(truncatingIfNeeded: count))
+        return DMAFault(
+            cause: .bus(error),
+            address: IOVirtualAddress(start.rawValue &+ done),
+            bytesTransferred: done
+        )
+    }
+}
