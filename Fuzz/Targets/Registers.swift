@@ -3,7 +3,9 @@
 import AddressSpace
 import BareMachine
 import DeviceModel
+import SMMUv3
 import SMMUv3Spec
+import SystemBus
 
 /// Offsets that do something; the others are tried too.
 private let interestingOffsets: [UInt64] = [

@@ -23,8 +23,9 @@ struct AddressClaim {
 
     /// Whether the two may share addresses.
     ///
-    /// PMCGs stand in the implementation defined part of an SMMU's region, behind its two pages. Devices that we
-    /// build nothing of may stand in each other: trees of real boards give one block of registers to several nodes.
+    /// PMCGs stand in the implementation defined part of an SMMU's region, behind its two pages. Devices that
+    /// we build nothing of may stand in each other: trees of real boards give one block of registers to
+    /// several nodes.
     func mayOverlap(_ other: Self) -> Bool {
         // Regions of one node may share addresses, but a host's windows may not cover its ECAM.
         if path == other.path { return kind != .ram && property == other.property }
@@ -81,7 +82,8 @@ extension BoardBuilder {
                 path: subject.path,
                 property: subject.property,
                 problem:
-                    "\(subject.range) overlaps \(object.range), which is \(object.kind.noun) of \(object.path)",
+                    "\(subject.range) overlaps \(object.range), which is "
+                    + "\(object.kind.noun) of \(object.path)",
                 remedy: "RAM and register regions each need addresses of their own"
             )
         )

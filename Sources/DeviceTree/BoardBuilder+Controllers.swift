@@ -190,8 +190,8 @@ extension BoardBuilder {
         }
     }
 
-    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is wrong,
-    /// which is reported elsewhere.
+    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is
+    /// wrong, which is reported elsewhere.
     private func interruptDestination(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         if let phandle = node["interrupts-extended"]?.cells?.first { return tree.node(phandle: phandle) }
         guard node.has("interrupts") || node.has("interrupt-parent") else { return nil }

@@ -110,8 +110,8 @@ extension BoardBuilder {
 
     // MARK: - Parents
 
-    /// The node that defines what a node's `interrupts` mean: what `interrupt-parent` names here or in the nearest
-    /// node above that has one, unless a node with `#interrupt-cells` is met first.
+    /// The node that defines what a node's `interrupts` mean: what `interrupt-parent` names here or in the
+    /// nearest node above that has one, unless a node with `#interrupt-cells` is met first.
     mutating func interruptParent(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         var visited: Set<Int> = []
         var current = node
@@ -189,7 +189,8 @@ extension BoardBuilder {
                 report(
                     node,
                     property,
-                    "entry \(entry): \(cellList(specifier)) is in no entry of interrupt-map of \(controller.path)"
+                    "entry \(entry): \(cellList(specifier)) is in no entry of interrupt-map of "
+                        + controller.path
                 )
                 return nil
             }
@@ -286,8 +287,8 @@ extension BoardBuilder {
             report(nexus, "interrupt-map", "entry \(index): \(parent.path) has no #interrupt-cells", remedy)
             return nil
         }
-        // An absent #address-cells counts as 0 here, unlike for `reg`: the specification asks for it, and trees
-        // that leave it out mean none.
+        // An absent #address-cells counts as 0 here, unlike for `reg`: the specification asks for it, and
+        // trees that leave it out mean none.
         let parentAddressCells = parent.has("#address-cells") ? busCells(of: parent)?.address : 0
         guard let parentAddressCells, let parentCells = self.interruptCells(parent) else { return nil }
         guard let parentAddress = take(parentAddressCells), let parentSpecifier = take(parentCells) else {

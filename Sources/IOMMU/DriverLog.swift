@@ -33,13 +33,16 @@ package final class DriverLog: Sendable {
     private let records: Mutex<Ring<DriverEvent>>
     /// Before every line, as the kernel's `dev_*` print it: `arm-smmu-v3 9050000.iommu: `.
     private let prefix: String
+    private let sink: (@Sendable (String) -> Void)?
 
     /// An empty log.
     ///
     /// - Parameters:
     ///   - name: The SMMU's device name.
     ///   - capacity: How many lines, and how many events, are kept.
-    package init(name: String, capacity: Int = 1024) {
+    ///   - sink: Hears of every line.
+    package init(name: String, capacity: Int = 1024, sink: (@Sendable (String) -> Void)? = nil) {
+        self.sink = sink
         prefix = "arm-smmu-v3 \(name): "
         lines = Mutex(Ring(capacity: capacity))
         records = Mutex(Ring(capacity: capacity))
@@ -50,6 +53,7 @@ package final class DriverLog: Sendable {
         lines.withLock { lines in
             lines.append { LogLine(sequence: $0, level: level, text: prefix + text) }
         }
+        sink?(prefix + text)
     }
 
     /// Adds an event, and its lines as the kernel prints it.

@@ -45,7 +45,7 @@ package final class SMMUv3Driver: Sendable {
         interrupts: SMMUInterrupts,
         options: SMMUv3DriverOptions
     ) throws(SMMUDriverError) {
-        let log = DriverLog(name: options.name)
+        let log = DriverLog(name: options.name, sink: options.logSink)
         let needed = options.hasBrokenPage1 ? RegisterOffset.page1 : RegisterOffset.windowByteCount
         guard registerByteCount >= needed, registerBase.advanced(by: needed - 1) != nil else {
             log.note(.error, "MMIO region too small (0x\(hex(registerByteCount)) bytes)")

@@ -52,6 +52,8 @@ package struct SMMUv3DriverOptions: Sendable {
     /// One for all SMMUs of a machine, as in the kernel, or one of its own.
     package var asids = ASIDAllocator()
     package var clock: any DriverClock = MonotonicClock()
+    /// Hears of every line of the log as it is written; a leaf, which calls nothing of the driver.
+    package var logSink: (@Sendable (String) -> Void)?
     /// Where register accesses and commands are recorded.
     package var trace: DriverTrace?
 

@@ -107,7 +107,12 @@ extension ClientError {
 enum Output {
     static func write(_ text: String) { write(Array(text.utf8)) }
 
-    static func write(_ bytes: [UInt8]) { _ = write(bytes, to: STDOUT_FILENO) }
+    /// Writes to standard output; a result that does not get there is an error.
+    static func write(_ bytes: [UInt8]) {
+        guard !write(bytes, to: STDOUT_FILENO) else { return }
+        complain("standard output: " + (strerror(errno).map { String(cString: $0) } ?? "error"))
+        exit(ExitCode.failure.rawValue)
+    }
 
     static func complain(_ text: String) { _ = write(Array("smmuctl: \(text)\n".utf8), to: STDERR_FILENO) }
 

@@ -6,7 +6,9 @@ import Machine
 import SystemPackage
 
 extension Machine {
-    /// Builds the machine that a device tree's file describes. Warnings go to standard error.
+    /// Builds the machine that a device tree's file describes.
+    ///
+    /// Warnings go to standard error.
     static func load(_ path: String, options: MachineOptions) throws(Failure) -> Machine {
         let bytes = try read(path)
         let board: BoardDescription

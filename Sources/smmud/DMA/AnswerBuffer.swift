@@ -14,7 +14,7 @@ struct AnswerBuffer: ~Copyable {
 
     deinit { storage.deallocate() }
 
-    /// What is to be sent. Good until the buffer changes.
+    /// What is to be sent; good until the buffer changes.
     var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: storage[..<byteCount]) }
 
     /// Room for the payload of an answer that is completed with ``append(_:payloadByteCount:)``.

@@ -58,4 +58,13 @@ extension DMARejection {
 extension OwnedDescriptor {
     /// Whether it is open for writing.
     var isWritable: Bool { fcntl(rawValue, F_GETFL) & O_ACCMODE == O_RDWR }
+
+    /// How many bytes the file has from `offset` on.
+    func byteCount(from offset: UInt64) -> UInt64 {
+        var status = stat()
+        guard fstat(rawValue, &status) == 0, let end = UInt64(exactly: status.st_size), end > offset else {
+            return 0
+        }
+        return end - offset
+    }
 }

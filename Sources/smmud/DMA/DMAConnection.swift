@@ -4,6 +4,7 @@ import AddressSpace
 import CLinux
 import ControlProtocol
 import DeviceModel
+import Glibc
 import GuestMemory
 import Machine
 
@@ -216,16 +217,20 @@ struct DMAConnection: ~Copyable {
         guard let descriptor = descriptors.removeFirst() else {
             throw DMARejection(.noDescriptor, "no file descriptor came with ATTACH_BUFFER")
         }
-        let isWritable = descriptor.isWritable
         guard buffers.count < buffers.countMax else {
             throw DMARejection(.limit, "\(buffers.countMax) buffers are attached; detach one first")
         }
+        guard request.offset.isMultiple(of: UInt64(sysconf(CInt(_SC_PAGESIZE)))) else {
+            throw DMARejection(.parameter, "offset \(Hex(request.offset)) is no multiple of the page size")
+        }
+        let isWritable = descriptor.isWritable
+        let byteCount = request.count == 0 ? descriptor.byteCount(from: request.offset) : request.count
         let region: GuestMemory.MemoryRegion
         do throws(GuestMemoryError) {
             region = try .mapping(
                 descriptor,
                 offset: request.offset,
-                byteCount: request.count,
+                byteCount: byteCount,
                 isWritable: isWritable
             )
         } catch {
@@ -234,7 +239,7 @@ struct DMAConnection: ~Copyable {
         guard let handle = buffers.insert(region) else {
             throw DMARejection(.limit, "\(buffers.countMax) buffers are attached; detach one first")
         }
-        output.append(DMAResponse(to: request, handle: handle))
+        output.append(DMAResponse(to: request, handle: handle, value0: byteCount))
     }
 
     private mutating func detach(_ request: DMARequest) throws(DMARejection) {
@@ -254,7 +259,7 @@ struct DMAConnection: ~Copyable {
             )
         }
         DMAMemoryRegion.payload(of: regions).withUnsafeBytes {
-            output.append(DMAResponse(to: request, value0: UInt64(regions.count)), payload: $0)
+            output.append(DMAResponse(to: request), payload: $0)
         }
     }
 

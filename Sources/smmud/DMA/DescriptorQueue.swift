@@ -11,7 +11,9 @@ import GuestMemory
 struct DescriptorQueue: ~Copyable {
     private var entries: [(descriptor: CInt, end: UInt64)] = []
 
-    /// How many may wait. Nobody has use for more, and they count against the process's limit.
+    /// How many may wait.
+    ///
+    /// Nobody has use for more, and they count against the process's limit.
     private static let capacity = 4 * Int(SMMUD_MAX_FDS)
 
     init() {}

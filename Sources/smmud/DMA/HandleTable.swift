@@ -1,6 +1,8 @@
 // Handles: small numbers that a client has for what the daemon keeps for it.
 
-/// Values by handle. A handle that was given back may be given out again.
+/// Values by handle.
+///
+/// A handle that was given back may be given out again.
 struct HandleTable<Value> {
     private var values: [Value?] = []
     private(set) var count = 0
@@ -8,7 +10,9 @@ struct HandleTable<Value> {
 
     init(countMax: Int) { self.countMax = countMax }
 
-    /// The value of a handle; nil where there is none. Handles start at 1: a field left 0 is none.
+    /// The value of a handle; nil where there is none.
+    ///
+    /// Handles start at 1: a field left 0 is none.
     subscript(handle: UInt32) -> Value? {
         guard handle > 0, let index = Int(exactly: handle - 1), index < values.count else { return nil }
         return values[index]

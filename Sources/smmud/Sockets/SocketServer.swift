@@ -23,7 +23,7 @@ final class SocketServer: Sendable {
     }
     private struct State: Sendable {
         var acceptor: SystemThread.Handle?
-        /// The connections that are served. Their descriptors are open.
+        /// The connections that are served, whose descriptors are open.
         var entries: [UInt64: Entry] = [:]
         /// Threads that are done, or about to be, and not joined.
         var finished: [SystemThread.Handle] = []

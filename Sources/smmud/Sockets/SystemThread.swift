@@ -6,7 +6,9 @@ import SystemPackage
 
 /// Starts and joins threads.
 enum SystemThread {
-    /// What pthreads calls a thread. To be given to ``join(_:)`` exactly once.
+    /// What pthreads calls a thread.
+    ///
+    /// To be given to ``join(_:)`` exactly once.
     typealias Handle = pthread_t
 
     /// Starts a thread.

@@ -4,7 +4,9 @@ import CLinux
 import Glibc
 import SystemPackage
 
-/// An eventfd. Readable from the first ``signal()`` on, until it is ``reset()``.
+/// An eventfd.
+///
+/// Readable from the first ``signal()`` on, until it is ``reset()``.
 final class WakeEvent: Sendable {
     /// To poll for `POLLIN`.
     let descriptor: CInt
