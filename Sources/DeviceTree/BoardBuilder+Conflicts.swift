@@ -101,26 +101,31 @@ extension BoardBuilder {
 
     /// Warns of StreamIDs that two devices drive: they share one stream table entry, so one domain.
     mutating func checkStreams(devices: [PlatformDevice], hosts: [PCIeHostNode]) {
-        var claims: [StreamClaim] = devices.flatMap { device in
-            device.iommus.compactMap { reference in
-                reference.streamID.map {
+        var claims: [StreamClaim] = []
+        // Loops, because the optimizer of Swift 6.3.1 crashes at the same in closures.
+        for device in devices {
+            for reference in device.iommus {
+                guard let streamID = reference.streamID?.rawValue else { continue }
+                claims.append(
                     StreamClaim(
                         smmu: reference.path,
-                        ids: $0.rawValue...$0.rawValue,
+                        ids: streamID...streamID,
                         path: device.path,
                         property: "iommus"
                     )
-                }
+                )
             }
         }
-        claims += hosts.flatMap { host in
-            host.iommuMap.compactMap { entry in
-                guard case .smmuv3 = entry.iommuKind else { return nil }
-                return StreamClaim(
-                    smmu: entry.targetPath,
-                    ids: entry.outputBase...(entry.outputBase + (entry.length - 1)),
-                    path: host.path,
-                    property: "iommu-map"
+        for host in hosts {
+            for entry in host.iommuMap {
+                guard case .smmuv3 = entry.iommuKind else { continue }
+                claims.append(
+                    StreamClaim(
+                        smmu: entry.targetPath,
+                        ids: entry.outputBase...(entry.outputBase + (entry.length - 1)),
+                        path: host.path,
+                        property: "iommu-map"
+                    )
                 )
             }
         }
