@@ -176,7 +176,14 @@ package final class BareMachine {
     }
 
     /// Whether every command that was submitted has been consumed.
+    ///
+    /// A queue that is disabled or stopped is not idle, even where PROD has gone round until it meets CONS.
     package var isIdle: Bool {
-        get throws { UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF == commandProducer }
+        get throws {
+            let isStopped = try (read32(RegisterOffset.gerror) ^ read32(RegisterOffset.gerrorn)) & 1 != 0
+            let isEnabled = CR0(rawValue: try read32(RegisterOffset.cr0ack)).cmdqen
+            let consumer = UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF
+            return isEnabled && !isStopped && consumer == commandProducer
+        }
     }
 }
