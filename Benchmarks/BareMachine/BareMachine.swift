@@ -13,7 +13,9 @@ package import SystemBus
 /// allocator that gives back, no error handling beyond throwing. One thread uses it at a time; ports are the
 /// exception, each of which may have a thread of its own.
 package final class BareMachine {
-    /// Where things are. All of it, up to ``tables``, is below the first 64 KiB of RAM.
+    /// Where things are.
+    ///
+    /// All of it, up to ``tables``, is below the first 64 KiB of RAM.
     package enum Layout {
         package static let window: UInt64 = 0x0900_0000
         package static let ram: UInt64 = 0x8000_0000
