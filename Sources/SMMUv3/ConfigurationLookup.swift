@@ -30,6 +30,12 @@ enum StreamOutcome: Equatable, Sendable {
     case stage1(ContextConfiguration)
 }
 
+/// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
+struct ResolvedStream: Equatable, Sendable {
+    var stream: StreamConfiguration
+    var outcome: StreamOutcome
+}
+
 extension SMMUv3 {
     /// Whether look-ups go through the caches.
     ///
