@@ -78,6 +78,15 @@ void smmud_wait_a_little(int attempt);
 // Names the calling thread, for debuggers and top(1); at most 15 characters count.
 void smmud_name_thread(const char *name);
 
+// MARK: What the calling thread is inside of
+//
+// Transactions nest: a DMA reaches a register, whose device sends a DMA of its own. Each is pushed with a pointer that
+// names whose it is. Beyond 16 levels every question is answered with yes.
+void smmud_push_transaction(const void *owner);
+void smmud_pop_transaction(void);
+// Whether the calling thread is inside a transaction of this owner.
+bool smmud_is_in_transaction(const void *owner);
+
 // MARK: Waking a thread that polls
 
 // A close-on-exec eventfd that never blocks, or a negated errno.
