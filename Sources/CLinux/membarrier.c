@@ -29,9 +29,3 @@ void smmud_wait_a_little(int attempt) {
 }
 
 void smmud_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
-
-static _Thread_local unsigned window_dma_depth;
-
-void smmud_begin_window_dma(void) { window_dma_depth++; }
-void smmud_end_window_dma(void) { window_dma_depth--; }
-bool smmud_is_in_window_dma(void) { return window_dma_depth != 0; }

@@ -128,8 +128,8 @@ extension BoardBuilder {
         return entries
     }
 
-    /// Translates a range of a node's bus to CPU addresses, through `ranges` of every bus on the way up; or IOVAs
-    /// through `dma-ranges`, where a bus without the property changes nothing.
+    /// Translates a range of a node's bus to CPU addresses, through `ranges` of every bus on the way up; or
+    /// IOVAs through `dma-ranges`, where a bus without the property changes nothing.
     mutating func translate(
         _ range: AddressRange,
         _ space: UInt32,
@@ -161,7 +161,8 @@ extension BoardBuilder {
                     node,
                     property,
                     "\(range) lies in no entry of \(rangesName) of \(bus.path)",
-                    windows.isEmpty ? nil : "these are " + windows.map(\.description).joined(separator: ", ")
+                    windows.isEmpty
+                        ? nil : "these are " + shortList(windows.map(\.description), separator: ", ")
                 )
                 return nil
             }
@@ -182,8 +183,8 @@ extension BoardBuilder {
                 bus,
                 name,
                 "has \(count(cells.count, "cell"))",
-                "with \(own) here and #address-cells = <\(above.address)> in \(parent.path) it is a multiple of "
-                    + "\(perEntry)"
+                "with \(own) here and #address-cells = <\(above.address)> in \(parent.path) it is a "
+                    + "multiple of \(perEntry)"
             )
             return nil
         }

@@ -190,8 +190,8 @@ extension BoardBuilder {
         }
     }
 
-    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is wrong,
-    /// which is reported elsewhere.
+    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is
+    /// wrong, which is reported elsewhere.
     private func interruptDestination(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         if let phandle = node["interrupts-extended"]?.cells?.first { return tree.node(phandle: phandle) }
         guard node.has("interrupts") || node.has("interrupt-parent") else { return nil }
@@ -206,7 +206,7 @@ extension BoardBuilder {
         report(
             first,
             first.has("interrupts-extended") ? "interrupts-extended" : "interrupt-parent",
-            "leads in a loop: " + (rotated + [first]).map(\.path).joined(separator: " -> "),
+            "leads in a loop: " + shortList((rotated + [first]).map(\.path), separator: " -> "),
             "a chain of interrupt controllers ends at one that has no parent or is its own"
         )
     }

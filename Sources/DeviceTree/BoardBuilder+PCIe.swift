@@ -167,7 +167,9 @@ extension BoardBuilder {
                 node,
                 name,
                 "has \(count(cells.count, "cell"))",
-                "an entry has 4: <rid-base \(name == "iommu-map" ? "&smmu stream-base" : "&its device-base") length>"
+                "an entry has 4: "
+                    + (name == "iommu-map"
+                        ? "<rid-base &smmu stream-base length>" : "<rid-base &its device-base length>")
             )
             return nil
         }

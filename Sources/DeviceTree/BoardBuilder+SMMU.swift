@@ -65,7 +65,8 @@ extension BoardBuilder {
         guard node.has("interrupt-names") else { return unnamedInterrupts(node, identities) }
         guard let names = strings(node, "interrupt-names") else { return nil }
         let remedy =
-            "use \"combined\" alone, or \"eventq\", \"gerror\", \"priq\" and \"cmdq-sync\", a name for each interrupt"
+            "use \"combined\" alone, or \"eventq\", \"gerror\", \"priq\" and \"cmdq-sync\", "
+            + "a name for each interrupt"
         guard names.count == identities.count else {
             report(
                 node,

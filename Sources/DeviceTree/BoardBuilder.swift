@@ -1,26 +1,5 @@
 // From a tree of nodes to a board: walks the tree once per kind of node and collects what is wrong.
 
-extension BoardDescription {
-    /// Reads a device tree blob.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package static func load(_ bytes: [UInt8]) throws(DeviceTreeErrors) -> BoardDescription {
-        try BoardDescription(try FlattenedDeviceTree(bytes))
-    }
-
-    /// Understands a parsed tree.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) {
-        var builder = BoardBuilder(tree: tree)
-        let board = builder.build()
-        if let first = builder.log.errors.first {
-            throw DeviceTreeErrors(first, builder.log.errors.dropFirst())
-        }
-        self = board
-    }
-}
-
 /// Turns nodes into the values of a ``BoardDescription``.
 ///
 /// What is wrong goes to the log, and the walk goes on.
@@ -241,8 +220,8 @@ struct BoardBuilder {
         return nil
     }
 
-    /// Whether DMA of a node is coherent with the caches: the first of `dma-coherent` and `dma-noncoherent` that is
-    /// met on the way up decides, as in Linux.
+    /// Whether DMA of a node is coherent with the caches: the first of `dma-coherent` and `dma-noncoherent`
+    /// that is met on the way up decides, as in Linux.
     func isDMACoherent(_ node: DeviceTreeNode) -> Bool {
         var next: DeviceTreeNode? = node
         while let current = next {
@@ -255,8 +234,9 @@ struct BoardBuilder {
 
     /// A list of phandles, each with as many cells behind it as `cellsProperty` of its target says.
     ///
-    /// Where a target does not say, it is `defaultCells`; where that is nil, it must. The remedy says what the
-    /// property should look like. Empty where the property is absent, nil where it is wrong, which is reported.
+    /// Where a target does not say, it is `defaultCells`; where that is nil, it must. The remedy says what
+    /// the property should look like. Empty where the property is absent, nil where it is wrong, which is
+    /// reported.
     mutating func phandleList(
         _ node: DeviceTreeNode,
         _ name: String,
@@ -282,8 +262,8 @@ struct BoardBuilder {
                 report(
                     node,
                     name,
-                    "entry \(entry): \(count(rest.count, "cell")) behind the phandle of \(target.path), which has "
-                        + "\(cellsProperty) = <\(wanted)>",
+                    "entry \(entry): \(count(rest.count, "cell")) behind the phandle of \(target.path), "
+                        + "which has \(cellsProperty) = <\(wanted)>",
                     remedy
                 )
                 return nil

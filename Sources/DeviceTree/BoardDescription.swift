@@ -95,7 +95,8 @@ package struct MemoryRegion: Equatable, Sendable {
 package struct ReservedMemory: Equatable, Sendable {
     package let path: String
     package let compatible: [String]
-    /// `reg`, first range; nil where there is none: either only IOVAs are reserved, or the place is ``dynamic``.
+    /// `reg`, first range; nil where there is none: either only IOVAs are reserved, or the place is
+    /// ``dynamic``.
     package let range: AddressRange?
     /// All of `reg`; mostly one range or none.
     package let ranges: [AddressRange]

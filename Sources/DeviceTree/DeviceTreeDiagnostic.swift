@@ -74,5 +74,11 @@ func cellList(_ cells: some Collection<UInt32>) -> String {
     return "<" + shown + (cells.count > 8 ? " ...>" : ">")
 }
 
+/// The words with a separator between; long lists are cut in the middle.
+func shortList(_ words: [String], separator: String) -> String {
+    let shown = words.count > 8 ? Array(words.prefix(6)) + ["..."] + words.suffix(1) : words
+    return shown.joined(separator: separator)
+}
+
 /// `1 byte`, `3 cells`.
 func count(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }

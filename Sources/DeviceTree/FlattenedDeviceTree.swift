@@ -24,8 +24,8 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
 
     /// Parses a blob.
     ///
-    /// - Throws: ``DeviceTreeErrors`` where the bytes are no whole, well-formed device tree. Says what they are
-    ///   instead, where that can be told.
+    /// - Throws: ``DeviceTreeErrors`` where the bytes are no whole, well-formed device tree. Says what they
+    /// are   instead, where that can be told.
     package init(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         try Self.checkHeader(bytes)
         var log = DiagnosticLog()
@@ -214,7 +214,7 @@ extension FlattenedDeviceTree {
     private static func checkHeader(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         guard bytes.count <= maximumByteCount else {
             throw malformed(
-                "has \(bytes.count) bytes",
+                "is too large",
                 remedy: "a device tree has at most \(maximumByteCount) bytes (2 MiB)"
             )
         }

@@ -44,8 +44,8 @@ package struct InterruptControllerNode: Equatable, Sendable {
 /// A node that takes message-signalled interrupts.
 package struct MSIControllerNode: Equatable, Sendable {
     package enum Kind: String, Sendable {
-        /// A GICv3 Interrupt Translation Service: the doorbell is GITS_TRANSLATER, at 0x10040; the DeviceID comes with
-        /// the message.
+        /// A GICv3 Interrupt Translation Service: the doorbell is GITS_TRANSLATER, at 0x10040; the DeviceID
+        /// comes with the message.
         case its
         /// A GICv2m frame: the doorbell is MSI_SETSPI_NS, at 0x40.
         case gicV2m = "gic-v2m"

@@ -9,7 +9,8 @@ package struct IOMMUReference: Equatable, Sendable {
         case smmuv3(StreamID)
         /// An SMMUv3 that is disabled: DMA goes untranslated.
         case disabledSMMUv3(StreamID)
-        /// An IOMMU of another kind, with its `compatible`: DMA goes untranslated, as far as we are concerned.
+        /// An IOMMU of another kind, with its `compatible`: DMA goes untranslated, as far as we are
+        /// concerned.
         case other(String)
     }
 

@@ -49,8 +49,10 @@ final class CommandQueue: Sendable {
     private let registers: RegisterPort
     private let log: DriverLog
 
-    /// Entries ever written and ever consumed. Hardware's indices are these modulo 2^(log2Count + 1): the numbers
-    /// that never wrap tell a waiter that slept long from one that has to wait on.
+    /// Entries ever written and ever consumed.
+    ///
+    /// Hardware's indices are these modulo 2^(log2Count + 1): the numbers that never wrap tell a waiter that
+    /// slept long from one that has to wait on.
     private struct Positions {
         var produced: UInt64 = 0
         var consumed: UInt64 = 0
@@ -61,7 +63,11 @@ final class CommandQueue: Sendable {
     private let whileWaiting = Mutex<(@Sendable () -> Void)?>(nil)
 
     init(
-        log2Count: Int, memory: OwnedFrames, registers: RegisterPort, features: SMMUFeatures, usesMSIPolling: Bool,
+        log2Count: Int,
+        memory: OwnedFrames,
+        registers: RegisterPort,
+        features: SMMUFeatures,
+        usesMSIPolling: Bool,
         log: DriverLog
     ) {
         self.log2Count = log2Count
@@ -129,7 +135,10 @@ final class CommandQueue: Sendable {
         do {
             try registers.access.store(command.words[0], .doubleword, at: address)
             try registers.access.store(
-                command.words[1], .doubleword, at: PhysicalAddress(address.rawValue &+ 8))
+                command.words[1],
+                .doubleword,
+                at: PhysicalAddress(address.rawValue &+ 8)
+            )
         } catch { throw .bus(error) }
     }
 
@@ -139,8 +148,12 @@ final class CommandQueue: Sendable {
     private func sync(at position: UInt64) -> Command {
         let address = usesMSIPolling ? entryAddress(position).rawValue : 0
         return .sync(
-            cs: (usesMSIPolling ? CompletionSignal.sigIRQ : .sigSEV).rawValue, msiAddress: address, msiData: 0,
-            msh: 3, msiAttr: 0xF)
+            cs: (usesMSIPolling ? CompletionSignal.sigIRQ : .sigSEV).rawValue,
+            msiAddress: address,
+            msiData: 0,
+            msh: 3,
+            msiAttr: 0xF
+        )
     }
 
     // MARK: Completion
@@ -150,7 +163,8 @@ final class CommandQueue: Sendable {
         while true {
             let isLast = !deadline.wait()
             if try isConsumed(position) { return }
-            do { try checkProgress(isLast, "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))") } catch {
+            do { try checkProgress(isLast, "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))") } catch
+            {
                 // The last look may have come before the consumer moved and the clock after it.
                 if try isConsumed(position) { return }
                 throw error
@@ -161,7 +175,9 @@ final class CommandQueue: Sendable {
     private func isConsumed(_ position: UInt64) throws(SMMUDriverError) -> Bool {
         if usesMSIPolling {
             let word: UInt64
-            do { word = try registers.access.load(.word, at: entryAddress(position)) } catch { throw .bus(error) }
+            do { word = try registers.access.load(.word, at: entryAddress(position)) } catch {
+                throw .bus(error)
+            }
             if word == 0 {
                 positions.withLock { $0.consumed = max($0.consumed, position &+ 1) }
                 return true
@@ -184,11 +200,14 @@ final class CommandQueue: Sendable {
         let consumer = try registers.read32(RegisterOffset.cmdqCons)
         log.note(
             .error,
-            "\(message) [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]")
+            "\(message) [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]"
+        )
         throw .commandQueueTimeout(producer: producer, consumer: consumer)
     }
 
-    /// Reads CMDQ_CONS. An index that names nothing between the last one and the producer is not believed.
+    /// Reads CMDQ_CONS.
+    ///
+    /// An index that names nothing between the last one and the producer is not believed.
     private func readConsumer(_ positions: inout Positions) throws(SMMUDriverError) {
         let found = CmdqCons(rawValue: try registers.read32(RegisterOffset.cmdqCons)).rd
         let mask: UInt64 = (2 << UInt64(log2Count)) &- 1
@@ -210,8 +229,9 @@ final class CommandQueue: Sendable {
 
     // MARK: Errors
 
-    /// Sees to GERROR.CMDQ_ERR: reads why the queue stopped, and replaces an illegal command by a CMD_SYNC. The
-    /// caller acknowledges afterwards, and the SMMU goes on where it stopped.
+    /// Sees to GERROR.CMDQ_ERR: reads why the queue stopped, and replaces an illegal command by a CMD_SYNC.
+    ///
+    /// The caller acknowledges afterwards, and the SMMU goes on where it stopped.
     func recoverFromError() throws(SMMUDriverError) {
         let consumer = CmdqCons(rawValue: try registers.read32(RegisterOffset.cmdqCons))
         let name: String

@@ -26,7 +26,9 @@ struct ContextTable {
     ///   - memory: Where it is written.
     ///   - frames: What it is made of.
     init(
-        substreamBits: Int, features: SMMUFeatures, memory: any PhysicalAccess,
+        substreamBits: Int,
+        features: SMMUFeatures,
+        memory: any PhysicalAccess,
         frames: any PhysicalPageAllocator
     ) throws(SMMUDriverError) {
         log2Count = substreamBits

@@ -2,7 +2,9 @@
 
 import Glibc
 
-/// Time as the driver sees it. A test, or a run that must repeat bit for bit, brings its own.
+/// Time as the driver sees it.
+///
+/// A test, or a run that must repeat bit for bit, brings its own.
 package protocol DriverClock: Sendable {
     /// Nanoseconds since some fixed moment; never goes back.
     func nanoseconds() -> UInt64

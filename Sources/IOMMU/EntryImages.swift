@@ -38,7 +38,11 @@ extension STE {
     ///   - usesE2H: Whether the translation regime is EL2-E2H, as the CPU's.
     ///   - features: What the SMMU can do.
     static func translating(
-        _ table: ContextTable, unsubstreamed: Unsubstreamed, canStall: Bool, usesE2H: Bool, features: SMMUFeatures
+        _ table: ContextTable,
+        unsubstreamed: Unsubstreamed,
+        canStall: Bool,
+        usesE2H: Bool,
+        features: SMMUFeatures
     ) -> STE {
         var entry = STE()
         entry.v = true

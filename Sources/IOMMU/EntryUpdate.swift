@@ -30,7 +30,9 @@ struct EntryUpdate {
     }
 
     private init(
-        _ current: SIMD8<UInt64>, _ currentUsed: SIMD8<UInt64>, _ target: SIMD8<UInt64>,
+        _ current: SIMD8<UInt64>,
+        _ currentUsed: SIMD8<UInt64>,
+        _ target: SIMD8<UInt64>,
         _ targetUsed: SIMD8<UInt64>
     ) {
         var entry = current

@@ -42,7 +42,10 @@ struct EventQueue {
     ///   - handle: Called for each record.
     /// - Returns: Whether there may be more.
     mutating func drain(
-        _ registers: RegisterPort, rounds: Int, log: DriverLog, _ handle: (EventRecord) -> Void
+        _ registers: RegisterPort,
+        rounds: Int,
+        log: DriverLog,
+        _ handle: (EventRecord) -> Void
     ) throws(SMMUDriverError) -> Bool {
         for _ in 0..<rounds {
             let producer = OutputQueueProd(rawValue: try registers.read32(RegisterOffset.eventqProd))
@@ -77,7 +80,9 @@ struct EventQueue {
         do {
             for index in 0..<4 {
                 words[index] = try access.load(
-                    .doubleword, at: PhysicalAddress(address &+ UInt64(index) &* 8))
+                    .doubleword,
+                    at: PhysicalAddress(address &+ UInt64(index) &* 8)
+                )
             }
         } catch { throw .bus(error) }
         return EventRecord(words: words)

@@ -76,7 +76,10 @@ package final class IOMMUDomain: Sendable {
     /// - Throws: ``SMMUDriverError/pageTable(_:)``, or ``SMMUDriverError/reservedRange(_:)``; the mappings are
     ///   as before.
     package func map(
-        _ iova: IOVirtualAddress, to physical: PhysicalAddress, byteCount: UInt64, permissions: MappingPermissions
+        _ iova: IOVirtualAddress,
+        to physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions
     ) throws(SMMUDriverError) {
         try translating().map(iova, to: physical, byteCount: byteCount, permissions: permissions)
     }
@@ -91,7 +94,10 @@ package final class IOMMUDomain: Sendable {
     /// - Returns: The IOVA, with the offset into the page that `physical` has.
     /// - Throws: ``SMMUDriverError/iovasExhausted(byteCount:)``, or what ``map(_:to:byteCount:permissions:)`` does.
     package func map(
-        _ physical: PhysicalAddress, byteCount: UInt64, permissions: MappingPermissions, limit: UInt64 = .max
+        _ physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions,
+        limit: UInt64 = .max
     ) throws(SMMUDriverError) -> IOVirtualAddress {
         try translating().map(physical, byteCount: byteCount, permissions: permissions, limit: limit)
     }
@@ -105,11 +111,17 @@ package final class IOMMUDomain: Sendable {
         try translating().unmap(iova, byteCount: byteCount)
     }
 
-    /// Where `iova` leads, by the page table; nil where nothing is mapped. Linux: iova_to_phys.
+    /// Where `iova` leads, by the page table; nil where nothing is mapped.
+    ///
+    /// Linux: iova_to_phys.
     package func translate(_ iova: IOVirtualAddress) throws(SMMUDriverError) -> PageTableTranslation? {
         if kind == .identity {
             return PageTableTranslation(
-                physical: PhysicalAddress(iova.rawValue), pageByteCount: 1, permissions: .readWrite, descriptor: 0)
+                physical: PhysicalAddress(iova.rawValue),
+                pageByteCount: 1,
+                permissions: .readWrite,
+                descriptor: 0
+            )
         }
         return try translating().translate(iova)
     }
@@ -119,7 +131,9 @@ package final class IOMMUDomain: Sendable {
         try translating().walk(iova)
     }
 
-    /// Invalidates every cached translation of the domain. Linux: flush_iotlb_all.
+    /// Invalidates every cached translation of the domain.
+    ///
+    /// Linux: flush_iotlb_all.
     package func flushAll() throws(SMMUDriverError) { try translating().flushAll() }
 
     /// Heeds a region: direct ones are mapped one to one, the others kept free.
@@ -152,16 +166,24 @@ final class DomainTranslation: Sendable {
         }
         do {
             let configuration = try PageTableConfiguration(
-                granule: granule, inputAddressBits: features.virtualAddressBits,
+                granule: granule,
+                inputAddressBits: features.virtualAddressBits,
                 outputAddressBits: features.inputAddressBits,
-                isCoherent: features.flags.contains(.coherent), partialUnmap: device.options.partialUnmap)
+                isCoherent: features.flags.contains(.coherent),
+                partialUnmap: device.options.partialUnmap
+            )
             let table = try IOPageTable(
-                configuration: configuration, memory: device.memory, frames: device.frames)
+                configuration: configuration,
+                memory: device.memory,
+                frames: device.frames
+            )
             self.configuration = configuration
             root = table.root
             let iovas = IOVAAllocator(
-                granuleLog2: granule.log2, inputAddressBits: configuration.inputAddressBits,
-                prefersLow: device.options.prefersLowIOVAs)
+                granuleLog2: granule.log2,
+                inputAddressBits: configuration.inputAddressBits,
+                prefersLow: device.options.prefersLowIOVAs
+            )
             state = Mutex(State(table: table, iovas: iovas))
         } catch {
             device.asids.free(asid)
@@ -169,8 +191,11 @@ final class DomainTranslation: Sendable {
         }
         self.device = device
         tag = TLBTag(
-            asid: asid, granule: granule, usesE2H: device.options.usesE2H,
-            hasRanges: features.flags.contains(.rangeInvalidation))
+            asid: asid,
+            granule: granule,
+            usesE2H: device.usesE2H,
+            hasRanges: features.flags.contains(.rangeInvalidation)
+        )
     }
 
     /// Nobody is attached any more: what the TLB still holds goes before the tables and the ASID do.
@@ -179,7 +204,7 @@ final class DomainTranslation: Sendable {
             try flushAll()
             device.asids.free(tag.asid)
         } catch {
-            if error == .stopped, !device.isOutOfControl.load(ordering: .sequentiallyConsistent) {
+            if device.isOff(error) {
                 device.asids.free(tag.asid)
                 return
             }
@@ -206,7 +231,10 @@ final class DomainTranslation: Sendable {
     // MARK: Map
 
     func map(
-        _ iova: IOVirtualAddress, to physical: PhysicalAddress, byteCount: UInt64, permissions: MappingPermissions
+        _ iova: IOVirtualAddress,
+        to physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions
     ) throws(SMMUDriverError) {
         var gather = TLBGather(device, tag)
         let refusal = state.withLock { state -> SMMUDriverError? in
@@ -216,7 +244,12 @@ final class DomainTranslation: Sendable {
             }
             do throws(IOPageTableError) {
                 try state.table.map(
-                    iova, to: physical, byteCount: byteCount, permissions: permissions, invalidator: &gather)
+                    iova,
+                    to: physical,
+                    byteCount: byteCount,
+                    permissions: permissions,
+                    invalidator: &gather
+                )
             } catch { return .pageTable(error) }
             if let range { state.iovas.claim(range) }
             return nil
@@ -238,7 +271,12 @@ final class DomainTranslation: Sendable {
             throw .iovasExhausted(byteCount: size)
         }
         do {
-            try map(iova, to: PhysicalAddress(physical.rawValue & ~mask), byteCount: size, permissions: permissions)
+            try map(
+                iova,
+                to: PhysicalAddress(physical.rawValue & ~mask),
+                byteCount: size,
+                permissions: permissions
+            )
         } catch {
             release(iova, size)
             throw error
@@ -311,8 +349,11 @@ final class DomainTranslation: Sendable {
             if let from = start, isMapped || isLast {
                 let end = isMapped ? current : current &+ page
                 try map(
-                    IOVirtualAddress(from), to: PhysicalAddress(from), byteCount: end &- from,
-                    permissions: region.permissions)
+                    IOVirtualAddress(from),
+                    to: PhysicalAddress(from),
+                    byteCount: end &- from,
+                    permissions: region.permissions
+                )
                 start = nil
             }
             if isLast { return }

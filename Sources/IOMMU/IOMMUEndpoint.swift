@@ -2,7 +2,9 @@
 
 package import AddressSpace
 
-/// One device behind an SMMU: its StreamIDs there, and what its transactions can be. Linux: arm_smmu_master.
+/// One device behind an SMMU: its StreamIDs there, and what its transactions can be.
+///
+/// Linux: arm_smmu_master.
 package final class IOMMUEndpoint: Sendable {
     package let name: String
     /// Without duplicates, in the order in which firmware names them.
@@ -14,7 +16,11 @@ package final class IOMMUEndpoint: Sendable {
     package let reservedRegions: [ReservedRegion]
 
     init(
-        name: String, streams: [StreamID], substreamBits: Int, canStall: Bool, reservedRegions: [ReservedRegion]
+        name: String,
+        streams: [StreamID],
+        substreamBits: Int,
+        canStall: Bool,
+        reservedRegions: [ReservedRegion]
     ) {
         self.name = name
         self.streams = streams

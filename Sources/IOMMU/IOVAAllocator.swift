@@ -134,14 +134,18 @@ private struct RangeSet {
         let alignment = count.roundedUpToPowerOfTwo
         var last = limit
         for range in ranges.reversed() where range.first <= last {
-            if range.last < last, let start = Self.start(count, alignment, range.last + 1, last) { return start }
+            if range.last < last, let start = Self.start(count, alignment, range.last + 1, last) {
+                return start
+            }
             guard range.first > 0 else { return nil }
             last = range.first - 1
         }
         return Self.start(count, alignment, 0, last)
     }
 
-    private static func start(_ count: UInt64, _ alignment: UInt64, _ first: UInt64, _ last: UInt64) -> UInt64? {
+    private static func start(_ count: UInt64, _ alignment: UInt64, _ first: UInt64, _ last: UInt64)
+        -> UInt64?
+    {
         guard alignment > 0, last >= first, last &- first >= count &- 1 else { return nil }
         let start = (last &- count &+ 1) & ~(alignment &- 1)
         return start >= first ? start : nil

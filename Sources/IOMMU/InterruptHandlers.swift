@@ -41,7 +41,8 @@ final class InterruptHandlers: Sendable {
     func noteOnly() {
         connect(
             events: { [weak self] in self?.pendingEvents.store(true, ordering: .releasing) },
-            errors: { [weak self] in self?.pendingErrors.store(true, ordering: .releasing) })
+            errors: { [weak self] in self?.pendingErrors.store(true, ordering: .releasing) }
+        )
     }
 
     private func connect(events: @escaping @Sendable () -> Void, errors: @escaping @Sendable () -> Void) {

@@ -33,7 +33,8 @@ package final class PhysicalFrameAllocator: PhysicalPageAllocator {
     ///   - memory: How RAM is cleared.
     ///   - ranges: RAM. What two of them share is counted once.
     ///   - reserved: What must not be handed out, such as `reserved-memory` and what a guest was loaded into.
-    package init(memory: any PhysicalAccess, ranges: [AddressRange], excluding reserved: [AddressRange] = []) {
+    package init(memory: any PhysicalAccess, ranges: [AddressRange], excluding reserved: [AddressRange] = [])
+    {
         self.memory = memory
         var state = State()
         var total: UInt64 = 0
@@ -135,7 +136,9 @@ extension PhysicalFrameAllocator {
     }
 
     /// The whole frames that lie in `ranges` and touch none of `reserved`.
-    private static func frames(of ranges: [AddressRange], excluding reserved: [AddressRange]) -> [AddressRange] {
+    private static func frames(of ranges: [AddressRange], excluding reserved: [AddressRange])
+        -> [AddressRange]
+    {
         let mask: UInt64 = (1 << UInt64(leastOrder)) - 1
         var result: [AddressRange] = []
         for range in ranges.sorted(by: { $0.first < $1.first }) {
@@ -149,7 +152,9 @@ extension PhysicalFrameAllocator {
             result.append(whole)
         }
         for hole in reserved {
-            guard let outward = AddressRange(first: hole.first & ~mask, last: hole.last | mask) else { continue }
+            guard let outward = AddressRange(first: hole.first & ~mask, last: hole.last | mask) else {
+                continue
+            }
             result = result.flatMap { $0.subtracting(outward) }
         }
         return result
@@ -161,8 +166,12 @@ extension AddressRange {
     func subtracting(_ hole: AddressRange) -> [AddressRange] {
         guard overlaps(hole) else { return [self] }
         var parts: [AddressRange] = []
-        if hole.first > first, let below = AddressRange(first: first, last: hole.first - 1) { parts.append(below) }
-        if hole.last < last, let above = AddressRange(first: hole.last + 1, last: last) { parts.append(above) }
+        if hole.first > first, let below = AddressRange(first: first, last: hole.first - 1) {
+            parts.append(below)
+        }
+        if hole.last < last, let above = AddressRange(first: hole.last + 1, last: last) {
+            parts.append(above)
+        }
         return parts
     }
 }

@@ -101,7 +101,8 @@ struct HardwareProbe {
         log.note(
             .info,
             "ias \(features.inputAddressBits)-bit, oas \(features.outputAddressBits)-bit"
-                + " (features 0x\(hex(features.flags.rawValue, digits: 8)))")
+                + " (features 0x\(hex(features.flags.rawValue, digits: 8)))"
+        )
         return features
     }
 
@@ -172,7 +173,10 @@ struct HardwareProbe {
         if idr5.gran64K { features.granules.append(.kib64) }
         guard !features.granules.isEmpty else {
             throw .unsupportedHardware(
-                register: "SMMU_IDR5", value: idr5.rawValue, reason: "no translation granule")
+                register: "SMMU_IDR5",
+                value: idr5.rawValue,
+                reason: "no translation granule"
+            )
         }
         if idr5.vax == 1 { features.flags.insert(.wideVirtualAddresses) }
         if idr5.oas > 6 { log.note(.info, "unknown output address size. Truncating to 48-bit") }

@@ -53,8 +53,12 @@ final class SMMUv3Device: Sendable {
     let isOutOfControl = Atomic(false)
 
     init(
-        registers: RegisterPort, features: SMMUFeatures, options: SMMUv3DriverOptions,
-        frames: any PhysicalPageAllocator, commands: CommandQueue, log: DriverLog
+        registers: RegisterPort,
+        features: SMMUFeatures,
+        options: SMMUv3DriverOptions,
+        frames: any PhysicalPageAllocator,
+        commands: CommandQueue,
+        log: DriverLog
     ) {
         self.registers = registers
         self.features = features
@@ -66,6 +70,14 @@ final class SMMUv3Device: Sendable {
         self.log = log
     }
 
+    /// Whether translations belong to the regime EL2-E2H, as the CPU's.
+    var usesE2H: Bool { options.usesE2H && features.flags.contains(.hypervisor) }
+
+    /// Whether a command failed only because the SMMU is off: it caches and walks nothing any more.
+    func isOff(_ error: SMMUDriverError) -> Bool {
+        error == .stopped && !isOutOfControl.load(ordering: .sequentiallyConsistent)
+    }
+
     /// Sends commands and waits until they are complete.
     func complete(_ commands: [Command]) throws(SMMUDriverError) {
         var batch = CommandBatch(self.commands)
@@ -75,7 +87,8 @@ final class SMMUv3Device: Sendable {
 
     /// Changes an STE or a CD from what memory holds, step by step, with `invalidate` after each step.
     func update(
-        at address: PhysicalAddress, _ makeUpdate: (SIMD8<UInt64>) -> EntryUpdate,
+        at address: PhysicalAddress,
+        _ makeUpdate: (SIMD8<UInt64>) -> EntryUpdate,
         invalidate: () throws(SMMUDriverError) -> Void
     ) throws(SMMUDriverError) {
         var words = SIMD8<UInt64>()

@@ -47,7 +47,10 @@ extension SMMUv3Driver {
     /// - Throws: ``SMMUDriverError/streamOutOfRange(_:count:)``, ``SMMUDriverError/streamInUse(_:endpoint:)``,
     ///   ``SMMUDriverError/noStreams(endpoint:)``, or what memory for tables costs.
     package func addEndpoint(
-        _ name: String, streams: [StreamID], substreamBits: Int = 0, canStall: Bool = false,
+        _ name: String,
+        streams: [StreamID],
+        substreamBits: Int = 0,
+        canStall: Bool = false,
         reservedRegions: [ReservedRegion] = []
     ) throws(SMMUDriverError) -> IOMMUEndpoint {
         var unique: [StreamID] = []
@@ -56,12 +59,18 @@ extension SMMUv3Driver {
         // Without two levels a table of more than 2^10 CDs would be too large.
         let hasLeaves = features.flags.contains(.twoLevelCDTable)
         let bits = min(
-            max(0, substreamBits), features.substreamIDBits, hasLeaves ? .max : ContextTable.split)
+            max(0, substreamBits),
+            features.substreamIDBits,
+            hasLeaves ? .max : ContextTable.split
+        )
         let flags = features.flags
         let endpoint = IOMMUEndpoint(
-            name: name, streams: unique, substreamBits: bits,
+            name: name,
+            streams: unique,
+            substreamBits: bits,
             canStall: flags.contains(.stalls) && canStall || flags.contains(.forcedStalls),
-            reservedRegions: reservedRegions)
+            reservedRegions: reservedRegions
+        )
         try attachments.withLock { (attachments) throws(SMMUDriverError) in
             for stream in unique {
                 if let owner = attachments.owners[stream] {
@@ -71,7 +80,8 @@ extension SMMUv3Driver {
             }
             for stream in unique { attachments.owners[stream] = endpoint }
             attachments.states[ObjectIdentifier(endpoint)] = Attachments.Attachment(
-                domain: device.options.disablesBypass ? blockedDomain : identityDomain)
+                domain: device.options.disablesBypass ? blockedDomain : identityDomain
+            )
         }
         return endpoint
     }
@@ -164,8 +174,11 @@ extension SMMUv3Driver {
     }
 
     private func attach(
-        _ substream: SubstreamID, of endpoint: IOMMUEndpoint, to domain: IOMMUDomain,
-        _ state: inout Attachments.Attachment, _ streamTable: inout StreamTable
+        _ substream: SubstreamID,
+        of endpoint: IOMMUEndpoint,
+        to domain: IOMMUDomain,
+        _ state: inout Attachments.Attachment,
+        _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
         // SubstreamID 0 is the CD of transactions that have none.
         guard substream.rawValue > 0, UInt64(substream.rawValue) < 1 << UInt64(endpoint.substreamBits) else {
@@ -186,7 +199,9 @@ extension SMMUv3Driver {
 
     /// Writes the CD, where there is one, and the STEs for a domain, in the order that keeps both valid together.
     private func install(
-        _ domain: IOMMUDomain, for endpoint: IOMMUEndpoint, _ state: inout Attachments.Attachment,
+        _ domain: IOMMUDomain,
+        for endpoint: IOMMUEndpoint,
+        _ state: inout Attachments.Attachment,
         _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
         if let translation = domain.translation {
@@ -200,7 +215,9 @@ extension SMMUv3Driver {
     }
 
     private func streamTableEntry(
-        _ domain: IOMMUDomain, _ endpoint: IOMMUEndpoint, _ state: Attachments.Attachment
+        _ domain: IOMMUDomain,
+        _ endpoint: IOMMUEndpoint,
+        _ state: Attachments.Attachment
     ) -> STE {
         let needsTable = domain.kind.translates || !state.substreams.isEmpty
         guard needsTable, let contexts = state.contexts else {
@@ -213,8 +230,12 @@ extension SMMUv3Driver {
             case .dma, .unmanaged: .usesFirstContext
             }
         return .translating(
-            contexts, unsubstreamed: unsubstreamed, canStall: endpoint.canStall,
-            usesE2H: device.options.usesE2H, features: features)
+            contexts,
+            unsubstreamed: unsubstreamed,
+            canStall: endpoint.canStall,
+            usesE2H: device.usesE2H,
+            features: features
+        )
     }
 
     private func write(_ entry: STE, for stream: StreamID, in streamTable: inout StreamTable)
@@ -234,7 +255,9 @@ extension SMMUv3Driver {
 
     /// Writes a CD, in a table that is built if this is the first one.
     private func writeContext(
-        _ translation: DomainTranslation, _ substream: SubstreamID, _ endpoint: IOMMUEndpoint,
+        _ translation: DomainTranslation,
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
         _ state: inout Attachments.Attachment
     ) throws(SMMUDriverError) {
         var contexts: ContextTable
@@ -242,27 +265,38 @@ extension SMMUv3Driver {
             contexts = existing
         } else {
             contexts = try ContextTable(
-                substreamBits: endpoint.substreamBits, features: features, memory: device.memory,
-                frames: device.frames)
+                substreamBits: endpoint.substreamBits,
+                features: features,
+                memory: device.memory,
+                frames: device.frames
+            )
         }
         let isNewLeaf = try contexts.makeRoom(for: substream)
         state.contexts = contexts
         if isNewLeaf { try invalidateContext(substream, endpoint, leaf: false) }
         let entry = CD(
-            translation.configuration, root: translation.root, asid: translation.tag.asid,
-            canStall: endpoint.canStall)
+            translation.configuration,
+            root: translation.root,
+            asid: translation.tag.asid,
+            canStall: endpoint.canStall
+        )
         try update(substream, endpoint, contexts, to: entry)
     }
 
     private func clearContext(
-        _ substream: SubstreamID, _ endpoint: IOMMUEndpoint, _ state: Attachments.Attachment
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ state: Attachments.Attachment
     ) throws(SMMUDriverError) {
         guard let contexts = state.contexts else { return }
         try update(substream, endpoint, contexts, to: CD())
     }
 
     private func update(
-        _ substream: SubstreamID, _ endpoint: IOMMUEndpoint, _ contexts: ContextTable, to entry: CD
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ contexts: ContextTable,
+        to entry: CD
     ) throws(SMMUDriverError) {
         guard let address = contexts.entry(for: substream) else { return }
         try device.update(at: address) {

@@ -10,7 +10,8 @@ extension SMMUv3Driver {
         case .threads:
             interrupts.startThreads(
                 events: { [weak self] in _ = self?.handleEvents() },
-                errors: { [weak self] in _ = self?.handleGlobalErrors() })
+                errors: { [weak self] in _ = self?.handleGlobalErrors() }
+            )
         case .inline:
             interrupts.noteOnly()
             // A waiter for the command queue would wait for ever on an error that nobody acknowledges.
@@ -63,7 +64,9 @@ extension SMMUv3Driver {
         // Nobody handles stalled faults: the transaction is aborted.
         do {
             try device.commands.issue(
-                [.resume(record.streamID, stag: record.stag, ac: false, ab: true)], thenSync: false)
+                [.resume(record.streamID, stag: record.stag, ac: false, ab: true)],
+                thenSync: false
+            )
         } catch { log.note(.error, "a stalled transaction cannot be ended: \(error)") }
     }
 
@@ -90,7 +93,8 @@ extension SMMUv3Driver {
         guard active.rawValue & Self.knownErrors != 0 else { return false }
         log.note(
             .warning,
-            "unexpected global error reported (0x\(hex(active.rawValue, digits: 8))), this could be serious")
+            "unexpected global error reported (0x\(hex(active.rawValue, digits: 8))), this could be serious"
+        )
         if active.sfmErr {
             log.note(.error, "device has entered Service Failure Mode!")
             try disable()

@@ -64,7 +64,7 @@ extension SMMUv3Driver {
         var cr2 = CR2()
         cr2.ptm = true
         cr2.recinvsid = true
-        cr2.e2H = device.options.usesE2H
+        cr2.e2H = device.usesE2H
         try device.registers.write32(RegisterOffset.cr2, cr2.rawValue)
     }
 
@@ -126,7 +126,11 @@ extension SMMUv3Driver {
     private func write(_ value: CR0, _ message: String) throws(SMMUDriverError) {
         do {
             try device.registers.write32(
-                RegisterOffset.cr0, value.rawValue, acknowledgedBy: RegisterOffset.cr0ack, named: "SMMU_CR0ACK")
+                RegisterOffset.cr0,
+                value.rawValue,
+                acknowledgedBy: RegisterOffset.cr0ack,
+                named: "SMMU_CR0ACK"
+            )
         } catch {
             log.note(.error, message)
             throw error
@@ -136,8 +140,11 @@ extension SMMUv3Driver {
     private func write(_ value: IRQCtrl, _ message: String) throws(SMMUDriverError) {
         do {
             try device.registers.write32(
-                RegisterOffset.irqCtrl, value.rawValue, acknowledgedBy: RegisterOffset.irqCtrlack,
-                named: "SMMU_IRQ_CTRLACK")
+                RegisterOffset.irqCtrl,
+                value.rawValue,
+                acknowledgedBy: RegisterOffset.irqCtrlack,
+                named: "SMMU_IRQ_CTRLACK"
+            )
         } catch {
             log.note(.error, message)
             throw error

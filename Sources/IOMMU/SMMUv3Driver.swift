@@ -38,8 +38,12 @@ package final class SMMUv3Driver: Sendable {
     ///   - options: What firmware and parameters say.
     /// - Throws: Why the SMMU cannot be driven. It is off then, as far as it obeys.
     package init(
-        access: any PhysicalAccess, registerBase: PhysicalAddress, registerByteCount: UInt64,
-        frames: any PhysicalPageAllocator, interrupts: SMMUInterrupts, options: SMMUv3DriverOptions
+        access: any PhysicalAccess,
+        registerBase: PhysicalAddress,
+        registerByteCount: UInt64,
+        frames: any PhysicalPageAllocator,
+        interrupts: SMMUInterrupts,
+        options: SMMUv3DriverOptions
     ) throws(SMMUDriverError) {
         let log = DriverLog(name: options.name, sink: options.logSink)
         let needed = options.hasBrokenPage1 ? RegisterOffset.page1 : RegisterOffset.windowByteCount
@@ -48,8 +52,12 @@ package final class SMMUv3Driver: Sendable {
             throw .registerWindowTooSmall(byteCount: registerByteCount, needed: needed)
         }
         let registers = RegisterPort(
-            access: access, base: registerBase, page1: options.hasBrokenPage1 ? 0 : RegisterOffset.page1,
-            trace: options.trace, clock: options.clock)
+            access: access,
+            base: registerBase,
+            page1: options.hasBrokenPage1 ? 0 : RegisterOffset.page1,
+            trace: options.trace,
+            clock: options.clock
+        )
         var probe = HardwareProbe(registers: registers, isCoherent: options.isCoherent, log: log)
         let features = try probe.run()
         let structures = try DriverStructures(registers, features, options, frames, log)
@@ -58,8 +66,13 @@ package final class SMMUv3Driver: Sendable {
         self.features = features
         self.log = log
         let device = SMMUv3Device(
-            registers: registers, features: features, options: options, frames: frames,
-            commands: structures.commands, log: log)
+            registers: registers,
+            features: features,
+            options: options,
+            frames: frames,
+            commands: structures.commands,
+            log: log
+        )
         self.device = device
         blockedDomain = try IOMMUDomain(.blocked, device: device, granule: nil)
         identityDomain = try IOMMUDomain(.identity, device: device, granule: nil)
@@ -82,8 +95,6 @@ package final class SMMUv3Driver: Sendable {
     /// Transactions that come later bypass or are aborted as GBPA says.
     package func stop() {
         guard !isStopped.exchange(true, ordering: .acquiringAndReleasing) else { return }
-        device.commands.stop()
-        device.commands.setWhileWaiting(nil)
         do throws(SMMUDriverError) {
             try disable()
         } catch {
@@ -94,13 +105,20 @@ package final class SMMUv3Driver: Sendable {
             eventQueue.withLock { $0.memory.abandon() }
             attachments.withLock { $0.abandonMemory() }
         }
+        // Not before: who waits for an invalidation may use the memory again when the wait ends with the SMMU off.
+        device.commands.stop()
+        device.commands.setWhileWaiting(nil)
         interrupts.stop()
     }
 
     /// CR0 = 0.
     func disable() throws(SMMUDriverError) {
         try device.registers.write32(
-            RegisterOffset.cr0, 0, acknowledgedBy: RegisterOffset.cr0ack, named: "SMMU_CR0ACK")
+            RegisterOffset.cr0,
+            0,
+            acknowledgedBy: RegisterOffset.cr0ack,
+            named: "SMMU_CR0ACK"
+        )
     }
 
     /// A new domain of this SMMU.
@@ -133,24 +151,47 @@ struct DriverStructures {
     let streamTable: StreamTable
 
     init(
-        _ registers: RegisterPort, _ features: SMMUFeatures, _ options: SMMUv3DriverOptions,
-        _ frames: any PhysicalPageAllocator, _ log: DriverLog
+        _ registers: RegisterPort,
+        _ features: SMMUFeatures,
+        _ options: SMMUv3DriverOptions,
+        _ frames: any PhysicalPageAllocator,
+        _ log: DriverLog
     ) throws(SMMUDriverError) {
         let usesMSIPolling =
             !options.disablesMSIPolling && features.flags.isSuperset(of: [.msi, .coherent])
         let limit = max(7, options.queueLog2Limit)
         let commands = try Self.queue(
-            "cmdq", entryByteCount: Command.byteCount, log2: min(features.commandQueueLog2, limit), frames, log)
+            "cmdq",
+            entryByteCount: Command.byteCount,
+            log2: min(features.commandQueueLog2, limit),
+            frames,
+            log
+        )
         self.commands = CommandQueue(
-            log2Count: commands.log2, memory: commands.memory, registers: registers, features: features,
-            usesMSIPolling: usesMSIPolling, log: log)
+            log2Count: commands.log2,
+            memory: commands.memory,
+            registers: registers,
+            features: features,
+            usesMSIPolling: usesMSIPolling,
+            log: log
+        )
         let events = try Self.queue(
-            "evtq", entryByteCount: EventRecord.byteCount, log2: min(features.eventQueueLog2, limit), frames, log)
+            "evtq",
+            entryByteCount: EventRecord.byteCount,
+            log2: min(features.eventQueueLog2, limit),
+            frames,
+            log
+        )
         eventQueue = EventQueue(memory: events.memory, log2Count: events.log2)
 
         let preset = options.disablesBypass ? STE.aborting : .bypassing(features)
         var streamTable = try StreamTable(
-            features, preset: preset, memory: registers.access, frames: frames, log: log)
+            features,
+            preset: preset,
+            memory: registers.access,
+            frames: frames,
+            log: log
+        )
         // Nothing reads the table yet: the entries can be written as they come.
         for stream in options.firmwareStreams {
             let entry = try streamTable.entry(for: stream)
@@ -158,8 +199,10 @@ struct DriverStructures {
             do {
                 for index in 0..<2 {
                     try registers.access.store(
-                        bypass.words[index], .doubleword,
-                        at: PhysicalAddress(entry.rawValue &+ UInt64(index) &* 8))
+                        bypass.words[index],
+                        .doubleword,
+                        at: PhysicalAddress(entry.rawValue &+ UInt64(index) &* 8)
+                    )
                 }
             } catch { throw .bus(error) }
         }
@@ -168,7 +211,11 @@ struct DriverStructures {
 
     /// Memory for a queue: as many entries as there can be, halved until they can be had, down to a page.
     private static func queue(
-        _ name: String, entryByteCount: Int, log2: Int, _ frames: any PhysicalPageAllocator, _ log: DriverLog
+        _ name: String,
+        entryByteCount: Int,
+        log2: Int,
+        _ frames: any PhysicalPageAllocator,
+        _ log: DriverLog
     ) throws(SMMUDriverError) -> (memory: OwnedFrames, log2: Int) {
         var log2 = log2
         while true {

@@ -42,7 +42,9 @@ package struct SMMUv3DriverOptions: Sendable {
     package var disablesMSIPolling = false
     /// IOVAs below 4 GiB are tried first; `iommu.forcedac` turns it off.
     package var prefersLowIOVAs = true
-    /// The CPU runs its kernel at EL2 with E2H: translations are tagged alike. Needs IDR0.Hyp.
+    /// The CPU runs its kernel at EL2 with E2H: translations are tagged alike.
+    ///
+    /// Needs IDR0.Hyp.
     package var usesE2H = false
     /// Streams that firmware left running: they bypass until an endpoint has them.
     package var firmwareStreams: [StreamID] = []
@@ -50,7 +52,7 @@ package struct SMMUv3DriverOptions: Sendable {
     /// One for all SMMUs of a machine, as in the kernel, or one of its own.
     package var asids = ASIDAllocator()
     package var clock: any DriverClock = MonotonicClock()
-    /// Hears of every line of the log, as it is written. A leaf: it calls nothing of the driver.
+    /// Hears of every line of the log as it is written; a leaf, which calls nothing of the driver.
     package var logSink: (@Sendable (String) -> Void)?
     /// Where register accesses and commands are recorded.
     package var trace: DriverTrace?

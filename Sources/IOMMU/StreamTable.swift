@@ -25,7 +25,10 @@ struct StreamTable {
 
     /// Builds a table in which every stream's entry is `preset`.
     init(
-        _ features: SMMUFeatures, preset: STE, memory: any PhysicalAccess, frames: any PhysicalPageAllocator,
+        _ features: SMMUFeatures,
+        preset: STE,
+        memory: any PhysicalAccess,
+        frames: any PhysicalPageAllocator,
         log: DriverLog
     ) throws(SMMUDriverError) {
         let bits = features.streamIDBits
@@ -36,7 +39,9 @@ struct StreamTable {
         if isTwoLevel {
             let levelOne = min(Self.levelOneLimit, bits - Self.split)
             log2Size = levelOne + Self.split
-            if log2Size < bits { log.note(.warning, "2-level strtab only covers \(log2Size)/\(bits) bits of SID") }
+            if log2Size < bits {
+                log.note(.warning, "2-level strtab only covers \(log2Size)/\(bits) bits of SID")
+            }
             table = try Self.allocate(8 << UInt64(levelOne), "l1 stream table", frames)
         } else {
             log2Size = bits

@@ -39,7 +39,11 @@ struct TLBTag: Sendable {
             let scale = UInt64(pages.trailingZeroBitCount)
             let count = (pages &>> scale) & 31
             let range = TLBIRange(
-                num: UInt8(count - 1), scale: UInt8(scale), ttl: UInt8(ttl), tg: UInt8((tg - 10) / 2))
+                num: UInt8(count - 1),
+                scale: UInt8(scale),
+                ttl: UInt8(ttl),
+                tg: UInt8((tg - 10) / 2)
+            )
             commands.append(command(address, leaf: leaf, range: range))
             address &+= count &<< (scale &+ UInt64(tg))
             pages &-= count &<< scale
@@ -57,7 +61,9 @@ struct TLBTag: Sendable {
     }
 }
 
-/// Collects what an unmap clears, and invalidates it. Linux: iommu_iotlb_gather.
+/// Collects what an unmap clears, and invalidates it.
+///
+/// Linux: iommu_iotlb_gather.
 ///
 /// Neighbouring leaves of one size go in one command list; what does not fit to the range so far is invalidated and
 /// waited for first.
@@ -92,7 +98,8 @@ struct TLBGather: PageTableInvalidator {
 
     mutating func flushWalk(_ iova: IOVirtualAddress, byteCount: UInt64, granule: UInt64) -> Bool {
         invalidate(
-            tag.commands(iova.rawValue, byteCount: byteCount, pageByteCount: granule, leaf: false))
+            tag.commands(iova.rawValue, byteCount: byteCount, pageByteCount: granule, leaf: false)
+        )
     }
 
     /// Invalidates what is left and waits for it.
@@ -106,17 +113,20 @@ struct TLBGather: PageTableInvalidator {
         pending = nil
         _ = invalidate(
             tag.commands(
-                open.start, byteCount: open.byteCount, pageByteCount: open.pageByteCount, leaf: true))
+                open.start,
+                byteCount: open.byteCount,
+                pageByteCount: open.pageByteCount,
+                leaf: true
+            )
+        )
     }
 
     private mutating func invalidate(_ commands: [Command]) -> Bool {
         do throws(SMMUDriverError) {
             try device.complete(commands)
             return true
-        } catch .stopped {
-            // The SMMU is off and walks no more.
-            return true
         } catch {
+            if device.isOff(error) { return true }
             failure = failure ?? error
             return false
         }

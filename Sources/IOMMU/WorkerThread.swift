@@ -65,22 +65,29 @@ final class WorkerThread: Sendable {
         // SAFETY: the reference that is passed is the one that the thread takes over.
         let argument = unsafe Unmanaged.passRetained(loop).toOpaque()
         let status = unsafe pthread_create(
-            &thread, nil,
+            &thread,
+            nil,
             { argument in
                 guard let argument = unsafe argument else { return nil }
                 unsafe Unmanaged<Loop>.fromOpaque(argument).takeRetainedValue().run()
                 return nil
-            }, argument)
+            },
+            argument
+        )
         precondition(status == 0, "the process cannot have another thread")
         self.thread = thread
     }
 
-    /// Makes the body run soon. Takes no lock, so it can be called under any.
+    /// Makes the body run soon.
+    ///
+    /// Takes no lock, so it can be called under any.
     func kick() {
         if !loop.isKicked.exchange(true, ordering: .acquiringAndReleasing) { loop.semaphore.post() }
     }
 
-    /// Ends the thread after the body that runs now. To be called once.
+    /// Ends the thread after the body that runs now.
+    ///
+    /// To be called once.
     func stop() {
         loop.isStopping.store(true, ordering: .releasing)
         loop.semaphore.post()

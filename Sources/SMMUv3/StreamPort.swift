@@ -40,12 +40,15 @@ package final class StreamPort: DMAPort {
     package let streamID: StreamID
     private let smmu: SMMUv3
     private let slot: TransactionTracker.Slot
+    /// Commands are executed inside the register write that makes them visible, which may be one of ours.
+    private let executesInline: Bool
     private let lookaside: UnsafeMutablePointer<Lookaside>
 
     init(smmu: SMMUv3, streamID: StreamID) {
         self.smmu = smmu
         self.streamID = streamID
         slot = smmu.tracker.acquireSlot()
+        executesInline = smmu.options.commandExecution == .inline
         lookaside = .allocate(capacity: Self.lookasideCount)
         lookaside.initialize(repeating: Lookaside(), count: Self.lookasideCount)
     }
@@ -121,32 +124,37 @@ package final class StreamPort: DMAPort {
             )
         }
         let wanted = min(UInt64(total - offset), Self.largestTransaction)
+        if executesInline { smmu.commandProcessor.enterTransaction() }
         slot.enter()
-        defer { slot.leave() }
-        slot.count(Counter.transactions)
-        let result = translate(address, wanted, kind, attributes)
-        do {
-            switch result {
-            case .output(let output, let count):
-                try access(output, offset, Int(truncatingIfNeeded: count))
-                return Int(truncatingIfNeeded: count)
-            case .readAsZero(let count):
-                try access(nil, offset, Int(truncatingIfNeeded: count))
-                return Int(truncatingIfNeeded: count)
-            case .terminated(let event):
-                throw DMAFault(
-                    cause: event.map { .event($0) } ?? .aborted,
-                    address: address,
-                    bytesTransferred: UInt64(offset)
-                )
-            }
-        } catch let error as BusError {
-            throw DMAFault(cause: .bus(error), address: address, bytesTransferred: UInt64(offset))
-        } catch let fault as DMAFault {
-            throw fault
-        } catch {
-            preconditionFailure("only BusError and DMAFault are thrown here")
+        defer {
+            slot.leave()
+            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
         }
+        slot.count(Counter.transactions)
+        let output: PhysicalAddress?
+        let count: UInt64
+        switch translate(address, wanted, kind, attributes) {
+        case .output(let translated, let covered): (output, count) = (translated, covered)
+        case .readAsZero(let covered): (output, count) = (nil, covered)
+        case .terminated(let event):
+            throw DMAFault(
+                cause: event.map { .event($0) } ?? .aborted,
+                address: address,
+                bytesTransferred: UInt64(truncatingIfNeeded: offset)
+            )
+        }
+        do throws(BusError) {
+            try access(output, offset, Int(truncatingIfNeeded: count))
+        } catch {
+            // The bus names the byte at which it failed; those before it have been transferred.
+            let done = output.map { error.address.rawValue &- $0.rawValue } ?? 0
+            throw DMAFault(
+                cause: .bus(error),
+                address: IOVirtualAddress(address.rawValue &+ done),
+                bytesTransferred: UInt64(truncatingIfNeeded: offset) &+ done
+            )
+        }
+        return Int(truncatingIfNeeded: count)
     }
 
     private enum Outcome {

@@ -26,7 +26,9 @@ package struct Translation: Equatable, Sendable {
 }
 
 extension SMMUv3 {
-    /// Translates one address. Records nothing: the caller does, because tools do not.
+    /// Translates one address.
+    ///
+    /// Records nothing: the caller does, because tools do not.
     func translate(
         _ transaction: Transaction,
         _ controls: TranslationControls,
@@ -47,7 +49,7 @@ extension SMMUv3 {
         let ste = try fetchSTE(transaction, controls, policy, &observer)
         let stream = try configuration(of: ste, transaction)
         let access = EffectiveAccess(transaction).overridden(by: stream)
-        switch try resolve(stream, transaction, policy, &observer) {
+        switch try resolve(stream, transaction, controls, policy, &observer) {
         case .bypass:
             guard address < identification.outputAddressLimit else {
                 throw bypassAddressSizeFault(transaction, access)
@@ -62,13 +64,14 @@ extension SMMUv3 {
                 aset: context.aset
             )
             let input = WalkInput(transaction: transaction, access: access, context: context, tag: tag)
-            return try translateStage1(input, stream, policy, &observer)
+            return try translateStage1(input, stream, controls, policy, &observer)
         }
     }
 
     private func translateStage1(
         _ input: WalkInput,
         _ stream: StreamConfiguration,
+        _ controls: TranslationControls,
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
@@ -79,9 +82,8 @@ extension SMMUv3 {
             entry = hit
             isFromTLB = true
         } else {
-            let generation = invalidationGeneration.current
             entry = try walkStage1(input, &observer)
-            if policy == .cached { translationCache.fill(entry, walkedAt: generation) }
+            if policy == .cached { translationCache.fill(entry, walkedAt: controls.generation) }
         }
         guard entry.permissions.contains(input.access.required) else {
             throw translationFault(.fPermission, input, "the page does not permit \(describe(input.access))")

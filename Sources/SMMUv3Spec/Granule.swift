@@ -1,8 +1,8 @@
 // Translation granules and address sizes, and the several ways in which fields encode them.
 
+// Swift 6.3 ignores @inlinable on the members of a package type that is not itself @usableFromInline.
+
 /// A translation granule: the size of a page and of a table.
-//
-// Without @usableFromInline on the type, @inlinable on the members of a package type does nothing (Swift 6.3).
 @usableFromInline
 package enum Granule: Hashable, Sendable, CaseIterable {
     case kib4, kib16, kib64

@@ -121,8 +121,31 @@ struct BrokenFixtureTests {
         let bytes = [0xd0, 0x0d, 0xfe, 0xed] + [UInt8](repeating: 0, count: 2 << 20)
         #expect(
             message(bytes)
-                == "the device tree blob has 2097156 bytes; a device tree has at most 2097152 bytes (2 MiB)"
+                == "the device tree blob is too large; a device tree has at most 2097152 bytes (2 MiB)"
         )
+    }
+
+    @Test("A file that cannot be read says why; a device that never ends is not read to its end")
+    func unreadable() {
+        func message(_ path: String) -> String? {
+            do throws(DeviceTreeErrors) {
+                _ = try BoardDescription.load(contentsOf: path)
+                return nil
+            } catch {
+                return error.description
+            }
+        }
+        #expect(message("/nowhere/board.dtb") == "the file cannot be read: No such file or directory")
+        #expect(message("/") == "the file cannot be read: Is a directory")
+        #expect(message("/dev/null")?.hasPrefix("not a device tree blob but an empty file") == true)
+        #expect(message("/dev/zero")?.hasPrefix("the device tree blob is too large") == true)
+    }
+
+    @Test("A file loads like its bytes")
+    func file() throws {
+        let blob = try compile("dts/soc.dts")
+        let file = try TemporaryFile(blob)
+        #expect(try BoardDescription.load(contentsOf: file.path) == BoardDescription.load(blob))
     }
 
     @Test("A property that a node has twice is named")

@@ -238,8 +238,9 @@ struct RealBoardTests {
         #expect(board.memory.isEmpty, "the boot loader fills it in")
         #expect(
             board.warnings.map(\.description) == [
-                "/: no RAM; boards whose firmware fills it in need a node memory@... with device_type = \"memory\" "
-                    + "and a reg", "/: no arm,smmu-v3 node that is enabled; all DMA goes untranslated",
+                "/: no RAM; boards whose firmware fills it in need a node memory@... with device_type = "
+                    + "\"memory\" and a reg",
+                "/: no arm,smmu-v3 node that is enabled; all DMA goes untranslated",
             ]
         )
     }

@@ -1,8 +1,7 @@
 // Where the Linux driver's header puts the fields that it uses: macro, word and mask.
 //
 // The header was read apart from the specification, so that a slip in one shows against the other. It cuts
-// address fields at bit 51, as SMMUv3.3 does; those of the structures whose fields go on to bit 55 are left
-// out.
+// address fields at bit 51, as SMMUv3.3 does; those whose fields go on to bit 55 here are left out.
 
 import SMMUv3Spec
 
@@ -36,6 +35,30 @@ let linuxSTE: [GoldenField<STE>] = [
     .bit("STRTAB_STE_2_S2S", 2, 0x0200_0000_0000_0000, \.s2S),
     .bit("STRTAB_STE_2_S2R", 2, 0x0400_0000_0000_0000, \.s2R),
     .address("STRTAB_STE_3_S2TTB_MASK", 3, 0x000F_FFFF_FFFF_FFF0, \.s2TTB),
+]
+
+/// The context descriptor.
+let linuxCD: [GoldenField<CD>] = [
+    .number("CTXDESC_CD_0_TCR_T0SZ", 0, 0x0000_0000_0000_003F, \.t0SZ),
+    .number("CTXDESC_CD_0_TCR_TG0", 0, 0x0000_0000_0000_00C0, \.tg0),
+    .number("CTXDESC_CD_0_TCR_IRGN0", 0, 0x0000_0000_0000_0300, \.ir0),
+    .number("CTXDESC_CD_0_TCR_ORGN0", 0, 0x0000_0000_0000_0C00, \.or0),
+    .number("CTXDESC_CD_0_TCR_SH0", 0, 0x0000_0000_0000_3000, \.sh0),
+    .bit("CTXDESC_CD_0_TCR_EPD0", 0, 0x0000_0000_0000_4000, \.epd0),
+    .bit("CTXDESC_CD_0_ENDI", 0, 0x0000_0000_0000_8000, \.endi),
+    .bit("CTXDESC_CD_0_TCR_EPD1", 0, 0x0000_0000_4000_0000, \.epd1),
+    .bit("CTXDESC_CD_0_V", 0, 0x0000_0000_8000_0000, \.v),
+    .number("CTXDESC_CD_0_TCR_IPS", 0, 0x0000_0007_0000_0000, \.ips),
+    .bit("CTXDESC_CD_0_TCR_TBI0", 0, 0x0000_0040_0000_0000, \.tbi0),
+    .bit("CTXDESC_CD_0_AA64", 0, 0x0000_0200_0000_0000, \.aa64),
+    .bit("CTXDESC_CD_0_TCR_HD", 0, 0x0000_0400_0000_0000, \.hd),
+    .bit("CTXDESC_CD_0_TCR_HA", 0, 0x0000_0800_0000_0000, \.ha),
+    .bit("CTXDESC_CD_0_S", 0, 0x0000_1000_0000_0000, \.s),
+    .bit("CTXDESC_CD_0_R", 0, 0x0000_2000_0000_0000, \.r),
+    .bit("CTXDESC_CD_0_A", 0, 0x0000_4000_0000_0000, \.a),
+    .bit("CTXDESC_CD_0_ASET", 0, 0x0000_8000_0000_0000, \.aset),
+    .number("CTXDESC_CD_0_ASID", 0, 0xFFFF_0000_0000_0000, \.asid),
+    .address("CTXDESC_CD_1_TTB0_MASK", 1, 0x000F_FFFF_FFFF_FFF0, \.ttb0),
 ]
 
 /// Commands.

@@ -186,6 +186,9 @@ struct ContextDescriptorTests {
         check(goldenL1CD)
     }
 
+    @Test("each field that the Linux driver uses is where its header says")
+    func fieldsMatchTheDriver() { check(linuxCD) }
+
     @Test("the tables of fields for people agree with the specification and the accessors")
     func decodersMatchTheSpecification() {
         checkDecoder(CD.layout, goldenCD)
