@@ -193,7 +193,7 @@ final class DomainTranslation: Sendable {
         tag = TLBTag(
             asid: asid,
             granule: granule,
-            usesE2H: device.options.usesE2H,
+            usesE2H: device.usesE2H,
             hasRanges: features.flags.contains(.rangeInvalidation)
         )
     }
@@ -204,7 +204,7 @@ final class DomainTranslation: Sendable {
             try flushAll()
             device.asids.free(tag.asid)
         } catch {
-            if error == .stopped, !device.isOutOfControl.load(ordering: .sequentiallyConsistent) {
+            if device.isOff(error) {
                 device.asids.free(tag.asid)
                 return
             }

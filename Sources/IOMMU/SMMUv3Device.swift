@@ -70,6 +70,14 @@ final class SMMUv3Device: Sendable {
         self.log = log
     }
 
+    /// Whether translations belong to the regime EL2-E2H, as the CPU's.
+    var usesE2H: Bool { options.usesE2H && features.flags.contains(.hypervisor) }
+
+    /// Whether a command failed only because the SMMU is off: it caches and walks nothing any more.
+    func isOff(_ error: SMMUDriverError) -> Bool {
+        error == .stopped && !isOutOfControl.load(ordering: .sequentiallyConsistent)
+    }
+
     /// Sends commands and waits until they are complete.
     func complete(_ commands: [Command]) throws(SMMUDriverError) {
         var batch = CommandBatch(self.commands)

@@ -233,7 +233,7 @@ extension SMMUv3Driver {
             contexts,
             unsubstreamed: unsubstreamed,
             canStall: endpoint.canStall,
-            usesE2H: device.options.usesE2H,
+            usesE2H: device.usesE2H,
             features: features
         )
     }

@@ -64,7 +64,7 @@ extension SMMUv3Driver {
         var cr2 = CR2()
         cr2.ptm = true
         cr2.recinvsid = true
-        cr2.e2H = device.options.usesE2H
+        cr2.e2H = device.usesE2H
         try device.registers.write32(RegisterOffset.cr2, cr2.rawValue)
     }
 

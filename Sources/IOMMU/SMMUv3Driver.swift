@@ -95,8 +95,6 @@ package final class SMMUv3Driver: Sendable {
     /// Transactions that come later bypass or are aborted as GBPA says.
     package func stop() {
         guard !isStopped.exchange(true, ordering: .acquiringAndReleasing) else { return }
-        device.commands.stop()
-        device.commands.setWhileWaiting(nil)
         do throws(SMMUDriverError) {
             try disable()
         } catch {
@@ -107,6 +105,9 @@ package final class SMMUv3Driver: Sendable {
             eventQueue.withLock { $0.memory.abandon() }
             attachments.withLock { $0.abandonMemory() }
         }
+        // Not before: who waits for an invalidation may use the memory again when the wait ends with the SMMU off.
+        device.commands.stop()
+        device.commands.setWhileWaiting(nil)
         interrupts.stop()
     }
 

@@ -125,10 +125,8 @@ struct TLBGather: PageTableInvalidator {
         do throws(SMMUDriverError) {
             try device.complete(commands)
             return true
-        } catch .stopped {
-            // The SMMU is off and walks no more.
-            return true
         } catch {
+            if device.isOff(error) { return true }
             failure = failure ?? error
             return false
         }

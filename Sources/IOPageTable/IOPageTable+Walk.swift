@@ -12,7 +12,10 @@ package struct PageTableTranslation: Equatable, Sendable {
     package let descriptor: UInt64
 
     package init(
-        physical: PhysicalAddress, pageByteCount: UInt64, permissions: MappingPermissions, descriptor: UInt64
+        physical: PhysicalAddress,
+        pageByteCount: UInt64,
+        permissions: MappingPermissions,
+        descriptor: UInt64
     ) {
         self.physical = physical
         self.pageByteCount = pageByteCount

@@ -1,21 +1,34 @@
 // What the machine's own operating-system side does for clients.
 
 package import ControlProtocol
+import DeviceTree
 import IOMMU
 
 extension Machine {
     /// Has the machine's own driver take the SMMUs, where the options say so, and attach every endpoint.
     ///
-    /// An SMMU that the driver cannot take is left off; ``driverState(ofSMMU:)`` says why.
-    package func startDriver() {
-        guard options.driver == .own, operatingSystem.value == nil else { return }
+    /// An SMMU that the driver cannot take is left off; ``driverState(ofSMMU:)`` says why. What one endpoint's tree
+    /// asks of an SMMU that it cannot have does not stop the others.
+    ///
+    /// - Returns: What did not work, a sentence each.
+    @discardableResult
+    package func startDriver() -> [String] {
+        guard options.driver == .own, operatingSystem.value == nil else { return [] }
         let system = OperatingSystem(self)
         operatingSystem.set(system)
-        for endpoint in endpoints where endpoint.smmuIndex != nil {
-            // What one endpoint's tree asks of an SMMU that it cannot have must not stop the others. Whoever uses
-            // the endpoint is told.
-            _ = try? system.managed(endpoint)
+        var complaints: [String] = []
+        for (index, smmu) in smmus.enumerated() {
+            if case .failed(let error) = system.driverState(index) { complaints.append("\(smmu.node.path): \(error)") }
         }
+        for endpoint in endpoints {
+            guard let index = endpoint.smmuIndex, case .running = system.driverState(index) else { continue }
+            do {
+                _ = try system.managed(endpoint)
+            } catch {
+                complaints.append("\(endpoint.name): not attached: \(error.message)")
+            }
+        }
+        return complaints
     }
 
     /// Switches the SMMUs off that the machine's own driver runs.

@@ -38,6 +38,7 @@ enum Daemon {
         // The sockets first: a board may take a while to build, and it is not needed to find them taken.
         let (controlListener, dmaListener) = try makeListeners(configuration)
         let machine = try Machine.load(configuration.boardPath, options: configuration.machine)
+        for complaint in machine.startDriver() { logger.warning("\(complaint)") }
         let trigger = ShutdownTrigger()
         let service = ControlService(
             machine: machine,
