@@ -4,13 +4,18 @@ import PackageDescription
 // Imports go down the layers only, never sideways; ARCHITECTURE.md has the picture. The compiler holds
 // us to it: CI builds with --explicit-target-dependency-import-check error.
 
+/// What scripts/test sets: warnings are errors in our own targets, not in those of the packages we use, and not
+/// for somebody whose newer compiler warns of more.
+let isStrict = Context.environment["SMMUD_STRICT"] == "1"
+
 /// What every Swift target is compiled with.
-let settings: [SwiftSetting] = [
-    .swiftLanguageMode(.v6),
-    .enableUpcomingFeature("ExistentialAny"),  // SE-0335
-    .enableUpcomingFeature("InternalImportsByDefault"),  // SE-0409
-    .enableUpcomingFeature("MemberImportVisibility"),  // SE-0444
-]
+let settings: [SwiftSetting] =
+    [
+        .swiftLanguageMode(.v6),
+        .enableUpcomingFeature("ExistentialAny"),  // SE-0335
+        .enableUpcomingFeature("InternalImportsByDefault"),  // SE-0409
+        .enableUpcomingFeature("MemberImportVisibility"),  // SE-0444
+    ] + (isStrict ? [.treatAllWarnings(as: .error)] : [])
 
 /// The same for the targets that hold no pointer of their own: there every unsafe expression is a warning.
 let safeSettings: [SwiftSetting] = settings + [.strictMemorySafety()]
@@ -20,6 +25,7 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let serviceLifecycle: Target.Dependency = .product(
     name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 
 let package = Package(
     name: "smmud",
@@ -77,6 +83,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings),
@@ -88,8 +95,9 @@ let package = Package(
         .executableTarget(
             name: "smmud",
             dependencies: [
-                "CLinux", "ControlProtocol", "DeviceTree", "Machine", "SMMUClient", argumentParser, logging,
-                serviceLifecycle, systemPackage,
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
+                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                unixSignals,
             ],
             swiftSettings: settings),
         .executableTarget(
@@ -132,12 +140,45 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
                 systemPackage,
             ],
             swiftSettings: settings),
         .testTarget(
+            name: "SMMUClientTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
+            swiftSettings: settings),
+        .testTarget(
             name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
             swiftSettings: settings),
+        .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
+
+        // Tools that measure and that fuzz. They are in this package because they use its package-level API.
+        .target(
+            name: "BareMachine",
+            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus"],
+            path: "Benchmarks/BareMachine", swiftSettings: settings),
+        .executableTarget(
+            name: "smmud-bench",
+            dependencies: [
+                "AddressSpace", "BareMachine", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
+                "SystemBus", argumentParser,
+            ],
+            path: "Benchmarks/smmud-bench", swiftSettings: settings),
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
+            ],
+            path: "Fuzz/Targets", swiftSettings: settings),
     ]
 )
+
+// The fuzzer has libFuzzer's main function, so it is built by itself: scripts/fuzz does.
+if Context.environment["SMMUD_FUZZ"] == "1" {
+    package.targets.append(
+        .executableTarget(
+            name: "smmud-fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/smmud-fuzz",
+            swiftSettings: settings + [.unsafeFlags(["-parse-as-library"])]))
+}

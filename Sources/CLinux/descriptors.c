@@ -1,11 +1,22 @@
-// Descriptors over Unix sockets.
+// Unix sockets, descriptors over them, and eventfds.
 #define _GNU_SOURCE
 #include "CLinux.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+int smmud_eventfd(void) {
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+int smmud_accept(int listener) {
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
 
 // Room for the descriptors of one message, aligned as the kernel's headers in it want.
 union control {

@@ -3,12 +3,21 @@
 import AddressSpace
 
 /// How many cells addresses and sizes of a node's children take.
-struct BusCells: Equatable {
+struct BusCells: Equatable, CustomStringConvertible {
     let address: Int
     let size: Int
+    /// Whether the node leaves one of them to the default.
+    let isDefault: Bool
+
+    var description: String {
+        "#address-cells = <\(address)> and #size-cells = <\(size)>"
+            + (isDefault ? " (in part by default)" : "")
+    }
 }
 
-/// An address on some bus. PCI addresses have a first cell that says in which space they lie.
+/// An address on some bus.
+///
+/// PCI addresses have a first cell that says in which space they lie.
 struct BusAddress: Equatable {
     var space: UInt32 = 0
     var value: UInt64
@@ -19,12 +28,18 @@ extension BoardBuilder {
     static let pciSpaceMask: UInt32 = 0x0300_0000
 
     /// `#address-cells` and `#size-cells` of a node, for its children; nil where they are unusable, which is
-    /// reported. The specification's defaults are 2 and 1.
+    /// reported.
+    ///
+    /// The specification's defaults are 2 and 1.
     mutating func busCells(of bus: DeviceTreeNode) -> BusCells? {
         guard let address = cellCount(bus, "#address-cells", 2, limit: 3),
             let size = cellCount(bus, "#size-cells", 1, limit: 2)
         else { return nil }
-        return BusCells(address: address, size: size)
+        return BusCells(
+            address: address,
+            size: size,
+            isDefault: !bus.has("#address-cells") || !bus.has("#size-cells")
+        )
     }
 
     private mutating func cellCount(_ bus: DeviceTreeNode, _ name: String, _ absent: Int, limit: UInt32)
@@ -54,8 +69,10 @@ extension BoardBuilder {
 
     /// The regions of `reg`, where the CPU sees them.
     ///
-    /// - Parameter need: What the node needs, for the message where `reg` is missing; nil where it may be missing.
-    /// - Returns: nil where something is wrong, which is reported.
+    /// - Parameters:
+    ///   - node: The node.
+    ///   - need: What it needs, for the message where `reg` is missing; nil where it may be missing.
+    /// - Returns: The regions; nil where something is wrong, which is reported.
     mutating func registers(_ node: DeviceTreeNode, need: String?) -> [RegisterRegion]? {
         guard node.has("reg") else {
             guard let need else { return [] }
@@ -98,8 +115,7 @@ extension BoardBuilder {
                 node,
                 "reg",
                 "has \(count(cells.count, "cell"))",
-                "\(bus.path) has #address-cells = <\(busCells.address)> and #size-cells = "
-                    + "<\(busCells.size)>, so it is a multiple of \(perEntry)"
+                "\(bus.path) has \(busCells), so it is a multiple of \(perEntry)"
             )
             return nil
         }
@@ -112,8 +128,8 @@ extension BoardBuilder {
         return entries
     }
 
-    /// Translates a range of a node's bus to CPU addresses, through `ranges` of every bus on the way up; or IOVAs
-    /// through `dma-ranges`, where a bus without the property changes nothing.
+    /// Translates a range of a node's bus to CPU addresses, through `ranges` of every bus on the way up; or
+    /// IOVAs through `dma-ranges`, where a bus without the property changes nothing.
     mutating func translate(
         _ range: AddressRange,
         _ space: UInt32,
@@ -145,7 +161,8 @@ extension BoardBuilder {
                     node,
                     property,
                     "\(range) lies in no entry of \(rangesName) of \(bus.path)",
-                    windows.isEmpty ? nil : "these are " + windows.map(\.description).joined(separator: ", ")
+                    windows.isEmpty
+                        ? nil : "these are " + shortList(windows.map(\.description), separator: ", ")
                 )
                 return nil
             }
@@ -166,8 +183,8 @@ extension BoardBuilder {
                 bus,
                 name,
                 "has \(count(cells.count, "cell"))",
-                "with #address-cells = <\(own.address)> and #size-cells = <\(own.size)> here and #address-cells = "
-                    + "<\(above.address)> in \(parent.path) it is a multiple of \(perEntry)"
+                "with \(own) here and #address-cells = <\(above.address)> in \(parent.path) it is a "
+                    + "multiple of \(perEntry)"
             )
             return nil
         }

@@ -23,10 +23,12 @@ struct AddressClaim {
 
     /// Whether the two may share addresses.
     ///
-    /// PMCGs stand in the implementation defined part of an SMMU's region, behind its two pages. Devices that we
-    /// build nothing of may stand in each other: trees of real boards give one block of registers to several nodes.
+    /// PMCGs stand in the implementation defined part of an SMMU's region, behind its two pages. Devices that
+    /// we build nothing of may stand in each other: trees of real boards give one block of registers to
+    /// several nodes.
     func mayOverlap(_ other: Self) -> Bool {
-        if path == other.path { return kind != .ram }
+        // Regions of one node may share addresses, but a host's windows may not cover its ECAM.
+        if path == other.path { return kind != .ram && property == other.property }
         switch (kind, other.kind) {
         case (.smmu(let hasPage1), .pmcg): return !Self.pages(of: range, hasPage1).overlaps(other.range)
         case (.pmcg, .smmu(let hasPage1)): return !Self.pages(of: other.range, hasPage1).overlaps(range)
@@ -80,7 +82,8 @@ extension BoardBuilder {
                 path: subject.path,
                 property: subject.property,
                 problem:
-                    "\(subject.range) overlaps \(object.range), which is \(object.kind.noun) of \(object.path)",
+                    "\(subject.range) overlaps \(object.range), which is "
+                    + "\(object.kind.noun) of \(object.path)",
                 remedy: "RAM and register regions each need addresses of their own"
             )
         )
@@ -98,30 +101,36 @@ extension BoardBuilder {
 
     /// Warns of StreamIDs that two devices drive: they share one stream table entry, so one domain.
     mutating func checkStreams(devices: [PlatformDevice], hosts: [PCIeHostNode]) {
-        var claims: [StreamClaim] = devices.flatMap { device in
-            device.iommus.compactMap { reference in
-                reference.streamID.map {
+        var claims: [StreamClaim] = []
+        // Loops, because the optimizer of Swift 6.3.1 crashes at the same in closures.
+        for device in devices {
+            for reference in device.iommus {
+                guard let streamID = reference.streamID?.rawValue else { continue }
+                claims.append(
                     StreamClaim(
                         smmu: reference.path,
-                        ids: $0.rawValue...$0.rawValue,
+                        ids: streamID...streamID,
                         path: device.path,
                         property: "iommus"
                     )
-                }
-            }
-        }
-        claims += hosts.flatMap { host in
-            host.iommuMap.compactMap { entry in
-                guard case .smmuv3 = entry.iommuKind else { return nil }
-                return StreamClaim(
-                    smmu: entry.targetPath,
-                    ids: entry.outputBase...(entry.outputBase + (entry.length - 1)),
-                    path: host.path,
-                    property: "iommu-map"
                 )
             }
         }
-        for smmu in Set(claims.map(\.smmu)).sorted() { checkStreams(claims.filter { $0.smmu == smmu }) }
+        for host in hosts {
+            for entry in host.iommuMap {
+                guard case .smmuv3 = entry.iommuKind else { continue }
+                claims.append(
+                    StreamClaim(
+                        smmu: entry.targetPath,
+                        ids: entry.outputBase...(entry.outputBase + (entry.length - 1)),
+                        path: host.path,
+                        property: "iommu-map"
+                    )
+                )
+            }
+        }
+        let bySMMU = Dictionary(grouping: claims, by: \.smmu)
+        for (_, claims) in bySMMU.sorted(by: { $0.key < $1.key }) { checkStreams(claims) }
     }
 
     private mutating func checkStreams(_ claims: [StreamClaim]) {

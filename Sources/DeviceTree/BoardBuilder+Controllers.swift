@@ -116,28 +116,29 @@ extension BoardBuilder {
 
     mutating func readInterruptController(_ node: DeviceTreeNode) -> InterruptControllerNode {
         let kind = controllerKind(node)
-        let cells = cell(node, "#interrupt-cells").flatMap { Int(exactly: $0) } ?? 0
-        if !node.has("#interrupt-cells") {
-            report(
-                node,
-                "#interrupt-cells",
-                "missing",
-                "an interrupt controller says how many cells a specifier has"
+        let isGIC = kind == .gicV2 || kind == .gicV3
+        return leniently(unless: isGIC) { builder in
+            if !node.has("#interrupt-cells") {
+                builder.report(
+                    node,
+                    "#interrupt-cells",
+                    "missing",
+                    "an interrupt controller says how many cells a specifier has"
+                )
+            }
+            let need = isGIC ? "a GIC needs its register regions" : nil
+            let registers =
+                isGIC || builder.isOnCPUBus(node) ? builder.registers(node, need: need) ?? [] : []
+            if isGIC { builder.claim(registers, .interruptController, node) }
+            return InterruptControllerNode(
+                path: node.path,
+                compatible: node.compatible,
+                kind: kind,
+                interruptCells: builder.cell(node, "#interrupt-cells").flatMap { Int(exactly: $0) } ?? 0,
+                registers: registers,
+                msiParent: builder.msiParent(node)
             )
         }
-        let isGIC = kind == .gicV2 || kind == .gicV3
-        let registers = leniently(unless: isGIC) { builder in
-            builder.registers(node, need: isGIC ? "a GIC needs its register regions" : nil)
-        }
-        if isGIC { claim(registers ?? [], .interruptController, node) }
-        return InterruptControllerNode(
-            path: node.path,
-            compatible: node.compatible,
-            kind: kind,
-            interruptCells: cells,
-            registers: registers ?? [],
-            msiParent: msiParent(node)
-        )
     }
 
     /// What kind of MSI controller a node is; `other` too where it is none.
@@ -189,8 +190,8 @@ extension BoardBuilder {
         }
     }
 
-    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is wrong,
-    /// which is reported elsewhere.
+    /// The controller that a controller's own interrupts go to; nil where it has none, or where that is
+    /// wrong, which is reported elsewhere.
     private func interruptDestination(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         if let phandle = node["interrupts-extended"]?.cells?.first { return tree.node(phandle: phandle) }
         guard node.has("interrupts") || node.has("interrupt-parent") else { return nil }
@@ -205,7 +206,7 @@ extension BoardBuilder {
         report(
             first,
             first.has("interrupts-extended") ? "interrupts-extended" : "interrupt-parent",
-            "leads in a loop: " + (rotated + [first]).map(\.path).joined(separator: " -> "),
+            "leads in a loop: " + shortList((rotated + [first]).map(\.path), separator: " -> "),
             "a chain of interrupt controllers ends at one that has no parent or is its own"
         )
     }

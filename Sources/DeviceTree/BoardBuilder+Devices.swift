@@ -5,8 +5,8 @@ import AddressSpace
 extension BoardBuilder {
     /// A device with registers or `iommus`; nil where it has neither that we can use.
     mutating func readDevice(_ node: DeviceTreeNode, _ reserved: [ReservedMemory]) -> PlatformDevice? {
-        // Where no SMMU is involved, nothing of ours depends on the node: a real board's tree has many a device
-        // that only its own driver understands.
+        // Where no SMMU is involved, nothing of ours depends on the node: a real board's tree has many a
+        // device that only its own driver understands.
         let isMaster = node.has("iommus")
         guard isMaster || isOnCPUBus(node) else { return nil }
         return leniently(unless: isMaster) { $0.readDevice(node, reserved, isMaster: isMaster) }
@@ -44,7 +44,7 @@ extension BoardBuilder {
     }
 
     /// Whether every bus above has `ranges`, so that the CPU reaches the node's `reg`.
-    private func isOnCPUBus(_ node: DeviceTreeNode) -> Bool {
+    func isOnCPUBus(_ node: DeviceTreeNode) -> Bool {
         var next = tree.parent(of: node)
         while let bus = next, bus.parentIndex != nil {
             guard bus.has("ranges") else { return false }

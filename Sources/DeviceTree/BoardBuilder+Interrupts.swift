@@ -16,14 +16,22 @@ struct InterruptMap {
     let interruptCells: Int
     let mask: [UInt32]
     let entries: [Entry]
+    /// The first entry of each unit address and specifier, both under the mask.
+    private let indexByKey: [[UInt32]: Int]
+
+    init(addressCells: Int, interruptCells: Int, mask: [UInt32], entries: [Entry]) {
+        self.addressCells = addressCells
+        self.interruptCells = interruptCells
+        self.mask = mask
+        self.entries = entries
+        let keys = entries.enumerated().map { (zip($1.address + $1.specifier, mask).map { $0 & $1 }, $0) }
+        indexByKey = Dictionary(keys, uniquingKeysWith: { first, _ in first })
+    }
 
     /// The first entry for a unit address and a specifier, both under the mask.
     func entry(address: [UInt32], specifier: [UInt32]) -> Entry? {
-        let key = Array(padded(address, to: addressCells) + padded(specifier, to: interruptCells))
-        let masked = zip(key, mask).map { $0 & $1 }
-        return entries.first { entry in
-            zip(entry.address + entry.specifier, mask).map { $0 & $1 } == masked
-        }
+        let key = padded(address, to: addressCells) + padded(specifier, to: interruptCells)
+        return indexByKey[zip(key, mask).map { $0 & $1 }].map { entries[$0] }
     }
 
     private func padded(_ cells: [UInt32], to count: Int) -> [UInt32] {
@@ -32,8 +40,12 @@ struct InterruptMap {
 }
 
 extension BoardBuilder {
-    /// How many cells a specifier may have. No binding comes near.
+    /// How many cells a specifier may have.
+    ///
+    /// No binding comes near.
     private static let maximumCells: UInt32 = 16
+    /// How long a chain of interrupt parents may be: more than the deepest tree needs.
+    private static let maximumHops = 256
 
     // MARK: - A device's interrupts
 
@@ -98,12 +110,12 @@ extension BoardBuilder {
 
     // MARK: - Parents
 
-    /// The node that defines what a node's `interrupts` mean: what `interrupt-parent` names here or in the nearest
-    /// node above that has one, unless a node with `#interrupt-cells` is met first.
+    /// The node that defines what a node's `interrupts` mean: what `interrupt-parent` names here or in the
+    /// nearest node above that has one, unless a node with `#interrupt-cells` is met first.
     mutating func interruptParent(_ node: DeviceTreeNode) -> DeviceTreeNode? {
         var visited: Set<Int> = []
         var current = node
-        while visited.insert(current.index).inserted {
+        while visited.count < Self.maximumHops, visited.insert(current.index).inserted {
             let next: DeviceTreeNode
             if current.has("interrupt-parent") {
                 guard let phandle = cell(current, "interrupt-parent"),
@@ -177,7 +189,8 @@ extension BoardBuilder {
                 report(
                     node,
                     property,
-                    "entry \(entry): \(cellList(specifier)) is in no entry of interrupt-map of \(controller.path)"
+                    "entry \(entry): \(cellList(specifier)) is in no entry of interrupt-map of "
+                        + controller.path
                 )
                 return nil
             }
@@ -198,8 +211,9 @@ extension BoardBuilder {
 
     mutating func interruptMap(_ nexus: DeviceTreeNode) -> InterruptMap? {
         if let known = interruptMaps[nexus.index] { return known }
-        let map = readInterruptMap(nexus)
-        interruptMaps[nexus.index] = .some(map)
+        // A map that is wrong is read again for each user, so that each strict one reports it.
+        guard let map = readInterruptMap(nexus) else { return nil }
+        interruptMaps[nexus.index] = map
         return map
     }
 
@@ -273,8 +287,8 @@ extension BoardBuilder {
             report(nexus, "interrupt-map", "entry \(index): \(parent.path) has no #interrupt-cells", remedy)
             return nil
         }
-        // An absent #address-cells counts as 0 here, unlike for `reg`: the specification asks for it, and trees
-        // that leave it out mean none.
+        // An absent #address-cells counts as 0 here, unlike for `reg`: the specification asks for it, and
+        // trees that leave it out mean none.
         let parentAddressCells = parent.has("#address-cells") ? busCells(of: parent)?.address : 0
         guard let parentAddressCells, let parentCells = self.interruptCells(parent) else { return nil }
         guard let parentAddress = take(parentAddressCells), let parentSpecifier = take(parentCells) else {
@@ -292,8 +306,9 @@ extension BoardBuilder {
 }
 
 extension Sequence {
-    /// Maps every element, or nothing if the transformation of one is nil. Goes through all of them, so that
-    /// each problem is reported.
+    /// Maps every element, or nothing if the transformation of one is nil.
+    ///
+    /// Goes through all of them, so that each problem is reported.
     func allOrNil<Result>(_ transform: (Element) -> Result?) -> [Result]? {
         var results: [Result]? = []
         for element in self {

@@ -21,7 +21,8 @@ extension BoardBuilder {
                 tree.root,
                 nil,
                 "no RAM",
-                "boards whose firmware fills it in need a node memory@... with device_type = \"memory\" and a reg"
+                "boards whose firmware fills it in need a node memory@... with device_type = "
+                    + "\"memory\" and a reg"
             )
         }
         return regions
@@ -179,7 +180,8 @@ extension BoardBuilder {
                     node,
                     name,
                     "ends within entry \(entry)",
-                    "an entry for \(device.path) is its phandle, \(count(busCells.address, "cell")) of address and "
+                    "an entry for \(device.path) is its phandle, "
+                        + "\(count(busCells.address, "cell")) of address and "
                         + "\(busCells.size) of size, as \(bus.path) says"
                 )
                 return addresses
@@ -214,11 +216,12 @@ extension BoardBuilder {
             )
             return nil
         }
-        return range
+        // The device's bus may move addresses on their way to the IOMMU.
+        return translate(range, address.space, device, "iommu-addresses", through: "dma-ranges")
     }
 
-    /// The IOVAs that are set apart for a device: of each region that its `memory-region` names, the entries that
-    /// name the device in turn.
+    /// The IOVAs that are set apart for a device: of each region that its `memory-region` names, the entries
+    /// that name the device in turn.
     mutating func reservedIOVAs(
         of node: DeviceTreeNode,
         regions: [String],
@@ -232,7 +235,8 @@ extension BoardBuilder {
                         node,
                         "memory-region",
                         "\(region.path) is at \(range), and its iommu-addresses say \(address.range)",
-                        "it is mapped directly only where both are the same; here the IOVAs are only set apart"
+                        "it is mapped directly only where both are the same; here the IOVAs are "
+                            + "only set apart"
                     )
                 }
                 return ReservedIOVA(

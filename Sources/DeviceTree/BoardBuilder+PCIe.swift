@@ -19,7 +19,7 @@ extension BoardBuilder {
             return nil
         }
         let ecam = self.ecam(node, registers)
-        claimWindows(node, registers: registers, windows: windows)
+        claimWindows(node, ecam == nil ? .device : .pcieHost, registers, windows)
         return PCIeHostNode(
             path: node.path,
             compatible: node.compatible,
@@ -96,7 +96,7 @@ extension BoardBuilder {
         warn(
             node,
             "reg",
-            "\(ecam) has room for \(count(Int(room), "bus")) of the \(buses.count) of bus-range",
+            "\(ecam) has room for \(room) of the \(buses.count) buses of bus-range",
             "buses above \(hex(last)) are left out"
         )
         return buses.lowerBound...last
@@ -143,12 +143,13 @@ extension BoardBuilder {
 
     private mutating func claimWindows(
         _ node: DeviceTreeNode,
-        registers: [RegisterRegion],
-        windows: [PCIWindow]
+        _ kind: AddressClaim.Kind,
+        _ registers: [RegisterRegion],
+        _ windows: [PCIWindow]
     ) {
-        claim(registers, .pcieHost, node)
+        claim(registers, kind, node)
         let regions = windows.map { RegisterRegion(name: nil, range: $0.cpuRange) }
-        claim(regions, .pcieHost, node, property: "ranges")
+        claim(regions, kind, node, property: "ranges")
     }
 
     // MARK: - Requester maps
@@ -166,7 +167,9 @@ extension BoardBuilder {
                 node,
                 name,
                 "has \(count(cells.count, "cell"))",
-                "an entry has 4: <rid-base \(name == "iommu-map" ? "&smmu stream-base" : "&its device-base") length>"
+                "an entry has 4: "
+                    + (name == "iommu-map"
+                        ? "<rid-base &smmu stream-base length>" : "<rid-base &its device-base length>")
             )
             return nil
         }
@@ -283,19 +286,23 @@ extension BoardBuilder {
 
     // MARK: - Children
 
-    /// The nodes below a host, at any depth, that stand for functions.
+    /// The nodes below a host, at any depth, that stand for functions; in the order of the file.
     private mutating func children(of host: DeviceTreeNode, firstBus: UInt8, _ reserved: [ReservedMemory])
         -> [PCIChildNode]
     {
         var children: [PCIChildNode] = []
-        var pending: [(node: DeviceTreeNode, bus: UInt8?)] = [(host, firstBus)]
-        while let (parent, bus) = pending.popLast() {
-            for node in tree.children(of: parent) where tree.isEnabled(node) && node.has("reg") {
-                guard let child = pciChild(node, parent, bus: bus, reserved) else { continue }
-                children.append(child)
-                let secondary = node["bus-range"]?.cells?.first.flatMap { UInt8(exactly: $0) }
-                if node.has("ranges") || node.has("device_type") { pending.append((node, secondary)) }
-            }
+        var pending: [(node: DeviceTreeNode, parent: DeviceTreeNode, bus: UInt8?)] = []
+        func push(_ parent: DeviceTreeNode, bus: UInt8?) {
+            let nodes = tree.children(of: parent).filter { tree.isEnabled($0) && $0.has("reg") }
+            pending += nodes.reversed().map { ($0, parent, bus) }
+        }
+        push(host, bus: firstBus)
+        while let (node, parent, bus) = pending.popLast() {
+            guard let child = pciChild(node, parent, bus: bus, reserved) else { continue }
+            children.append(child)
+            // A bridge says which bus is behind it, or nobody knows before it is enumerated.
+            guard isPCIBus(node) else { continue }
+            push(node, bus: node["bus-range"]?.cells?.first.flatMap { UInt8(exactly: $0) })
         }
         return children
     }

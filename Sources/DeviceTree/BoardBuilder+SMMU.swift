@@ -65,7 +65,8 @@ extension BoardBuilder {
         guard node.has("interrupt-names") else { return unnamedInterrupts(node, identities) }
         guard let names = strings(node, "interrupt-names") else { return nil }
         let remedy =
-            "use \"combined\" alone, or \"eventq\", \"gerror\", \"priq\" and \"cmdq-sync\", a name for each interrupt"
+            "use \"combined\" alone, or \"eventq\", \"gerror\", \"priq\" and \"cmdq-sync\", "
+            + "a name for each interrupt"
         guard names.count == identities.count else {
             report(
                 node,
@@ -115,7 +116,7 @@ extension BoardBuilder {
 
     /// The first entry of `msi-parent`; nil where there is none or it is wrong, which is reported.
     ///
-    /// - Parameter isCellOptional: For PCIe hosts, whose DeviceIDs are their RequesterIDs: trees leave the cell out.
+    /// `isCellOptional` is for PCIe hosts, whose DeviceIDs are their RequesterIDs: trees leave the cell out.
     mutating func msiParent(_ node: DeviceTreeNode, isCellOptional: Bool = false) -> MSIParent? {
         let remedy = "write <&its DeviceID>"
         if isCellOptional, let phandle = node["msi-parent"]?.cell {

@@ -1,41 +1,23 @@
 // From a tree of nodes to a board: walks the tree once per kind of node and collects what is wrong.
 
-extension BoardDescription {
-    /// Reads a device tree blob.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package static func load(_ bytes: [UInt8]) throws(DeviceTreeErrors) -> BoardDescription {
-        try BoardDescription(try FlattenedDeviceTree(bytes))
-    }
-
-    /// Understands a parsed tree.
-    ///
-    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) {
-        var builder = BoardBuilder(tree: tree)
-        let board = builder.build()
-        if let first = builder.log.errors.first {
-            throw DeviceTreeErrors(first, builder.log.errors.dropFirst())
-        }
-        self = board
-    }
-}
-
-/// Turns nodes into the values of a ``BoardDescription``. What is wrong goes to the log, and the walk goes on.
+/// Turns nodes into the values of a ``BoardDescription``.
+///
+/// What is wrong goes to the log, and the walk goes on.
 struct BoardBuilder {
     let tree: FlattenedDeviceTree
     var log = DiagnosticLog()
     /// `interrupt-map`s that have been read, by the index of their node.
-    var interruptMaps: [Int: InterruptMap?] = [:]
+    var interruptMaps: [Int: InterruptMap] = [:]
     /// Where the SMMUs' and others' claims on the physical address space are noted.
     var claims: [AddressClaim] = []
 
     init(tree: FlattenedDeviceTree) { self.tree = tree }
 
     mutating func build() -> BoardDescription {
-        checkIsNoOverlay()
+        checkIsBoard()
         let kinds = tree.nodes.map(kind)
         checkInterruptControllers(kinds)
+        checkSpelling()
         let memory = readMemory(kinds)
         let reserved = readReservedMemory()
         let smmus = nodes(.smmu, in: kinds).compactMap { readSMMU($0) }
@@ -44,6 +26,9 @@ struct BoardBuilder {
         let msiControllers = tree.nodes.filter { isMSIController($0) }.map { readMSIController($0) }
         let hosts = nodes(.pcieHost, in: kinds).compactMap { readPCIeHost($0, reserved) }
         let devices = nodes(.device, in: kinds).compactMap { readDevice($0, reserved) }
+        if !smmus.contains(where: \.isEnabled) {
+            warn(tree.root, nil, "no arm,smmu-v3 node that is enabled", "all DMA goes untranslated")
+        }
         checkReservedMemoryLinks(reserved)
         checkClaims()
         checkStreams(devices: devices, hosts: hosts)
@@ -74,7 +59,9 @@ struct BoardBuilder {
         zip(tree.nodes, kinds).filter { $0.1 == kind }.map(\.0)
     }
 
-    /// What a node is to us. Disabled SMMUs count, for they are shown; other disabled nodes are ignored.
+    /// What a node is to us.
+    ///
+    /// Disabled SMMUs count, for they are shown; other disabled nodes are ignored.
     private func kind(of node: DeviceTreeNode) -> NodeKind {
         if node.isCompatible(with: "arm,smmu-v3") { return .smmu }
         guard tree.isEnabled(node), let parent = tree.parent(of: node) else { return .ignored }
@@ -86,7 +73,7 @@ struct BoardBuilder {
             // A host's legacy interrupt controller stands below it without being a function of it.
             return node.has("interrupt-controller") && !node.has("reg") ? .interruptController : .pciChild
         }
-        if isPCIeHost(node) { return .pcieHost }
+        if isPCIBus(node) { return .pcieHost }
         if node.has("interrupt-controller") { return .interruptController }
         if msiControllerKind(node) != .other { return .msiController }
         if node.has("iommus") || node.has("reg") { return .device }
@@ -97,12 +84,13 @@ struct BoardBuilder {
         node.path == path || node.path.hasPrefix(path + "/")
     }
 
-    private func isPCIeHost(_ node: DeviceTreeNode) -> Bool { node.string("device_type") == "pci" }
+    /// Whether a node is a PCI bus: a host, or a bridge below one.
+    func isPCIBus(_ node: DeviceTreeNode) -> Bool { node.string("device_type") == "pci" }
 
     private func isBelowPCI(_ node: DeviceTreeNode) -> Bool {
         var next = tree.parent(of: node)
         while let current = next {
-            if isPCIeHost(current) { return true }
+            if isPCIBus(current) { return true }
             next = tree.parent(of: current)
         }
         return false
@@ -112,18 +100,48 @@ struct BoardBuilder {
         node.has("msi-controller") && tree.isEnabled(node)
     }
 
-    /// An overlay has fragments in place of devices, and phandles that are not yet numbers.
-    private mutating func checkIsNoOverlay() {
-        guard tree.node(at: "/__fixups__") != nil || tree.node(at: "/fragment@0/__overlay__") != nil else {
-            return
-        }
-        log.report(
-            DeviceTreeDiagnostic(
-                path: "/",
-                problem: "a device tree overlay, not a board",
-                remedy: "apply it to its board first: fdtoverlay -i board.dtb -o whole.dtb overlay.dtbo"
+    /// Device tree blobs carry other things than boards: overlays, and images for boot loaders.
+    private mutating func checkIsBoard() {
+        if tree.node(at: "/__fixups__") != nil || tree.node(at: "/fragment@0/__overlay__") != nil {
+            report(
+                tree.root,
+                nil,
+                "a device tree overlay, not a board",
+                "apply it to its board first: fdtoverlay -i board.dtb -o whole.dtb overlay.dtbo"
             )
-        )
+        }
+        if tree.node(at: "/images") != nil, tree.node(at: "/configurations") != nil {
+            report(
+                tree.root,
+                nil,
+                "a FIT image, not a board",
+                "take the board's blob out of it: dumpimage -T flat_dt -p NUMBER -o board.dtb image"
+            )
+        }
+    }
+
+    /// Finds words that look right and mean something else.
+    private mutating func checkSpelling() {
+        for node in tree.nodes {
+            for binding in node.compatible where binding != "arm,smmu-v3" {
+                guard binding.lowercased().filter({ $0 != "-" && $0 != "_" }) == "arm,smmuv3" else {
+                    continue
+                }
+                report(node, "compatible", "\"\(binding)\" is unknown", "an SMMUv3 is \"arm,smmu-v3\"")
+            }
+            guard let status = node["status"] else { continue }
+            let word = status.strings?.first ?? ""
+            guard !["okay", "ok", "disabled", "reserved", "fail"].contains(word), !word.hasPrefix("fail-")
+            else {
+                continue
+            }
+            warn(
+                node,
+                "status",
+                "\"\(word)\" is unknown",
+                "it counts as disabled; write \"okay\" or leave it out"
+            )
+        }
     }
 
     // MARK: - Reporting
@@ -202,8 +220,8 @@ struct BoardBuilder {
         return nil
     }
 
-    /// Whether DMA of a node is coherent with the caches: the first of `dma-coherent` and `dma-noncoherent` that is
-    /// met on the way up decides, as in Linux.
+    /// Whether DMA of a node is coherent with the caches: the first of `dma-coherent` and `dma-noncoherent`
+    /// that is met on the way up decides, as in Linux.
     func isDMACoherent(_ node: DeviceTreeNode) -> Bool {
         var next: DeviceTreeNode? = node
         while let current = next {
@@ -216,9 +234,9 @@ struct BoardBuilder {
 
     /// A list of phandles, each with as many cells behind it as `cellsProperty` of its target says.
     ///
-    /// - Parameters:
-    ///   - defaultCells: How many, where the target does not say; nil where it must.
-    ///   - remedy: What the property should look like.
+    /// Where a target does not say, it is `defaultCells`; where that is nil, it must. The remedy says what
+    /// the property should look like. Empty where the property is absent, nil where it is wrong, which is
+    /// reported.
     mutating func phandleList(
         _ node: DeviceTreeNode,
         _ name: String,
@@ -234,8 +252,7 @@ struct BoardBuilder {
             guard let target = self.node(phandle: phandle, from: node, name, entry: entry, remedy) else {
                 return nil
             }
-            guard let wanted = cell(target, cellsProperty) ?? (target.has(cellsProperty) ? nil : defaultCells)
-            else {
+            guard let wanted = cellsBehind(target, cellsProperty, defaultCells) else {
                 if !target.has(cellsProperty) {
                     report(node, name, "entry \(entry): \(target.path) has no \(cellsProperty)", remedy)
                 }
@@ -245,8 +262,8 @@ struct BoardBuilder {
                 report(
                     node,
                     name,
-                    "entry \(entry): \(count(rest.count, "cell")) behind the phandle of \(target.path), which has "
-                        + "\(cellsProperty) = <\(wanted)>",
+                    "entry \(entry): \(count(rest.count, "cell")) behind the phandle of \(target.path), "
+                        + "which has \(cellsProperty) = <\(wanted)>",
                     remedy
                 )
                 return nil
@@ -255,5 +272,13 @@ struct BoardBuilder {
             rest = rest.dropFirst(Int(wanted))
         }
         return entries
+    }
+
+    /// How many cells stand behind a phandle of `target`.
+    private mutating func cellsBehind(_ target: DeviceTreeNode, _ name: String, _ absent: UInt32?) -> UInt32?
+    {
+        // Where an SMMU says otherwise, that is reported there, once; its masters are read as they should be.
+        if name == "#iommu-cells", target.isCompatible(with: "arm,smmu-v3") { return 1 }
+        return target.has(name) ? cell(target, name) : absent
     }
 }

@@ -47,19 +47,20 @@ struct DiagnosticLog {
     private(set) var warnings: [DeviceTreeDiagnostic] = []
     /// While set, what would be an error is a warning: for nodes of which the machine builds nothing.
     var isLenient = false
-    private var seen: Set<DeviceTreeDiagnostic> = []
+    private var reported: Set<DeviceTreeDiagnostic> = []
+    private var warned: Set<DeviceTreeDiagnostic> = []
 
     /// A file with more problems than this has one problem: it is garbage.
     static let capacity = 100
 
     mutating func report(_ diagnostic: DeviceTreeDiagnostic) {
         guard !isLenient else { return warn(diagnostic) }
-        guard errors.count < Self.capacity, seen.insert(diagnostic).inserted else { return }
+        guard errors.count < Self.capacity, reported.insert(diagnostic).inserted else { return }
         errors.append(diagnostic)
     }
 
     mutating func warn(_ diagnostic: DeviceTreeDiagnostic) {
-        guard warnings.count < Self.capacity, seen.insert(diagnostic).inserted else { return }
+        guard warnings.count < Self.capacity, warned.insert(diagnostic).inserted else { return }
         warnings.append(diagnostic)
     }
 }
@@ -71,6 +72,12 @@ func hex(_ value: some BinaryInteger) -> String { "0x" + String(value, radix: 16
 func cellList(_ cells: some Collection<UInt32>) -> String {
     let shown = cells.prefix(8).map { hex($0) }.joined(separator: " ")
     return "<" + shown + (cells.count > 8 ? " ...>" : ">")
+}
+
+/// The words with a separator between; long lists are cut in the middle.
+func shortList(_ words: [String], separator: String) -> String {
+    let shown = words.count > 8 ? Array(words.prefix(6)) + ["..."] + words.suffix(1) : words
+    return shown.joined(separator: separator)
 }
 
 /// `1 byte`, `3 cells`.

@@ -4,7 +4,9 @@ package import AddressSpace
 import CLibFDT
 import Glibc
 
-/// A device tree, parsed. Every limit that a hostile file could abuse is checked here: size, depth, path length.
+/// A device tree, parsed.
+///
+/// Every limit that a hostile file could abuse is checked here: size, depth, path length.
 package struct FlattenedDeviceTree: Equatable, Sendable {
     /// All nodes in the order of the file: a parent before its children, the root first.
     package private(set) var nodes: [DeviceTreeNode] = []
@@ -22,8 +24,8 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
 
     /// Parses a blob.
     ///
-    /// - Throws: ``DeviceTreeErrors`` where the bytes are no whole, well-formed device tree. Says what they are
-    ///   instead, where that can be told.
+    /// - Throws: ``DeviceTreeErrors`` where the bytes are no whole, well-formed device tree. Says what they
+    /// are   instead, where that can be told.
     package init(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         try Self.checkHeader(bytes)
         var log = DiagnosticLog()
@@ -212,7 +214,7 @@ extension FlattenedDeviceTree {
     private static func checkHeader(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         guard bytes.count <= maximumByteCount else {
             throw malformed(
-                "has \(bytes.count) bytes",
+                "is too large",
                 remedy: "a device tree has at most \(maximumByteCount) bytes (2 MiB)"
             )
         }

@@ -19,12 +19,24 @@ package struct PCIWindow: Equatable, Sendable {
     package let pciAddress: UInt64
     /// Where the CPU sees it.
     package let cpuRange: AddressRange
+
+    package init(space: Space, isPrefetchable: Bool, pciAddress: UInt64, cpuRange: AddressRange) {
+        self.space = space
+        self.isPrefetchable = isPrefetchable
+        self.pciAddress = pciAddress
+        self.cpuRange = cpuRange
+    }
 }
 
 /// One entry of `dma-ranges` of a host bridge: PCI addresses of a device that turn into addresses of memory.
 package struct PCIInboundWindow: Equatable, Sendable {
     package let pciRange: AddressRange
     package let cpuAddress: UInt64
+
+    package init(pciRange: AddressRange, cpuAddress: UInt64) {
+        self.pciRange = pciRange
+        self.cpuAddress = cpuAddress
+    }
 }
 
 /// One entry of `iommu-map` or `msi-map`: a range of RequesterIDs and what they turn into.
@@ -33,12 +45,28 @@ package struct RequesterMapEntry: Equatable, Sendable {
     package let requesterBase: UInt32
     /// The IOMMU or MSI controller.
     package let targetPath: String
-    /// What it is, for `iommu-map`; its StreamID is the one of ``requesterBase``. Nil for `msi-map`.
+    /// What it is, for `iommu-map`; its StreamID is the one of ``requesterBase``.
+    ///
+    /// Nil for `msi-map`.
     package let iommuKind: IOMMUReference.Kind?
     /// What ``requesterBase`` turns into: a StreamID or a DeviceID.
     package let outputBase: UInt32
     /// How many RequesterIDs.
     package let length: UInt32
+
+    package init(
+        requesterBase: UInt32,
+        targetPath: String,
+        iommuKind: IOMMUReference.Kind? = nil,
+        outputBase: UInt32,
+        length: UInt32
+    ) {
+        self.requesterBase = requesterBase
+        self.targetPath = targetPath
+        self.iommuKind = iommuKind
+        self.outputBase = outputBase
+        self.length = length
+    }
 
     /// What a RequesterID turns into, if this entry covers it.
     package func output(for requesterID: UInt32) -> UInt32? {
@@ -61,6 +89,24 @@ package struct PCIChildNode: Equatable, Sendable {
     package let properties: [DeviceTreeProperty]
     /// Which IOVAs are set apart for it.
     package let reservedIOVAs: [ReservedIOVA]
+
+    package init(
+        path: String,
+        compatible: [String],
+        deviceFunction: UInt8,
+        requesterID: UInt16? = nil,
+        parentPath: String,
+        properties: [DeviceTreeProperty],
+        reservedIOVAs: [ReservedIOVA]
+    ) {
+        self.path = path
+        self.compatible = compatible
+        self.deviceFunction = deviceFunction
+        self.requesterID = requesterID
+        self.parentPath = parentPath
+        self.properties = properties
+        self.reservedIOVAs = reservedIOVAs
+    }
 }
 
 /// An interrupt pin behind a host bridge.
@@ -72,6 +118,20 @@ package struct PCIInterruptRoute: Equatable, Sendable {
     package let pin: UInt32
     package let pinMask: UInt32
     package let identity: InterruptIdentity
+
+    package init(
+        requesterID: UInt16,
+        requesterMask: UInt16,
+        pin: UInt32,
+        pinMask: UInt32,
+        identity: InterruptIdentity
+    ) {
+        self.requesterID = requesterID
+        self.requesterMask = requesterMask
+        self.pin = pin
+        self.pinMask = pinMask
+        self.identity = identity
+    }
 }
 
 /// A PCIe host bridge: a source of endpoints, one for each function behind it.
@@ -80,8 +140,9 @@ package struct PCIeHostNode: Equatable, Sendable {
     package let compatible: [String]
     /// All of `reg`.
     package let registers: [RegisterRegion]
-    /// The ECAM window: 1 MiB for each bus of ``busRange``, the first bus first. Nil where the binding has none
-    /// (DesignWare hosts have a configuration window that the driver moves).
+    /// The ECAM window: 1 MiB for each bus of ``busRange``, the first bus first.
+    ///
+    /// Nil where the binding has none (DesignWare hosts have a configuration window that the driver moves).
     package let ecam: AddressRange?
     /// `bus-range`, shortened to what the ECAM window holds.
     package let busRange: ClosedRange<UInt8>
@@ -89,7 +150,9 @@ package struct PCIeHostNode: Equatable, Sendable {
     package let windows: [PCIWindow]
     /// `dma-ranges`; nil where it is absent: no limit.
     package let inboundWindows: [PCIInboundWindow]?
-    /// `iommu-map`, including entries to IOMMUs of other kinds. A RequesterID that no entry covers has no IOMMU.
+    /// `iommu-map`, including entries to IOMMUs of other kinds.
+    ///
+    /// A RequesterID that no entry covers has no IOMMU.
     package let iommuMap: [RequesterMapEntry]
     /// `iommu-map-mask`.
     package let iommuMapMask: UInt32
@@ -97,7 +160,9 @@ package struct PCIeHostNode: Equatable, Sendable {
     package let msiMap: [RequesterMapEntry]
     /// `msi-map-mask`.
     package let msiMapMask: UInt32
-    /// `msi-parent`: its DeviceIDs are the RequesterIDs. Of meaning where there is no `msi-map`.
+    /// `msi-parent`: its DeviceIDs are the RequesterIDs.
+    ///
+    /// Of meaning where there is no `msi-map`.
     package let msiParent: MSIParent?
     /// The host's own interrupts.
     package let interrupts: [NamedInterrupt]
@@ -111,6 +176,46 @@ package struct PCIeHostNode: Equatable, Sendable {
     package let supportsATS: Bool
     /// `linux,pci-domain`.
     package let domain: UInt32?
+
+    package init(
+        path: String,
+        compatible: [String],
+        registers: [RegisterRegion],
+        ecam: AddressRange? = nil,
+        busRange: ClosedRange<UInt8>,
+        windows: [PCIWindow],
+        inboundWindows: [PCIInboundWindow]? = nil,
+        iommuMap: [RequesterMapEntry],
+        iommuMapMask: UInt32,
+        msiMap: [RequesterMapEntry],
+        msiMapMask: UInt32,
+        msiParent: MSIParent? = nil,
+        interrupts: [NamedInterrupt],
+        interruptRoutes: [PCIInterruptRoute],
+        children: [PCIChildNode],
+        isDMACoherent: Bool,
+        supportsATS: Bool,
+        domain: UInt32? = nil
+    ) {
+        self.path = path
+        self.compatible = compatible
+        self.registers = registers
+        self.ecam = ecam
+        self.busRange = busRange
+        self.windows = windows
+        self.inboundWindows = inboundWindows
+        self.iommuMap = iommuMap
+        self.iommuMapMask = iommuMapMask
+        self.msiMap = msiMap
+        self.msiMapMask = msiMapMask
+        self.msiParent = msiParent
+        self.interrupts = interrupts
+        self.interruptRoutes = interruptRoutes
+        self.children = children
+        self.isDMACoherent = isDMACoherent
+        self.supportsATS = supportsATS
+        self.domain = domain
+    }
 
     /// The IOMMU of a function and its StreamID there; nil where the tree gives it none.
     package func iommu(forRequester requesterID: UInt16) -> IOMMUReference? {

@@ -23,15 +23,24 @@ package struct SMMUv3Node: Equatable, Sendable {
     package struct Interrupt: Equatable, Sendable {
         package let role: InterruptRole
         package let identity: InterruptIdentity
+
+        package init(role: InterruptRole, identity: InterruptIdentity) {
+            self.role = role
+            self.identity = identity
+        }
     }
 
     package let path: String
     package let compatible: [String]
     /// False where `status` of the node or of one above it says so: such an SMMU is shown and not built.
     package let isEnabled: Bool
-    /// All of `reg`. May be larger than the architecture's two pages of 64 KiB, and PMCGs may stand in the rest.
+    /// All of `reg`.
+    ///
+    /// May be larger than the architecture's two pages of 64 KiB, and PMCGs may stand in the rest.
     package let registers: AddressRange
-    /// The wired interrupts, in the order of the file. Empty where it has none: then it has MSIs or is polled.
+    /// The wired interrupts, in the order of the file.
+    ///
+    /// Empty where it has none: then it has MSIs or is polled.
     package let interrupts: [Interrupt]
     /// `msi-parent`.
     package let msiParent: MSIParent?
@@ -42,8 +51,32 @@ package struct SMMUv3Node: Equatable, Sendable {
     /// `cavium,cn9900-broken-page1-regspace`: page 1 is missing, its registers stand in page 0.
     package let hasBrokenPage1RegisterSpace: Bool
 
-    /// The first part of ``registers``, which the architecture defines: page 0 and page 1, or page 0 alone with
-    /// the Cavium quirk. This is what to put on the bus.
+    package init(
+        path: String,
+        compatible: [String],
+        isEnabled: Bool,
+        registers: AddressRange,
+        interrupts: [Interrupt],
+        msiParent: MSIParent? = nil,
+        isDMACoherent: Bool,
+        hasBrokenPrefetchCommand: Bool,
+        hasBrokenPage1RegisterSpace: Bool
+    ) {
+        self.path = path
+        self.compatible = compatible
+        self.isEnabled = isEnabled
+        self.registers = registers
+        self.interrupts = interrupts
+        self.msiParent = msiParent
+        self.isDMACoherent = isDMACoherent
+        self.hasBrokenPrefetchCommand = hasBrokenPrefetchCommand
+        self.hasBrokenPage1RegisterSpace = hasBrokenPage1RegisterSpace
+    }
+
+    /// The first part of ``registers``, which the architecture defines: page 0 and page 1, or page 0 alone
+    /// with the Cavium quirk.
+    ///
+    /// This is what to put on the bus.
     package var architectedRegisters: AddressRange {
         let last = registers.first &+ (Self.minimumByteCount(hasPage1: !hasBrokenPage1RegisterSpace) &- 1)
         return AddressRange(first: registers.first, last: min(last, registers.last)) ?? registers
@@ -69,7 +102,25 @@ package struct PMCGNode: Equatable, Sendable {
     package let interrupt: InterruptIdentity?
     /// `msi-parent`.
     package let msiParent: MSIParent?
-    /// The SMMU that it probably belongs to: the one in whose region it stands, or else the one that starts last
-    /// before it. The binding has no property that says so.
+    /// The SMMU that it probably belongs to: the one in whose region it stands, or else the one that starts
+    /// last before it.
+    ///
+    /// The binding has no property that says so.
     package let nearestSMMUPath: String?
+
+    package init(
+        path: String,
+        page0: AddressRange,
+        page1: AddressRange? = nil,
+        interrupt: InterruptIdentity? = nil,
+        msiParent: MSIParent? = nil,
+        nearestSMMUPath: String? = nil
+    ) {
+        self.path = path
+        self.page0 = page0
+        self.page1 = page1
+        self.interrupt = interrupt
+        self.msiParent = msiParent
+        self.nearestSMMUPath = nearestSMMUPath
+    }
 }

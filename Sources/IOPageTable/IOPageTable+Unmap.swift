@@ -8,6 +8,11 @@ package struct UnmapOutcome: Equatable, Sendable {
     package let byteCount: UInt64
     /// Why it stopped before the end; nil where it did not.
     package let stoppedBy: IOPageTableError?
+
+    package init(byteCount: UInt64, stoppedBy: IOPageTableError?) {
+        self.byteCount = byteCount
+        self.stoppedBy = stoppedBy
+    }
 }
 
 extension IOPageTable {

@@ -10,6 +10,18 @@ package struct PageTableTranslation: Equatable, Sendable {
     package let permissions: MappingPermissions
     /// The leaf as it stands in memory.
     package let descriptor: UInt64
+
+    package init(
+        physical: PhysicalAddress,
+        pageByteCount: UInt64,
+        permissions: MappingPermissions,
+        descriptor: UInt64
+    ) {
+        self.physical = physical
+        self.pageByteCount = pageByteCount
+        self.permissions = permissions
+        self.descriptor = descriptor
+    }
 }
 
 /// One descriptor that a walk reads.

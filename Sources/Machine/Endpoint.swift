@@ -154,8 +154,9 @@ struct EndpointDirectory: Sendable {
             smmuIndex: smmuIndex,
             otherIOMMU: smmuIndex == nil ? iommu?.path : nil,
             streams: smmuIndex == nil ? [] : iommu.flatMap { $0.streamID }.map { [$0] } ?? [],
-            // PASID is the function's own affair; the architecture's limit is 20 bits.
-            substreamBits: 20,
+            // How many bits of PASID a function has is its own affair (its PASID capability), and there is no
+            // model that says so: enough for a few hundred, without a large CD table for each function.
+            substreamBits: 8,
             isCoherent: host.isDMACoherent,
             reservedIOVAs: reservedIOVAs
         )
@@ -167,6 +168,11 @@ struct EndpointDirectory: Sendable {
     /// asked for.
     mutating func endpoint(named name: String) -> Endpoint? {
         if let index = indices[name] { return endpoints[index] }
+        if let device = plainDevice(named: name) {
+            add(endpoint(of: device))
+            indices[name] = indices[device.path]
+            return indices[name].map { endpoints[$0] }
+        }
         let (hostPath, addressText) = Self.splitPCIName(name)
         guard let address = PCIAddress(addressText) else { return nil }
         for (index, host) in board.pcieHosts.enumerated() {
@@ -182,6 +188,17 @@ struct EndpointDirectory: Sendable {
             return endpoints.last
         }
         return nil
+    }
+
+    /// A device without `iommus`, by its path or by its last part if that is its own alone.
+    ///
+    /// Whether such a device does DMA the tree does not say, so they are endpoints when they are asked for.
+    private func plainDevice(named name: String) -> PlatformDevice? {
+        let matches = board.devices.filter { device in
+            device.iommus.isEmpty && (device.path == name || Self.lastComponent(device.path) == name)
+        }
+        guard let device = matches.first, matches.count == 1 else { return nil }
+        return device
     }
 
     /// The endpoint with that StreamID.

@@ -39,6 +39,8 @@ package final class Machine: Sendable {
     /// The transactions of devices without an SMMU.
     let directTracker = TransactionTracker()
     private let directory: Mutex<EndpointDirectory>
+    /// The machine's own operating-system side, once it is started.
+    let operatingSystem = OnceSet<OperatingSystem>()
 
     /// One region of RAM.
     package struct RAM: Sendable {
@@ -75,8 +77,9 @@ package final class Machine: Sendable {
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
-    /// Ends every thread of the machine's models.
+    /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
+        stopDriver()
         for smmu in smmus { smmu.model.stop() }
     }
 
@@ -190,4 +193,13 @@ private struct LineTable {
         sources.append(InterruptSource(line: line, device: device, label: label))
         return line
     }
+}
+
+/// A value that is set once and read often.
+final class OnceSet<Value: Sendable>: Sendable {
+    private let storage = Mutex<Value?>(nil)
+
+    var value: Value? { storage.withLock { $0 } }
+
+    func set(_ value: Value) { storage.withLock { $0 = value } }
 }

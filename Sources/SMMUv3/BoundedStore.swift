@@ -1,9 +1,13 @@
 // Values by key, at most so many, the oldest going first.
 
-/// A dictionary with a limit. What goes is decided by the order of insertion alone, so that a run repeats.
+/// A dictionary with a limit.
+///
+/// What goes is decided by the order of insertion alone, so that a run repeats.
 struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     private var slots: [(key: Key, value: Value)?] = []
     private var indices: [Key: Int] = [:]
+    /// Slots that were emptied: they are filled before anything has to go.
+    private var vacancies: [Int] = []
     private var cursor = 0
     let capacity: Int
 
@@ -25,6 +29,11 @@ struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
             slots[index] = (key, value)
             return false
         }
+        if let index = vacancies.popLast() {
+            slots[index] = (key, value)
+            indices[key] = index
+            return false
+        }
         if slots.count < capacity {
             slots.append((key, value))
             indices[key] = slots.count - 1
@@ -32,14 +41,10 @@ struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
         }
         let index = cursor
         cursor = (cursor + 1) % capacity
-        var evicted = false
-        if let old = slots[index] {
-            indices[old.key] = nil
-            evicted = true
-        }
+        if let old = slots[index] { indices[old.key] = nil }
         slots[index] = (key, value)
         indices[key] = index
-        return evicted
+        return true
     }
 
     /// Removes one key.
@@ -48,6 +53,7 @@ struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     mutating func remove(_ key: Key) -> Bool {
         guard let index = indices.removeValue(forKey: key) else { return false }
         slots[index] = nil
+        vacancies.append(index)
         return true
     }
 
@@ -60,6 +66,7 @@ struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
             if let slot = slots[index], isCovered(slot.key) {
                 indices[slot.key] = nil
                 slots[index] = nil
+                vacancies.append(index)
                 removed += 1
             }
         }

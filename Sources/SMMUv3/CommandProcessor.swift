@@ -22,6 +22,8 @@ final class CommandProcessor: Sendable {
     private let execution: SMMUv3Options.CommandExecution
     private let state = Mutex(State())
     private let wakeUp = Semaphore()
+    /// Inline mode: commands came from inside a transaction, and run when it has ended.
+    private let isDeferred = Atomic(false)
     // Set once, before the SMMU is shared. Weak: the SMMU owns this.
     private let owner = Mutex(WeakOwner())
     private struct WeakOwner { weak var smmu: SMMUv3? }
@@ -32,30 +34,55 @@ final class CommandProcessor: Sendable {
 
     /// Leaves word that there may be commands.
     ///
-    /// Returns at once in thread mode; in inline mode when they are done. A write that comes out of a DMA (a device
-    /// that writes to our registers) is itself a transaction that a CMD_SYNC waits for, so its commands go to the
-    /// thread in either mode.
+    /// Returns at once in thread mode; in inline mode when they are done.
     func notify(_ smmu: SMMUv3) {
-        guard execution == .thread || smmud_is_in_window_dma() else { return drain(smmu) }
-        let mustWake = state.withLock { state in
-            guard !state.isStopped else { return false }
-            if state.thread == nil { state.thread = startThread() }
-            let wasPending = state.isPending
-            state.isPending = true
-            return !wasPending
+        switch execution {
+        case .thread:
+            let mustWake = state.withLock { state in
+                guard !state.isStopped else { return false }
+                if state.thread == nil { state.thread = startThread() }
+                let wasPending = state.isPending
+                state.isPending = true
+                return !wasPending
+            }
+            if mustWake { wakeUp.signal() }
+        case .inline:
+            // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
+            let isDeferring = smmud_is_in_transaction(identity)
+            if isDeferring { isDeferred.store(true, ordering: .relaxed) }
+            let mayRun = state.withLock { state in
+                state.isPending = true
+                return !isDeferring && Self.takeOver(&state)
+            }
+            // Whoever runs takes the work of those who come meanwhile.
+            if mayRun { drainInline(smmu) }
         }
-        if mustWake { wakeUp.signal() }
     }
 
-    /// Consumes until nothing is left, unless somebody does already: then that one takes this work too.
-    private func drain(_ smmu: SMMUv3) {
-        let mayRun = state.withLock { state in
-            state.isPending = true
-            guard !state.isRunning, !state.isStopped else { return false }
-            state.isRunning = true
-            return true
-        }
-        guard mayRun else { return }
+    /// Makes the caller the consumer unless there is one.
+    private static func takeOver(_ state: inout State) -> Bool {
+        guard state.isPending, !state.isRunning, !state.isStopped else { return false }
+        state.isRunning = true
+        return true
+    }
+
+    /// Inline mode: the calling thread begins a transaction.
+    func enterTransaction() { smmud_push_transaction(identity) }
+
+    /// Inline mode: the calling thread has ended a transaction.
+    ///
+    /// Commands that came from inside it run now.
+    func leaveTransaction(_ smmu: SMMUv3) {
+        smmud_pop_transaction()
+        guard isDeferred.load(ordering: .relaxed), !smmud_is_in_transaction(identity) else { return }
+        isDeferred.store(false, ordering: .relaxed)
+        if state.withLock({ Self.takeOver(&$0) }) { drainInline(smmu) }
+    }
+
+    /// What names this SMMU's transactions among those that a thread is inside of.
+    private var identity: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
+
+    private func drainInline(_ smmu: SMMUv3) {
         while true {
             let goesOn = state.withLock { state in
                 guard state.isPending, !state.isStopped else {
@@ -66,9 +93,7 @@ final class CommandProcessor: Sendable {
                 return true
             }
             guard goesOn else { return }
-            while smmu.executeNextCommand() {
-                if state.withLock({ $0.isStopped }) { break }
-            }
+            while smmu.executeNextCommand() {}
         }
     }
 
@@ -99,14 +124,21 @@ final class CommandProcessor: Sendable {
         smmud_name_thread("smmu-cmdq")
         while true {
             wakeUp.wait()
-            guard !state.withLock({ $0.isStopped }) else { return }
+            let isStopped = state.withLock { state in
+                state.isPending = false
+                return state.isStopped
+            }
             // The SMMU is held only while it works: a thread that waits must not keep it alive.
-            guard let smmu = owner.withLock({ $0.smmu }) else { return }
-            drain(smmu)
+            guard !isStopped, let smmu = owner.withLock({ $0.smmu }) else { return }
+            while smmu.executeNextCommand() {
+                if state.withLock({ $0.isStopped }) { return }
+            }
         }
     }
 
-    /// Ends the thread. Called from any thread but its own, or from its own when the last reference goes there.
+    /// Ends the thread.
+    ///
+    /// Called from any thread but its own, or from its own when the last reference goes there.
     func stop() {
         let thread = state.withLock { state in
             let thread = state.isStopped ? nil : state.thread

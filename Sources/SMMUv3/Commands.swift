@@ -15,15 +15,25 @@ private enum CommandOutcome {
     case failed(CommandError)
 }
 
+/// A command that is being executed.
+private struct PendingCommand {
+    let index: QueueIndex
+    let address: UInt64
+    /// ``RegisterFile/epoch`` when it was found.
+    let epoch: UInt64
+}
+
 extension SMMUv3 {
-    /// Fetches and executes the command at CONS (IHI 0070, chapter 4). For the command processor alone.
+    /// Fetches and executes the command at CONS (IHI 0070, chapter 4).
+    ///
+    /// For the command processor alone.
     ///
     /// - Returns: Whether to go on: false where the queue is empty, disabled or stopped by an error.
     func executeNextCommand() -> Bool {
-        guard let (index, address) = nextCommandAddress() else { return false }
+        guard let pending = nextCommand() else { return false }
         let outcome: CommandOutcome
         do {
-            let command = Command(words: try bus.loadRAM64x2(at: PhysicalAddress(address)))
+            let command = Command(words: try bus.loadRAM64x2(at: PhysicalAddress(pending.address)))
             counters.addCommand(command.opcode)
             outcome = execute(command)
         } catch {
@@ -31,19 +41,20 @@ extension SMMUv3 {
         }
         switch outcome {
         case .done:
-            advance(to: index.next)
+            advance(past: pending)
         case .doneWithSyncInterrupt:
-            advance(to: index.next)
+            advance(past: pending)
             // Who hears this sees CONS past the CMD_SYNC.
-            if let line = interrupts.commandSync ?? interrupts.combined { line.pulse() }
+            pulse(interrupts.commandSync)
         case .failed(let error):
-            fail(error)
+            fail(pending, error)
             return false
         }
         return true
     }
 
-    private func nextCommandAddress() -> (QueueIndex, UInt64)? {
+    /// The command that CONS points at, if it may be executed now.
+    private func nextCommand() -> PendingCommand? {
         registers.withLock { registers in
             guard registers.cr0.cmdqen else {
                 // Nothing is being executed now: CMDQEN 1 -> 0 is complete.
@@ -62,19 +73,25 @@ extension SMMUv3 {
                 entryBytes: UInt64(Command.byteCount),
                 identification
             )
-            return (consumer, address)
+            return PendingCommand(index: consumer, address: address, epoch: registers.epoch)
         }
     }
 
-    private func advance(to index: QueueIndex) {
-        registers.withLock { $0.cmdqCons.rd = index.rawValue }
+    private func advance(past command: PendingCommand) {
+        registers.withLock { registers in
+            guard registers.epoch == command.epoch else { return }
+            registers.cmdqCons.rd = command.index.next.rawValue
+        }
     }
 
     /// Stops the queue at the command: CMDQ_CONS.ERR, then GERROR.CMDQ_ERR.
-    private func fail(_ error: CommandError) {
+    private func fail(_ command: PendingCommand, _ error: CommandError) {
         count(.commandErrors)
         registers.withLock { registers in
+            guard registers.epoch == command.epoch else { return }
             registers.cmdqCons.err = error
+            // Software that toggled GERRORN while the error was inactive has made it active: leave it so.
+            guard !registers.activeErrors.cmdqErr else { return }
             raiseGlobalError(in: &registers) { $0.cmdqErr.toggle() }
         }
     }

@@ -15,6 +15,12 @@ struct TranslationControls: Equatable, Sendable {
     var recordsBadStreamIDs: Bool
     var tableBase: StrtabBase
     var tableConfiguration: StrtabBaseCfg
+    /// The invalidation generation before these were read, and so before anything that the look-up fetches:
+    /// what it finds is kept only if nothing has been invalidated since.
+    ///
+    /// One for the whole look-up: a walk that begins after an invalidation may still start from a CD that was
+    /// fetched before it.
+    var generation: UInt64 = 0
 }
 
 /// What a stream's configuration leads to.
@@ -24,8 +30,16 @@ enum StreamOutcome: Equatable, Sendable {
     case stage1(ContextConfiguration)
 }
 
+/// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
+struct ResolvedStream: Equatable, Sendable {
+    var stream: StreamConfiguration
+    var outcome: StreamOutcome
+}
+
 extension SMMUv3 {
-    /// Whether look-ups go through the caches. Tools look at memory itself.
+    /// Whether look-ups go through the caches.
+    ///
+    /// Tools look at memory itself.
     enum CachePolicy { case cached, uncached }
 
     // MARK: STE
@@ -38,7 +52,6 @@ extension SMMUv3 {
     ) throws(TranslationFault) -> STE {
         let streamID = transaction.streamID
         if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
-        let generation = invalidationGeneration.current
         let address = try steAddress(transaction, controls, &observer)
         let ste: STE
         do {
@@ -49,7 +62,7 @@ extension SMMUv3 {
         count(.configurationFetches)
         observer.fetched(.ste(PhysicalAddress(address), ste))
         if policy == .cached, options.cachesInvalidStructures || identification.violation(of: ste) == nil {
-            configurationCache.fill(streamID, ste, fetchedAt: generation)
+            configurationCache.fill(streamID, ste, fetchedAt: controls.generation)
         }
         return ste
     }
@@ -163,6 +176,7 @@ extension SMMUv3 {
     func resolve(
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
+        _ controls: TranslationControls,
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> StreamOutcome {
@@ -184,18 +198,20 @@ extension SMMUv3 {
                     "SubstreamID 0 while STE.S1DSS gives CD 0 to plain traffic"
                 )
             }
-            return .stage1(try context(substreamID.rawValue, stream, transaction, policy, &observer))
+            return .stage1(
+                try context(substreamID.rawValue, stream, transaction, controls, policy, &observer)
+            )
         }
         guard stream.config.translatesStage1 else { return .bypass }
         guard table.log2Count > 0 else {
-            return .stage1(try context(0, stream, transaction, policy, &observer))
+            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
         }
         switch table.defaultSubstream {
         case 0b01:
             observer.note("STE.S1DSS is 1: a transaction without a SubstreamID bypasses stage 1")
             return .bypass
         case 0b10:
-            return .stage1(try context(0, stream, transaction, policy, &observer))
+            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
         default:
             throw configurationFault(
                 .fStreamDisabled,
@@ -211,10 +227,11 @@ extension SMMUv3 {
         _ index: UInt32,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
+        _ controls: TranslationControls,
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> ContextConfiguration {
-        let cd = try fetchCD(index, stream, transaction, policy, &observer)
+        let cd = try fetchCD(index, stream, transaction, controls, policy, &observer)
         if let reason = identification.violation(of: cd, in: stream) {
             throw configurationFault(.cBadCD, transaction, reason)
         }
@@ -225,12 +242,12 @@ extension SMMUv3 {
         _ index: UInt32,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
+        _ controls: TranslationControls,
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> CD {
         let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
         if policy == .cached, let cd = configurationCache.context(key) { return cd }
-        let generation = invalidationGeneration.current
         let address = try cdAddress(index, stream, transaction, &observer)
         let cd: CD
         do {
@@ -243,7 +260,7 @@ extension SMMUv3 {
         if policy == .cached,
             options.cachesInvalidStructures || identification.violation(of: cd, in: stream) == nil
         {
-            configurationCache.fill(key, cd, fetchedAt: generation)
+            configurationCache.fill(key, cd, fetchedAt: controls.generation)
         }
         return cd
     }

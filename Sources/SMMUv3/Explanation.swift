@@ -62,35 +62,39 @@ extension SMMUv3 {
     ) -> [String] {
         guard controls.isEnabled else { return [] }
         var findings: [String] = []
-        var cachedSTE = configurationCache.peek(transaction.streamID)
+        var fetchedSTE: STE?
         var fetchedCD: CD?
+        var passedL1CD = false
         for case .fetched(let structure) in steps {
             switch structure {
-            case .ste(_, let ste):
-                if let cached = cachedSTE, cached != ste {
-                    findings.append(
-                        "the configuration cache holds another STE than memory: a CMD_CFGI_STE for StreamID "
-                            + "\(transaction.streamID) is missing"
-                    )
-                }
-                if cachedSTE == nil { cachedSTE = ste }
-            case .cd(_, let cd):
-                fetchedCD = cd
-                let key = ConfigurationCache.ContextKey(
-                    streamID: transaction.streamID,
-                    index: transaction.attributes.substreamID?.rawValue ?? 0
-                )
-                if let cached = configurationCache.peek(key), cached != cd {
-                    findings.append(
-                        "the configuration cache holds another CD than memory: a CMD_CFGI_CD for StreamID "
-                            + "\(transaction.streamID), SubstreamID 0x\(String(key.index, radix: 16)) is missing"
-                    )
-                }
-            default:
-                break
+            case .ste(_, let ste): fetchedSTE = ste
+            case .cd(_, let cd): fetchedCD = cd
+            case .l1cd: passedL1CD = true
+            default: break
             }
         }
-        if let ste = cachedSTE, let cd = fetchedCD, identification.violation(of: ste) == nil {
+        let cachedSTE = configurationCache.peek(transaction.streamID)
+        if let cachedSTE, cachedSTE != fetchedSTE {
+            findings.append(
+                "the configuration cache holds another STE than memory: a CMD_CFGI_STE for StreamID "
+                    + "\(transaction.streamID) is missing"
+            )
+        }
+        let key = ConfigurationCache.ContextKey(
+            streamID: transaction.streamID,
+            index: transaction.attributes.substreamID?.rawValue ?? 0
+        )
+        let cachedCD = configurationCache.peek(key)
+        if let cachedCD, cachedCD != fetchedCD, fetchedCD != nil || passedL1CD {
+            findings.append(
+                "the configuration cache holds another CD than memory: a CMD_CFGI_CD for StreamID "
+                    + "\(transaction.streamID), SubstreamID 0x\(String(key.index, radix: 16)) is missing"
+            )
+        }
+        // A transaction uses what is cached where something is.
+        if let ste = cachedSTE ?? fetchedSTE, let cd = cachedCD ?? fetchedCD,
+            identification.violation(of: ste) == nil, ste.config.translatesStage1
+        {
             findings += staleTranslation(transaction, identification.decode(ste), cd, outcome)
         }
         return findings
@@ -109,14 +113,21 @@ extension SMMUv3 {
         guard let cached = translationCache.peek(address, tag: tag) else { return [] }
         let output = PhysicalAddress(cached.output(for: address))
         let command = "a CMD_TLBI_NH_VA for ASID \(tag.asid), address \(transaction.address) is missing"
+        let required = EffectiveAccess(transaction).overridden(by: stream).required
+        let isPermitted = cached.permissions.contains(required)
         switch outcome {
-        case .translated(let translation) where translation.output != output:
+        case .translated(let translation) where translation.output != output && !translation.isBypassed:
             return ["the TLB still translates this address to \(output): \(command)"]
+        case .translated(let translation) where !isPermitted && !translation.isBypassed:
+            return ["the TLB still refuses this access, which the tables now permit: \(command)"]
         case .fault(let fault)
-        where fault.event == .fTranslation || fault.event == .fAddrSize || fault.event == .fAccess:
+        where fault.event == .fTranslation || fault.event == .fAddrSize || fault.event == .fAccess
+            || fault.event == .fWalkEABT:
             return [
                 "the TLB still translates this address to \(output), which the tables no longer do: \(command)"
             ]
+        case .fault(let fault) where fault.event == .fPermission && isPermitted:
+            return ["the TLB still permits this access, which the tables no longer do: \(command)"]
         default:
             return []
         }

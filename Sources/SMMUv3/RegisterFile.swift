@@ -13,7 +13,9 @@ struct RegisterFile: Sendable {
     var cr0ack = CR0(rawValue: 0)
     var cr1 = CR1(rawValue: 0)
     var cr2 = CR2(rawValue: 0)
-    /// SHCFG = use incoming; ABORT = 0. The reset value is IMPLEMENTATION DEFINED.
+    /// SHCFG = use incoming; ABORT = 0.
+    ///
+    /// The reset value is IMPLEMENTATION DEFINED.
     var gbpa = GBPA(rawValue: 0x1000)
     var irqCtrl = IRQCtrl(rawValue: 0)
     var gerror = GError(rawValue: 0)
@@ -28,15 +30,22 @@ struct RegisterFile: Sendable {
     var eventqCons = OutputQueueCons(rawValue: 0)
     var eventLog: EventLog
     let identification: Identification
+    /// How many resets came before: a command that was under way when one came must not write what is new.
+    let epoch: UInt64
 
     init(identification: Identification, eventLogCapacity: Int) {
         self.identification = identification
         eventLog = EventLog(capacity: eventLogCapacity)
+        epoch = 0
     }
 
-    init(identification: Identification, keeping eventLog: EventLog) {
-        self.identification = identification
-        self.eventLog = eventLog
+    /// The registers after a reset.
+    ///
+    /// The log is kept: it is for people, not for software.
+    init(resetting old: RegisterFile) {
+        identification = old.identification
+        eventLog = old.eventLog
+        epoch = old.epoch &+ 1
     }
 
     // MARK: What the rest works from
@@ -101,16 +110,29 @@ struct RegisterFile: Sendable {
         case RegisterOffset.gerrorn: gerrorn.rawValue
         case RegisterOffset.strtabBaseCfg: strtabBaseCfg.rawValue
         case RegisterOffset.cmdqProd: cmdqProd
-        case RegisterOffset.cmdqCons: cmdqCons.rawValue
-        case RegisterOffset.eventqProd: eventqProd.rawValue
+        case RegisterOffset.cmdqCons: visibleCmdqCons
+        case RegisterOffset.eventqProd: visibleEventqProd
         case RegisterOffset.eventqCons: eventqCons.rawValue
-        case 0xA8 where aliasesPage1: eventqProd.rawValue
+        case 0xA8 where aliasesPage1: visibleEventqProd
         case 0xAC where aliasesPage1: eventqCons.rawValue
         case RegisterOffset.cidr0...RegisterOffset.cidr0 + 0xC, RegisterOffset.pidr4...RegisterOffset.cidr0:
             Self.componentIdentification(offset)
         default:
             read64Half(offset)
         }
+    }
+
+    /// The SMMU's own indices read as zero above the wrap bit, whatever software once wrote there (3.5.1).
+    private var visibleCmdqCons: UInt32 {
+        var value = cmdqCons
+        value.rd = cmdqConsumer.rawValue
+        return value.rawValue
+    }
+
+    private var visibleEventqProd: UInt32 {
+        var value = eventqProd
+        value.wr = QueueIndex(eventqProd.wr, log2Entries: eventqLog2Entries).rawValue
+        return value.rawValue
     }
 
     private func read64Half(_ offset: UInt64) -> UInt32 {

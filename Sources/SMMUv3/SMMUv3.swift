@@ -6,13 +6,17 @@ import SMMUv3Spec
 import Synchronization
 package import SystemBus
 
-/// One SMMUv3: registers, queues, look-ups, caches. Non-secure programming interface.
+/// One SMMUv3: registers, queues, look-ups, caches.
+///
+/// Non-secure programming interface.
 ///
 /// Locks, in order: `commandProcessor`'s, `registers`, then a cache's, then an interrupt line's, which is a leaf.
 /// Register accesses take `registers` alone and wait for nothing else. A transaction that hits in its port takes
 /// no lock at all.
 package final class SMMUv3: Sendable {
-    /// The wired interrupt outputs. A `combined` line carries the pulses of every output that has no line.
+    /// The wired interrupt outputs.
+    ///
+    /// A `combined` line carries the pulses of every output that has no line.
     package struct Interrupts: Sendable {
         package var eventQueue: InterruptLine?
         package var globalError: InterruptLine?
@@ -80,28 +84,38 @@ package final class SMMUv3: Sendable {
         commandProcessor.attach(self)
     }
 
-    /// Ends the command thread. Commands that were accepted are not executed any further.
+    /// Ends the command thread.
+    ///
+    /// Commands that were accepted are not executed any further.
     package func stop() { commandProcessor.stop() }
 
     deinit { commandProcessor.stop() }
 
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
-        registers.withLock { registers in
-            registers = RegisterFile(identification: identification, keeping: registers.eventLog)
-        }
+        registers.withLock { registers in registers = RegisterFile(resetting: registers) }
         translationCache.invalidate(.all(nil))
         configurationCache.invalidate(streams: 0...UInt32.max)
     }
 
     // MARK: What transactions need
 
-    /// A view of memory for one requester. The port has one user at a time and must not outlive the machine.
+    /// A view of memory for one requester.
+    ///
+    /// The port has one user at a time and must not outlive the machine.
     package func makePort(for streamID: StreamID) -> StreamPort {
         StreamPort(smmu: self, streamID: streamID)
     }
 
-    func currentControls() -> TranslationControls { registers.withLock { $0.translationControls } }
+    /// The wired interrupt outputs, as they were connected.
+    package var lines: Interrupts { interrupts }
+
+    func currentControls() -> TranslationControls {
+        let generation = invalidationGeneration.current
+        var controls = registers.withLock { $0.translationControls }
+        controls.generation = generation
+        return controls
+    }
 
     // MARK: Statistics
 

@@ -40,12 +40,24 @@ package final class StreamPort: DMAPort {
     package let streamID: StreamID
     private let smmu: SMMUv3
     private let slot: TransactionTracker.Slot
+    /// Commands are executed inside the register write that makes them visible, which may be one of ours.
+    private let executesInline: Bool
     private let lookaside: UnsafeMutablePointer<Lookaside>
+    /// The configuration that the port used last: found again for every page that misses above.
+    private var configuration: KnownConfiguration?
+
+    private struct KnownConfiguration {
+        /// SSV and SubstreamID.
+        var context: UInt64
+        var generation: UInt64
+        var resolved: ResolvedStream
+    }
 
     init(smmu: SMMUv3, streamID: StreamID) {
         self.smmu = smmu
         self.streamID = streamID
         slot = smmu.tracker.acquireSlot()
+        executesInline = smmu.options.commandExecution == .inline
         lookaside = .allocate(capacity: Self.lookasideCount)
         lookaside.initialize(repeating: Lookaside(), count: Self.lookasideCount)
     }
@@ -121,32 +133,37 @@ package final class StreamPort: DMAPort {
             )
         }
         let wanted = min(UInt64(total - offset), Self.largestTransaction)
+        if executesInline { smmu.commandProcessor.enterTransaction() }
         slot.enter()
-        defer { slot.leave() }
-        slot.count(Counter.transactions)
-        let result = translate(address, wanted, kind, attributes)
-        do {
-            switch result {
-            case .output(let output, let count):
-                try access(output, offset, Int(truncatingIfNeeded: count))
-                return Int(truncatingIfNeeded: count)
-            case .readAsZero(let count):
-                try access(nil, offset, Int(truncatingIfNeeded: count))
-                return Int(truncatingIfNeeded: count)
-            case .terminated(let event):
-                throw DMAFault(
-                    cause: event.map { .event($0) } ?? .aborted,
-                    address: address,
-                    bytesTransferred: UInt64(offset)
-                )
-            }
-        } catch let error as BusError {
-            throw DMAFault(cause: .bus(error), address: address, bytesTransferred: UInt64(offset))
-        } catch let fault as DMAFault {
-            throw fault
-        } catch {
-            preconditionFailure("only BusError and DMAFault are thrown here")
+        defer {
+            slot.leave()
+            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
         }
+        slot.count(Counter.transactions)
+        let output: PhysicalAddress?
+        let count: UInt64
+        switch translate(address, wanted, kind, attributes) {
+        case .output(let translated, let covered): (output, count) = (translated, covered)
+        case .readAsZero(let covered): (output, count) = (nil, covered)
+        case .terminated(let event):
+            throw DMAFault(
+                cause: event.map { .event($0) } ?? .aborted,
+                address: address,
+                bytesTransferred: UInt64(truncatingIfNeeded: offset)
+            )
+        }
+        do throws(BusError) {
+            try access(output, offset, Int(truncatingIfNeeded: count))
+        } catch {
+            // The bus names the byte at which it failed; those before it have been transferred.
+            let done = output.map { error.address.rawValue &- $0.rawValue } ?? 0
+            throw DMAFault(
+                cause: .bus(error),
+                address: IOVirtualAddress(address.rawValue &+ done),
+                bytesTransferred: UInt64(truncatingIfNeeded: offset) &+ done
+            )
+        }
+        return Int(truncatingIfNeeded: count)
     }
 
     private enum Outcome {
@@ -204,7 +221,7 @@ package final class StreamPort: DMAPort {
         )
         var observer = NoObserver()
         do {
-            let translation = try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
+            let translation = try translateInContext(transaction, context, generation, &observer)
             let offset = address.rawValue & 0xFFF
             // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
             if smmu.options.tlbEntries > 0 {
@@ -228,5 +245,24 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(min(wanted, 0x1000 &- (address.rawValue & 0xFFF)))
             }
         }
+    }
+
+    private func translateInContext(
+        _ transaction: Transaction,
+        _ context: UInt64,
+        _ generation: UInt64,
+        _ observer: inout NoObserver
+    ) throws(TranslationFault) -> Translation {
+        if let known = configuration, known.generation == generation, known.context == context {
+            return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
+        }
+        let controls = smmu.currentControls()
+        guard controls.isEnabled, smmu.options.configurationCacheEntries > 0 else {
+            return try smmu.translate(transaction, controls, .cached, &observer)
+        }
+        let resolved = try smmu.resolveStream(transaction, controls, .cached, &observer)
+        // `generation` was read before `controls.generation`: what is good for the one is good for the other.
+        configuration = KnownConfiguration(context: context, generation: generation, resolved: resolved)
+        return try smmu.translate(transaction, resolved, generation, .cached, &observer)
     }
 }

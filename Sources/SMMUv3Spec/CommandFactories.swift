@@ -304,7 +304,8 @@ extension Command {
 }
 
 extension Command {
-    /// The specification's name; CMD_CFGI_ALL is told from CMD_CFGI_STE_RANGE, a reserved opcode has its number.
+    /// The specification's name, or of a reserved opcode its number; CMD_CFGI_ALL is told from
+    /// CMD_CFGI_STE_RANGE.
     package var name: String {
         opcode == .cfgiSTERange && range == 31 ? "CMD_CFGI_ALL" : opcode.description
     }

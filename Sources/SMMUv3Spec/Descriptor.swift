@@ -11,11 +11,9 @@ package struct Descriptor: Hashable, Sendable {
     package var rawValue: UInt64
 
     /// The descriptor with these bits, whatever they are.
-    @inlinable
     package init(rawValue: UInt64) { self.rawValue = rawValue }
 
     /// All zero: invalid.
-    @inlinable
     package init() { rawValue = 0 }
 
     /// Type [1:0]: 0 and 2 invalid, 1 a block, 3 a table or page.
@@ -186,7 +184,8 @@ package struct Descriptor: Hashable, Sendable {
     /// - Parameters:
     ///   - granule: The granule of the table.
     ///   - level: The level that the descriptor was found at.
-    ///   - has52BitOutput: The 64 KiB granule has output address bits 51:48 in bits 15:12 (IDR5.OAS is at least 52).
+    ///   - has52BitOutput: The 64 KiB granule has output address bits 51:48 in bits 15:12 (IDR5.OAS at least
+    ///     52).
     ///   - ds: The 4 KiB and 16 KiB granules have output address bits 51:50 in bits 9:8 (CD.DS or STE.S2DS).
     /// - Returns: The address, with the bits below the block's or page's size zero.
     package func outputAddress(granule: Granule, level: Int, has52BitOutput: Bool, ds: Bool) -> UInt64 {
@@ -203,10 +202,10 @@ package struct Descriptor: Hashable, Sendable {
         switch granule {
         case .kib64:
             let address = rawValue & UInt64.mask(0...47) & above
-            return has52BitOutput ? address | rawValue[bits: 12...15] << 48 : address
+            return has52BitOutput ? address | rawValue[bits: 12...15] &<< 48 : address
         case .kib4, .kib16:
             guard ds else { return rawValue & UInt64.mask(0...47) & above }
-            return rawValue & UInt64.mask(0...49) & above | rawValue[bits: 8...9] << 50
+            return rawValue & UInt64.mask(0...49) & above | rawValue[bits: 8...9] &<< 50
         }
     }
 }

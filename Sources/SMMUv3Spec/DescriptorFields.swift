@@ -14,7 +14,7 @@ extension Descriptor {
     ///   - granule: The table's granule.
     ///   - has52BitOutput: As for `outputAddress`.
     ///   - ds: As for `outputAddress`.
-    /// - Returns: By bit number: of an invalid descriptor only the type; a 52-bit address appears in one piece.
+    /// - Returns: By bit number; of an invalid descriptor only the type. A 52-bit address is in one piece.
     package func fields(
         stage: Stage,
         level: Int,

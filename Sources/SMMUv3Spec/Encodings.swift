@@ -67,7 +67,8 @@ package enum StreamWorld: Hashable, Sendable, CaseIterable {
         }
     }
 
-    /// Whether there is a second table for the upper half of addresses, and with it ASIDs and unprivileged accesses.
+    /// Whether there is a second table for the upper half of addresses, and with it ASIDs and unprivileged
+    /// access.
     package var hasTwoRanges: Bool {
         switch self {
         case .nsEL1, .nsEL2E2H, .secure, .sEL2E2H: return true

@@ -177,7 +177,8 @@ extension EventRecord {
         return record
     }
 
-    /// E_PAGE_REQUEST: a device hints that it will want `span` pages of 4 KiB, with the permissions set later.
+    /// E_PAGE_REQUEST: a device hints that it will want `span` pages of 4 KiB; the permissions are yet to
+    /// set.
     package static func pageRequest(
         streamID: StreamID,
         substreamID: SubstreamID?,

@@ -25,7 +25,7 @@ package struct DecodedField: Hashable, Sendable {
 }
 
 extension DecodedField: CustomStringConvertible {
-    /// `Config [3:1] = 0x5 (stage 1)`
+    /// Such as `Config [3:1] = 0x5 (stage 1)`.
     package var description: String {
         let bits = high == low ? "[\(high)]" : "[\(high):\(low)]"
         let value = "0x" + String(value, radix: 16)

@@ -1,6 +1,9 @@
 // Translation granules and address sizes, and the several ways in which fields encode them.
 
+// Swift 6.3 ignores @inlinable on the members of a package type that is not itself @usableFromInline.
+
 /// A translation granule: the size of a page and of a table.
+@usableFromInline
 package enum Granule: Hashable, Sendable, CaseIterable {
     case kib4, kib16, kib64
 
@@ -91,7 +94,7 @@ package enum Granule: Hashable, Sendable, CaseIterable {
 }
 
 extension Granule: CustomStringConvertible {
-    package var description: String {
+    @usableFromInline package var description: String {
         switch self {
         case .kib4: return "4 KiB"
         case .kib16: return "16 KiB"
@@ -106,8 +109,8 @@ package enum AddressSize {
     ///
     /// - Parameters:
     ///   - encoding: The field; bits above its three are ignored.
-    ///   - largest: The most bits that the version of the architecture knows: 48 in SMMUv3.0, 52 up to v3.3, 56 in
-    ///     v3.4. Larger encodings stand for it.
+    ///   - largest: The most bits that the version of the architecture knows, which larger encodings stand
+    ///     for: 48 in SMMUv3.0, 52 up to v3.3, 56 in v3.4.
     /// - Returns: The number of bits, at most `largest`.
     package static func bits(encoding: UInt8, largest: Int = 56) -> Int {
         let bits: Int

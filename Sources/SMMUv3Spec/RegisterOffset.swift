@@ -139,7 +139,7 @@ package enum RegisterOffset {
     /// SMMU_PRIQ_CONS, 32 bits: how far page requests are read.
     package static let priqCons: UInt64 = 0x1_00CC
 
-    /// SMMU_CMDQ_CONTROL_PAGE_BASEn, 64 bits: where the control page `page` (0 to 255) of enhanced queues lies.
+    /// SMMU_CMDQ_CONTROL_PAGE_BASEn, 64 bits: where control page `page` (0 to 255) of enhanced queues lies.
     package static func cmdqControlPageBase(_ page: Int) -> UInt64 {
         0x4000 + 32 * UInt64(truncatingIfNeeded: page & 0xFF)
     }

@@ -186,7 +186,8 @@ extension CD: FieldDecodable {
         .field("PIIP", 495, 448, isOptional: true),
     ]
 
-    /// The fields that the hardware looks at with this V, EPD0 and EPD1; those of extensions only where not zero.
+    /// The fields that the hardware looks at with this V, EPD0, EPD1; those of extensions only where not
+    /// zero.
     package var fields: [DecodedField] { Self.layout.filter(isLookedAt).decode(words) }
 
     private func isLookedAt(_ field: FieldLayout) -> Bool {

@@ -249,8 +249,6 @@ extension WindowRecord {
         -> UInt64
     {
         let width = AccessWidth(widestAt: address, upTo: chunkOf(limit, from: address, upTo: last))
-        smmud_begin_window_dma()
-        defer { smmud_end_window_dma() }
         let value = try read(width, at: address)
         withUnsafeBytes(of: value.littleEndian) { bytes in
             if let base = bytes.baseAddress { host.copyMemory(from: base, byteCount: width.rawValue) }
@@ -265,8 +263,6 @@ extension WindowRecord {
         withUnsafeMutableBytes(of: &value) { bytes in
             bytes.baseAddress?.copyMemory(from: host, byteCount: width.rawValue)
         }
-        smmud_begin_window_dma()
-        defer { smmud_end_window_dma() }
         try write(UInt64(littleEndian: value), width, at: address)
         return UInt64(width.rawValue)
     }

@@ -10,6 +10,7 @@ struct DMA: ParsableCommand {
         discussion: "Exits with 3 where the transaction faults.",
         subcommands: [DMARead.self, DMAWrite.self, DMACopy.self]
     )
+    @OptionGroup var global: GlobalOptions
 }
 
 struct DMARead: ParsableCommand {

@@ -37,7 +37,7 @@ struct Events: ParsableCommand {
             repeat {
                 for (event, dropped) in lines { show(event, dropped) }
                 lines = []
-                guard let line = try client.nextNotification() else { return }
+                let line = try following(client)
                 do throws(ControlError) {
                     let notification = try line.parameters(as: EventNotification.self)
                     if let notification { lines = [(notification.event, notification.dropped)] }
@@ -84,7 +84,8 @@ struct IRQ: ParsableCommand {
         }
         try global.withClient { client throws(ClientError) in
             _ = try client.call(Methods.InterruptsSubscribe.self, .init(lines: lines.isEmpty ? nil : lines))
-            while let line = try client.nextNotification() {
+            while true {
+                let line = try following(client)
                 do throws(ControlError) {
                     guard let signal = try line.parameters(as: InterruptNotification.self) else { continue }
                     try? global.printLine(signal, as: Reports.signal(signal))
@@ -92,4 +93,12 @@ struct IRQ: ParsableCommand {
             }
         }
     }
+}
+
+/// The next notification; a daemon that goes away while it is followed is a connection that was lost.
+private func following(_ client: ControlClient) throws(ClientError) -> ControlNotificationLine {
+    guard let line = try client.nextNotification() else {
+        throw .disconnected(reason: "the daemon closed it")
+    }
+    return line
 }

@@ -84,6 +84,7 @@ struct MMIO: ParsableCommand {
         abstract: "Loads and stores on the bus, as a CPU does.",
         subcommands: [MMIORead.self, MMIOWrite.self]
     )
+    @OptionGroup var global: GlobalOptions
 }
 
 /// How wide an access is.
@@ -138,6 +139,7 @@ struct Mem: ParsableCommand {
         abstract: "Reads and writes physical memory, as a CPU does.",
         subcommands: [MemRead.self, MemWrite.self, MemFill.self, MemAlloc.self, MemFree.self]
     )
+    @OptionGroup var global: GlobalOptions
 }
 
 struct MemRead: ParsableCommand {

@@ -31,6 +31,7 @@ struct SMMUCtl: ParsableCommand {
             Shutdown.self,
         ]
     )
+    @OptionGroup var global: GlobalOptions
 }
 
 extension ExitCode {
@@ -69,7 +70,7 @@ struct GlobalOptions: ParsableArguments {
         do throws(ClientError) {
             return try body(try ControlClient(path: socketPath ?? SocketPaths.control))
         } catch {
-            Output.complain(error.description)
+            Output.complain(Format.printable(error.description))
             throw error.exitCode
         }
     }
@@ -79,7 +80,7 @@ struct GlobalOptions: ParsableArguments {
         if isJSON {
             Output.write(try ControlJSON.prettyText(value) + "\n")
         } else {
-            Output.write(text())
+            Output.write(Format.printable(text()))
         }
     }
 
@@ -88,7 +89,7 @@ struct GlobalOptions: ParsableArguments {
         if isJSON {
             Output.write(try ControlJSON.line(value) + [UInt8(ascii: "\n")])
         } else {
-            Output.write(text())
+            Output.write(Format.printable(text()))
         }
     }
 }
@@ -106,7 +107,12 @@ extension ClientError {
 enum Output {
     static func write(_ text: String) { write(Array(text.utf8)) }
 
-    static func write(_ bytes: [UInt8]) { _ = write(bytes, to: STDOUT_FILENO) }
+    /// Writes to standard output; a result that does not get there is an error.
+    static func write(_ bytes: [UInt8]) {
+        guard !write(bytes, to: STDOUT_FILENO) else { return }
+        complain("standard output: " + (strerror(errno).map { String(cString: $0) } ?? "error"))
+        exit(ExitCode.failure.rawValue)
+    }
 
     static func complain(_ text: String) { _ = write(Array("smmuctl: \(text)\n".utf8), to: STDERR_FILENO) }
 

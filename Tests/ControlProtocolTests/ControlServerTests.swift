@@ -146,4 +146,58 @@ struct ControlServerTests {
         let good = #"{"jsonrpc":"2.0","id":1,"method":"stats"}"#
         #expect(answers(to: "\n\r\n  \n" + good + "\r\n").count == 1)
     }
+
+    @Test("However the stream is cut, the same lines come out", arguments: [1, 2, 3, 5, 64])
+    func framingDoesNotDependOnCuts(chunk: Int) {
+        let stream = Array("one\n\ntwo\r\nfar too long a line\nthree\nrest".utf8)
+        var framer = LineFramer(byteCountMax: 8)
+        var lines: [LineFramer.Line] = []
+        for start in stride(from: 0, to: stream.count, by: chunk) {
+            Array(stream[start..<min(start + chunk, stream.count)]).withUnsafeBytes {
+                lines += framer.receive($0)
+            }
+        }
+        #expect(
+            lines == [
+                .complete(Array("one".utf8)), .complete([]), .complete(Array("two".utf8)), .tooLong,
+                .complete(Array("three".utf8)),
+            ]
+        )
+    }
+
+    @Test("No line traps the codec or a method's parameters", arguments: [1, 2, 0x5eed] as [UInt64])
+    func noLineTraps(seed: UInt64) {
+        var random = SeededRandom(state: seed)
+        let pieces = [
+            "{", "}", "[", "]", ":", ",", "\"", "\\", "null", "1e999", "-0", "18446744073709551616", "\u{0}",
+            "0x",
+            #""0xffffffffffffffff""#, #""iova""#, #""source":{"device":"a","iova":1}"#,
+            #""permissions":"rwxp""#,
+            "\\ud800", "hex:", "====",
+        ]
+        let line =
+            #"{"jsonrpc":"2.0","id":1,"method":"x","params":{"device":"a","iova":"0x1","length":4,"data":"AA=="}}"#
+        for _ in 0..<1_500 {
+            var bytes = Array(line.utf8)
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                let place = Int.random(in: 0...bytes.count, using: &random)
+                let end = min(bytes.count, place + Int.random(in: 0...3, using: &random))
+                if Bool.random(using: &random) {
+                    bytes.replaceSubrange(
+                        place..<end,
+                        with: [UInt8.random(in: .min ... .max, using: &random)]
+                    )
+                } else {
+                    bytes.replaceSubrange(
+                        place..<end,
+                        with: Array((pieces.randomElement(using: &random) ?? "").utf8)
+                    )
+                }
+            }
+            guard let request = try? ControlRequest(line: bytes) else { continue }
+            _ = try? request.parameters(as: Methods.IOMMUMap.Parameters.self)
+            _ = try? request.parameters(as: Methods.DMAWrite.Parameters.self).requester()
+            _ = try? request.parameters(as: Methods.DMACopy.Parameters.self)
+        }
+    }
 }

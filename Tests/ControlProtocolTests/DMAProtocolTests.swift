@@ -54,7 +54,9 @@ private let faultBytes: [UInt8] = [
 ]
 
 /// A generator whose runs repeat: xorshift64*.
-private struct SeededRandom: RandomNumberGenerator {
+///
+/// The seed, a test's argument, must not be 0.
+struct SeededRandom: RandomNumberGenerator {
     var state: UInt64
     mutating func next() -> UInt64 {
         state ^= state >> 12

@@ -78,11 +78,19 @@ void smmud_wait_a_little(int attempt);
 // Names the calling thread, for debuggers and top(1); at most 15 characters count.
 void smmud_name_thread(const char *name);
 
-// Whether the calling thread is inside a DMA's access to a register window: such a thread is itself a transaction in
-// flight and must not wait for transactions in flight.
-void smmud_begin_window_dma(void);
-void smmud_end_window_dma(void);
-bool smmud_is_in_window_dma(void);
+// MARK: What the calling thread is inside of
+//
+// Transactions nest: a DMA reaches a register, whose device sends a DMA of its own. Each is pushed with a pointer that
+// names whose it is. Beyond 16 levels every question is answered with yes.
+void smmud_push_transaction(const void *owner);
+void smmud_pop_transaction(void);
+// Whether the calling thread is inside a transaction of this owner.
+bool smmud_is_in_transaction(const void *owner);
+
+// MARK: Waking a thread that polls
+
+// A close-on-exec eventfd that never blocks, or a negated errno.
+int smmud_eventfd(void);
 
 // MARK: membarrier(2)
 
@@ -126,6 +134,11 @@ const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size
 
 // Gives a registration back, before its munmap and after the last access to it.
 void smmud_guard_unregister(const uint32_t *flag);
+
+// MARK: Unix sockets
+
+// Takes the next client of a listening socket, close-on-exec. Returns the descriptor, or a negated errno.
+int smmud_accept(int listener);
 
 // MARK: Descriptors over Unix sockets (SCM_RIGHTS)
 

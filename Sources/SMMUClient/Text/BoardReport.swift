@@ -16,7 +16,7 @@ package enum BoardReport {
         root.append("reserved memory", board.reservedMemory.map(reserved))
         root.append("performance counters", board.pmcgs.flatMap(pmcg))
         root.append("warnings", board.warnings.map { "\($0.path): \($0.message)" })
-        return root.text + "\n" + summary(board) + "\n"
+        return Format.printable(root.text + "\n" + summary(board) + "\n")
     }
 
     /// The same for programs, over several lines.
@@ -78,8 +78,10 @@ package enum BoardReport {
 
     private static func activity(_ interrupt: InterruptInfo) -> String {
         var parts: [String] = []
-        if interrupt.pulses.value > 0 { parts.append("\(interrupt.pulses) pulses") }
-        if interrupt.assertions.value > 0 { parts.append("\(interrupt.assertions) assertions") }
+        if interrupt.pulses.value > 0 { parts.append(Format.count(interrupt.pulses.value, "pulse")) }
+        if interrupt.assertions.value > 0 {
+            parts.append(Format.count(interrupt.assertions.value, "assertion"))
+        }
         if interrupt.asserted { parts.append("asserted") }
         return parts.joined(separator: ", ")
     }

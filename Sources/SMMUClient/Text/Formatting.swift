@@ -70,8 +70,24 @@ package enum Format {
             + (fault.message.isEmpty ? "" : ": \(fault.message)")
     }
 
+    /// `text` with tabs as spaces, and every other control character but the newline replaced by `?`.
+    ///
+    /// Names come from device trees: a terminal must not take one for a command.
+    package static func printable(_ text: String) -> String {
+        String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { scalar in
+                    guard scalar.properties.generalCategory == .control, scalar != "\n" else { return scalar }
+                    return scalar == "\t" ? " " : "?"
+                }
+            )
+        )
+    }
+
     /// `1 thing`, `3 things`.
-    static func count(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
+    static func count(_ count: some BinaryInteger, _ noun: String) -> String {
+        "\(count) \(noun)\(count == 1 ? "" : "s")"
+    }
 }
 
 /// Bytes with their addresses, sixteen to a line, as `hexdump -C` prints them.

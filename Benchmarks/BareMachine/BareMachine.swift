@@ -1,0 +1,191 @@
+// The least machine around one SMMUv3: RAM, a register window, hand-written tables. For benchmarks and fuzzing.
+
+import AddressSpace
+import DeviceModel
+package import GuestMemory
+package import SMMUv3
+package import SMMUv3Spec
+package import SystemBus
+
+/// One SMMUv3 before one bank of RAM, with queues, a linear stream table and one address space in 4 KiB tables.
+///
+/// It programs the SMMU through registers and memory, as a driver does, and has nothing of a driver beside: no
+/// allocator that gives back, no error handling beyond throwing. One thread uses it at a time; ports are the
+/// exception, each of which may have a thread of its own.
+package final class BareMachine {
+    /// Where things are.
+    ///
+    /// All of it, up to ``tables``, is below the first 64 KiB of RAM.
+    package enum Layout {
+        package static let window: UInt64 = 0x0900_0000
+        package static let ram: UInt64 = 0x8000_0000
+        package static let streamTable = ram
+        package static let log2Streams: UInt64 = 8
+        package static let commandQueue = ram + 0x4000
+        package static let log2Commands: UInt64 = 7
+        package static let eventQueue = ram + 0x5000
+        package static let log2Events: UInt64 = 7
+        package static let contexts = ram + 0x6000
+        package static let contextCount: UInt64 = 64
+        /// The level-0 table of the address space; the others follow it.
+        package static let tables = ram + 0x8000
+    }
+
+    package let bus = SystemBus()
+    package let memory: MemoryRegion
+    package let smmu: SMMUv3
+    private var nextTable = Layout.tables + 0x1000
+    private var commandProducer: UInt64 = 0
+
+    /// Builds the machine with its SMMU in reset.
+    ///
+    /// - Parameters:
+    ///   - memory: Its RAM, at ``Layout/ram``; what it holds is used as it is.
+    ///   - interrupts: The SMMU's outputs; unconnected unless given.
+    package init(
+        memory: MemoryRegion,
+        options: SMMUv3Options,
+        interrupts: SMMUv3.Interrupts = SMMUv3.Interrupts()
+    ) throws {
+        self.memory = memory
+        try bus.addRAM(memory, at: PhysicalAddress(Layout.ram), name: "ram")
+        smmu = SMMUv3(
+            name: "smmu",
+            identification: .stage1(),
+            options: options,
+            bus: bus,
+            interrupts: interrupts
+        )
+        guard let window = AddressRange(start: Layout.window, byteCount: RegisterOffset.windowByteCount)
+        else {
+            preconditionFailure("the window is in the address space")
+        }
+        try bus.addWindow(smmu, at: window, name: "smmu")
+    }
+
+    deinit { smmu.stop() }
+
+    // MARK: Registers and memory
+
+    package func read32(_ offset: UInt64) throws -> UInt32 {
+        UInt32(truncatingIfNeeded: try bus.load(.word, at: PhysicalAddress(Layout.window + offset)))
+    }
+
+    package func write32(_ offset: UInt64, _ value: UInt64) throws {
+        try bus.store(value, .word, at: PhysicalAddress(Layout.window + offset))
+    }
+
+    package func write64(_ offset: UInt64, _ value: UInt64) throws {
+        try bus.store(value, .doubleword, at: PhysicalAddress(Layout.window + offset))
+    }
+
+    package func load(_ address: UInt64) throws -> UInt64 {
+        try bus.loadRAM64(at: PhysicalAddress(address))
+    }
+
+    package func store(_ words: UInt64..., at address: UInt64) throws {
+        for (index, word) in words.enumerated() {
+            try bus.storeRAM64(word, at: PhysicalAddress(address + UInt64(index) * 8))
+        }
+    }
+
+    // MARK: Bring-up
+
+    /// Gives the SMMU its stream table and queues and switches it on, its interrupts too.
+    package func enable() throws {
+        // Inner shareable, write-back cacheable tables and queues; RECINVSID.
+        try write32(RegisterOffset.cr1, 0b11_01_01_11_01_01)
+        try write32(RegisterOffset.cr2, 0b10)
+        try write64(RegisterOffset.strtabBase, Layout.streamTable)
+        try write32(RegisterOffset.strtabBaseCfg, Layout.log2Streams)
+        try write64(RegisterOffset.cmdqBase, Layout.commandQueue | Layout.log2Commands)
+        try write64(RegisterOffset.eventqBase, Layout.eventQueue | Layout.log2Events)
+        try write32(RegisterOffset.irqCtrl, 0b101)
+        // CMDQEN, EVENTQEN, SMMUEN.
+        try write32(RegisterOffset.cr0, 0b1101)
+    }
+
+    /// Gives a stream stage 1 of the machine's one address space, under an ASID of its own.
+    ///
+    /// - Parameter streamID: Below ``Layout/contextCount``.
+    package func attach(_ streamID: UInt64) throws {
+        precondition(streamID < Layout.contextCount, "the machine has room for 64 contexts")
+        let context = Layout.contexts + streamID * 64
+        var cd = CD()
+        cd.v = true
+        cd.aa64 = true
+        cd.t0SZ = 16
+        cd.tg0 = 0b00
+        cd.epd1 = true
+        cd.ips = 5
+        cd.ttb0 = Layout.tables
+        cd.asid = UInt16(streamID) + 1
+        cd.a = true
+        cd.r = true
+        cd.mair = 0xFF
+        for index in 0..<8 { try store(cd.words[index], at: context + UInt64(index) * 8) }
+        var ste = STE()
+        ste.config = .stage1
+        ste.s1ContextPtr = context
+        ste.v = true
+        for index in 0..<8 {
+            try store(ste.words[index], at: Layout.streamTable + streamID * 64 + UInt64(index) * 8)
+        }
+    }
+
+    // MARK: The address space
+
+    /// The address of the descriptor that maps an address at a level; makes the tables above it.
+    package func leaf(of address: UInt64, level leafLevel: UInt64 = 3) throws -> UInt64 {
+        var table = Layout.tables
+        for level in 0..<leafLevel {
+            let entry = table + ((address >> (39 - 9 * level)) & 0x1FF) * 8
+            if try load(entry) == 0 {
+                try store(nextTable | 0b11, at: entry)
+                nextTable += 0x1000
+            }
+            table = try load(entry) & 0xFFFF_FFFF_F000
+        }
+        return table + ((address >> (39 - 9 * leafLevel)) & 0x1FF) * 8
+    }
+
+    /// Maps pages of 4 KiB, readable and writable without privilege.
+    package func map(_ address: UInt64, to output: UInt64, byteCount: UInt64) throws {
+        for offset in stride(from: 0, to: byteCount, by: 0x1000) {
+            // nG, AF, inner shareable, AP = read and write for all, page.
+            try store((output + offset) | 0xF43, at: try leaf(of: address + offset))
+        }
+    }
+
+    /// Maps one block of 2 MiB, likewise.
+    package func mapBlock(_ address: UInt64, to output: UInt64) throws {
+        try store(output | 0xF41, at: try leaf(of: address, level: 2))
+    }
+
+    /// Where the tables end, so far: RAM from here on is free.
+    package var tablesEnd: UInt64 { nextTable }
+
+    // MARK: Commands
+
+    /// Queues commands and rings the doorbell once.
+    package func submit(_ commands: Command...) throws {
+        for command in commands {
+            let slot = commandProducer & ((1 << Layout.log2Commands) - 1)
+            try store(command.words[0], command.words[1], at: Layout.commandQueue + slot * 16)
+            commandProducer = (commandProducer + 1) & ((2 << Layout.log2Commands) - 1)
+        }
+        try write32(RegisterOffset.cmdqProd, commandProducer)
+    }
+
+    /// Whether every command that was submitted has been consumed.
+    ///
+    /// A queue that is disabled or stopped is not idle, even where PROD has gone round until it meets CONS.
+    package var isIdle: Bool {
+        get throws {
+            let isStopped = try (read32(RegisterOffset.gerror) ^ read32(RegisterOffset.gerrorn)) & 1 != 0
+            let isEnabled = CR0(rawValue: try read32(RegisterOffset.cr0ack)).cmdqen
+            let consumer = UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF
+            return isEnabled && !isStopped && consumer == commandProducer
+        }
+    }
+}

@@ -1,0 +1,56 @@
+// Every surface that a stranger can reach, as a function from bytes: what the fuzzer and the tests both run.
+
+/// One surface and its fuzzer.
+///
+/// Returning at all is the property of every one; those that know more check it too, and trap where it does not
+/// hold. A run depends on its input alone.
+package enum FuzzTarget: String, CaseIterable, Sendable {
+    /// The register window, the command queue in memory, and DMA between.
+    case registers
+    /// Stream table, context descriptors and page tables in memory, and DMA through them.
+    case tables
+    /// A device tree blob.
+    case deviceTree = "device-tree"
+    /// What comes on the DMA socket, at the daemon and at a client.
+    case dmaSocket = "dma-socket"
+    /// What comes on the control socket, at the daemon and at a client.
+    case controlSocket = "control-socket"
+
+    package func run(_ bytes: UnsafeRawBufferPointer) {
+        var input = FuzzInput(bytes)
+        switch self {
+        case .registers: fuzzRegisters(&input)
+        case .tables: fuzzTables(&input)
+        case .deviceTree: fuzzDeviceTree(input.rest)
+        case .dmaSocket: fuzzDMASocket(&input)
+        case .controlSocket: fuzzControlSocket(&input)
+        }
+    }
+}
+
+/// Bytes to values.
+///
+/// Where the bytes end, zeros follow.
+struct FuzzInput {
+    private let bytes: UnsafeRawBufferPointer
+    private var position = 0
+
+    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+
+    var isEmpty: Bool { position >= bytes.count }
+    var rest: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[position...]) }
+
+    mutating func next() -> UInt8 {
+        guard position < bytes.count else { return 0 }
+        defer { position += 1 }
+        return bytes[position]
+    }
+
+    mutating func next<Value: FixedWidthInteger & UnsignedInteger>(_ type: Value.Type) -> Value {
+        var value: UInt64 = 0
+        for index in 0..<UInt64(Value.bitWidth / 8) { value |= UInt64(next()) << (8 * index) }
+        return Value(truncatingIfNeeded: value)
+    }
+
+    mutating func pick<Element>(_ choices: [Element]) -> Element { choices[Int(next()) % choices.count] }
+}

@@ -1,1 +1,0 @@
-// IOMMU: to come.

@@ -1,0 +1,363 @@
+// Domains: what an endpoint's transactions meet.
+
+package import AddressSpace
+package import IOPageTable
+import SMMUv3Spec
+import Synchronization
+
+/// What a domain does with transactions; the kernel's names.
+package enum IOMMUDomainKind: String, Sendable, Hashable {
+    /// All DMA is aborted.
+    case blocked
+    /// DMA passes untranslated (passthrough).
+    case identity
+    /// DMA is translated, and the domain chooses the IOVAs.
+    case dma
+    /// DMA is translated as the caller maps.
+    case unmanaged
+
+    /// Whether there is a page table.
+    package var translates: Bool { self == .dma || self == .unmanaged }
+}
+
+/// A range of IOVAs that firmware, or the platform, has a say in.
+package struct ReservedRegion: Hashable, Sendable {
+    /// What the range is for.
+    package enum Kind: String, Sendable {
+        /// The endpoint accesses it at any time: it stays mapped one to one.
+        case direct
+        /// As ``direct`` until a driver takes the endpoint over.
+        case directRelaxable = "direct-relaxable"
+        /// Never to be mapped.
+        case reserved
+        /// Where MSIs go; hardware does not translate it.
+        case msi
+    }
+
+    package let kind: Kind
+    package let range: AddressRange
+    /// What direct regions are mapped with.
+    package let permissions: MappingPermissions
+
+    package init(_ kind: Kind, _ range: AddressRange, permissions: MappingPermissions = .readWrite) {
+        self.kind = kind
+        self.range = range
+        self.permissions = permissions
+    }
+}
+
+/// A set of translations that endpoints of one SMMU share, or one that needs none.
+package final class IOMMUDomain: Sendable {
+    package let kind: IOMMUDomainKind
+    let device: SMMUv3Device
+    /// The page table and what belongs to it; nil where the kind does not translate.
+    let translation: DomainTranslation?
+
+    init(_ kind: IOMMUDomainKind, device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+        self.kind = kind
+        self.device = device
+        translation = kind.translates ? try DomainTranslation(device, granule: granule) : nil
+    }
+
+    private func translating() throws(SMMUDriverError) -> DomainTranslation {
+        guard let translation else { throw .domainDoesNotTranslate(kind) }
+        return translation
+    }
+
+    /// The ASID that the domain's translations carry; nil where it does not translate.
+    package var asid: UInt16? { translation?.tag.asid }
+    /// The page table's shape; nil where the domain does not translate.
+    package var configuration: PageTableConfiguration? { translation?.configuration }
+    /// The page table's address, as CD.TTB0 says it; nil where the domain does not translate.
+    package var root: PhysicalAddress? { translation?.root }
+
+    /// Maps `byteCount` bytes at `iova`; all three are multiples of the granule.
+    ///
+    /// - Throws: ``SMMUDriverError/pageTable(_:)``, or ``SMMUDriverError/reservedRange(_:)``; the mappings are
+    ///   as before.
+    package func map(
+        _ iova: IOVirtualAddress,
+        to physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions
+    ) throws(SMMUDriverError) {
+        try translating().map(iova, to: physical, byteCount: byteCount, permissions: permissions)
+    }
+
+    /// Maps `byteCount` bytes of any alignment where the domain finds room.
+    ///
+    /// - Parameters:
+    ///   - physical: What is mapped.
+    ///   - byteCount: How much of it.
+    ///   - permissions: What the endpoint may do.
+    ///   - limit: The last address that the endpoint can drive: its DMA mask.
+    /// - Returns: The IOVA, with the offset into the page that `physical` has.
+    /// - Throws: ``SMMUDriverError/iovasExhausted(byteCount:)``, or what ``map(_:to:byteCount:permissions:)`` does.
+    package func map(
+        _ physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions,
+        limit: UInt64 = .max
+    ) throws(SMMUDriverError) -> IOVirtualAddress {
+        try translating().map(physical, byteCount: byteCount, permissions: permissions, limit: limit)
+    }
+
+    /// Unmaps up to the first address that is not mapped, and waits until no transaction uses what went.
+    ///
+    /// - Returns: How far it came, and why no further. The memory behind what was unmapped can be used again.
+    /// - Throws: ``SMMUDriverError/pageTable(_:)`` for a range that no page table has, and what the command
+    ///   queue throws: then the memory behind it must not be used again.
+    package func unmap(_ iova: IOVirtualAddress, byteCount: UInt64) throws(SMMUDriverError) -> UnmapOutcome {
+        try translating().unmap(iova, byteCount: byteCount)
+    }
+
+    /// Where `iova` leads, by the page table; nil where nothing is mapped.
+    ///
+    /// Linux: iova_to_phys.
+    package func translate(_ iova: IOVirtualAddress) throws(SMMUDriverError) -> PageTableTranslation? {
+        if kind == .identity {
+            return PageTableTranslation(
+                physical: PhysicalAddress(iova.rawValue),
+                pageByteCount: 1,
+                permissions: .readWrite,
+                descriptor: 0
+            )
+        }
+        return try translating().translate(iova)
+    }
+
+    /// The descriptors on the way to `iova`'s leaf.
+    package func walk(_ iova: IOVirtualAddress) throws(SMMUDriverError) -> [PageTableWalkStep] {
+        try translating().walk(iova)
+    }
+
+    /// Invalidates every cached translation of the domain.
+    ///
+    /// Linux: flush_iotlb_all.
+    package func flushAll() throws(SMMUDriverError) { try translating().flushAll() }
+
+    /// Heeds a region: direct ones are mapped one to one, the others kept free.
+    package func apply(_ region: ReservedRegion) throws(SMMUDriverError) { try translating().apply(region) }
+}
+
+/// A domain's page table, ASID and IOVAs.
+///
+/// Lock order: `state`, then the command queue. What an unmap cleared is invalidated after the lock is let go; its
+/// IOVAs become free only then.
+final class DomainTranslation: Sendable {
+    private struct State: ~Copyable {
+        var table: IOPageTable
+        var iovas: IOVAAllocator
+        /// Where nothing may be mapped.
+        var forbidden: [AddressRange] = []
+    }
+
+    let tag: TLBTag
+    let configuration: PageTableConfiguration
+    let root: PhysicalAddress
+    private let device: SMMUv3Device
+    private let state: Mutex<State>
+
+    init(_ device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+        let features = device.features
+        let granule = try Self.choose(granule ?? device.options.granule, features)
+        guard let asid = device.asids.allocate(bits: features.asidBits) else {
+            throw .asidsExhausted(count: (1 << features.asidBits) - 1)
+        }
+        do {
+            let configuration = try PageTableConfiguration(
+                granule: granule,
+                inputAddressBits: features.virtualAddressBits,
+                outputAddressBits: features.inputAddressBits,
+                isCoherent: features.flags.contains(.coherent),
+                partialUnmap: device.options.partialUnmap
+            )
+            let table = try IOPageTable(
+                configuration: configuration,
+                memory: device.memory,
+                frames: device.frames
+            )
+            self.configuration = configuration
+            root = table.root
+            let iovas = IOVAAllocator(
+                granuleLog2: granule.log2,
+                inputAddressBits: configuration.inputAddressBits,
+                prefersLow: device.options.prefersLowIOVAs
+            )
+            state = Mutex(State(table: table, iovas: iovas))
+        } catch {
+            device.asids.free(asid)
+            throw .pageTable(error)
+        }
+        self.device = device
+        tag = TLBTag(
+            asid: asid,
+            granule: granule,
+            usesE2H: device.usesE2H,
+            hasRanges: features.flags.contains(.rangeInvalidation)
+        )
+    }
+
+    /// Nobody is attached any more: what the TLB still holds goes before the tables and the ASID do.
+    deinit {
+        do throws(SMMUDriverError) {
+            try flushAll()
+            device.asids.free(tag.asid)
+        } catch {
+            if device.isOff(error) {
+                device.asids.free(tag.asid)
+                return
+            }
+            // The SMMU may still walk: tables and ASID are lost rather than used twice.
+            device.log.note(.error, "ASID \(tag.asid) and its tables are lost: \(error)")
+            state.withLock { $0.table.abandonTables() }
+        }
+    }
+
+    /// The granule that was asked for, or the CPU's page of 4 KiB, or the next larger one.
+    private static func choose(_ wanted: PageTableGranule?, _ features: SMMUFeatures) throws(SMMUDriverError)
+        -> PageTableGranule
+    {
+        if let wanted {
+            guard features.granules.contains(wanted) else { throw .unsupportedGranule(wanted) }
+            return wanted
+        }
+        guard let least = features.granules.min() else { throw .unsupportedGranule(.kib4) }
+        return least
+    }
+
+    func flushAll() throws(SMMUDriverError) { try device.complete([tag.all]) }
+
+    // MARK: Map
+
+    func map(
+        _ iova: IOVirtualAddress,
+        to physical: PhysicalAddress,
+        byteCount: UInt64,
+        permissions: MappingPermissions
+    ) throws(SMMUDriverError) {
+        var gather = TLBGather(device, tag)
+        let refusal = state.withLock { state -> SMMUDriverError? in
+            let range = AddressRange(start: iova.rawValue, byteCount: byteCount)
+            if let range, let hole = state.forbidden.first(where: { $0.overlaps(range) }) {
+                return .reservedRange(hole)
+            }
+            do throws(IOPageTableError) {
+                try state.table.map(
+                    iova,
+                    to: physical,
+                    byteCount: byteCount,
+                    permissions: permissions,
+                    invalidator: &gather
+                )
+            } catch { return .pageTable(error) }
+            if let range { state.iovas.claim(range) }
+            return nil
+        }
+        // A map that failed half way has unmapped again what it had mapped.
+        try gather.finish()
+        if let refusal { throw refusal }
+    }
+
+    func map(_ physical: PhysicalAddress, byteCount: UInt64, permissions: MappingPermissions, limit: UInt64)
+        throws(SMMUDriverError) -> IOVirtualAddress
+    {
+        let mask = configuration.granule.byteCount - 1
+        let offset = physical.rawValue & mask
+        let (sum, overflow) = byteCount.addingReportingOverflow(offset + mask)
+        let size = sum & ~mask
+        guard byteCount > 0, !overflow else { throw .iovasExhausted(byteCount: byteCount) }
+        guard let iova = state.withLock({ $0.iovas.allocate(byteCount: size, limit: limit) }) else {
+            throw .iovasExhausted(byteCount: size)
+        }
+        do {
+            try map(
+                iova,
+                to: PhysicalAddress(physical.rawValue & ~mask),
+                byteCount: size,
+                permissions: permissions
+            )
+        } catch {
+            release(iova, size)
+            throw error
+        }
+        return IOVirtualAddress(iova.rawValue | offset)
+    }
+
+    private func release(_ iova: IOVirtualAddress, _ byteCount: UInt64) {
+        guard let range = AddressRange(start: iova.rawValue, byteCount: byteCount) else { return }
+        state.withLock { $0.iovas.release(range) }
+    }
+
+    // MARK: Unmap
+
+    func unmap(_ iova: IOVirtualAddress, byteCount: UInt64) throws(SMMUDriverError) -> UnmapOutcome {
+        var gather = TLBGather(device, tag)
+        let result = state.withLock { state -> Result<UnmapOutcome, IOPageTableError> in
+            do throws(IOPageTableError) {
+                return .success(try state.table.unmap(iova, byteCount: byteCount, invalidator: &gather))
+            } catch { return .failure(error) }
+        }
+        try gather.finish()
+        switch result {
+        case .success(let outcome):
+            release(iova, outcome.byteCount)
+            return outcome
+        case .failure(let error): throw .pageTable(error)
+        }
+    }
+
+    // MARK: Look
+
+    func translate(_ iova: IOVirtualAddress) throws(SMMUDriverError) -> PageTableTranslation? {
+        do {
+            return try state.withLock { (state) throws(IOPageTableError) in try state.table.translate(iova) }
+        } catch { throw .pageTable(error) }
+    }
+
+    func walk(_ iova: IOVirtualAddress) throws(SMMUDriverError) -> [PageTableWalkStep] {
+        do {
+            return try state.withLock { (state) throws(IOPageTableError) in try state.table.walk(iova) }
+        } catch { throw .pageTable(error) }
+    }
+
+    // MARK: Reserved regions
+
+    func apply(_ region: ReservedRegion) throws(SMMUDriverError) {
+        switch region.kind {
+        case .direct, .directRelaxable: try mapOneToOne(region)
+        case .reserved, .msi:
+            state.withLock { state in
+                state.iovas.reserve(region.range)
+                if !state.forbidden.contains(region.range) { state.forbidden.append(region.range) }
+            }
+        }
+    }
+
+    /// Maps those pages of the region that are not mapped yet: two endpoints may bring the same region.
+    private func mapOneToOne(_ region: ReservedRegion) throws(SMMUDriverError) {
+        let page = configuration.granule.byteCount
+        state.withLock { $0.iovas.reserve(region.range) }
+        let first = region.range.first & ~(page - 1)
+        let last = region.range.last | (page - 1)
+        var start: UInt64?
+        var current = first
+        while true {
+            let isMapped = try translate(IOVirtualAddress(current)) != nil
+            if !isMapped, start == nil { start = current }
+            let isLast = last - current < page
+            if let from = start, isMapped || isLast {
+                let end = isMapped ? current : current &+ page
+                try map(
+                    IOVirtualAddress(from),
+                    to: PhysicalAddress(from),
+                    byteCount: end &- from,
+                    permissions: region.permissions
+                )
+                start = nil
+            }
+            if isLast { return }
+            current += page
+        }
+    }
+}

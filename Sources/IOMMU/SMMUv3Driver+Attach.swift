@@ -1,0 +1,314 @@
+// Endpoints come and go, and are attached to domains.
+
+package import AddressSpace
+import DeviceModel
+import IOPageTable
+import SMMUv3Spec
+import Synchronization
+
+/// Who has which stream, and what each endpoint is attached to.
+struct Attachments {
+    /// One endpoint's state.
+    struct Attachment {
+        /// What transactions without a SubstreamID meet.
+        var domain: IOMMUDomain
+        /// What each SubstreamID meets.
+        var substreams: [SubstreamID: IOMMUDomain] = [:]
+        /// Domains to which changing over failed half way: hardware may use them, so they stay.
+        var doubtful: [IOMMUDomain] = []
+        /// Built at the first use of stage 1.
+        var contexts: ContextTable?
+    }
+
+    var streamTable: StreamTable
+    var owners: [StreamID: IOMMUEndpoint] = [:]
+    var states: [ObjectIdentifier: Attachment] = [:]
+
+    init(streamTable: StreamTable) { self.streamTable = streamTable }
+
+    /// Keeps all tables from being given back.
+    func abandonMemory() {
+        streamTable.abandon()
+        for state in states.values { state.contexts?.abandon() }
+    }
+}
+
+extension SMMUv3Driver {
+    // MARK: Endpoints
+
+    /// Makes a device known by its StreamIDs; it stays as it is, blocked or bypassing, until it is attached.
+    ///
+    /// - Parameters:
+    ///   - name: For people.
+    ///   - streams: Its StreamIDs on this SMMU; one that comes twice counts once.
+    ///   - substreamBits: How many bits of SubstreamID it wants (`pasid-num-bits`); the SMMU may have fewer.
+    ///   - canStall: `dma-can-stall`.
+    ///   - reservedRegions: What firmware says of IOVAs.
+    /// - Throws: ``SMMUDriverError/streamOutOfRange(_:count:)``, ``SMMUDriverError/streamInUse(_:endpoint:)``,
+    ///   ``SMMUDriverError/noStreams(endpoint:)``, or what memory for tables costs.
+    package func addEndpoint(
+        _ name: String,
+        streams: [StreamID],
+        substreamBits: Int = 0,
+        canStall: Bool = false,
+        reservedRegions: [ReservedRegion] = []
+    ) throws(SMMUDriverError) -> IOMMUEndpoint {
+        var unique: [StreamID] = []
+        for stream in streams where !unique.contains(stream) { unique.append(stream) }
+        guard !unique.isEmpty else { throw .noStreams(endpoint: name) }
+        // Without two levels a table of more than 2^10 CDs would be too large.
+        let hasLeaves = features.flags.contains(.twoLevelCDTable)
+        let bits = min(
+            max(0, substreamBits),
+            features.substreamIDBits,
+            hasLeaves ? .max : ContextTable.split
+        )
+        let flags = features.flags
+        let endpoint = IOMMUEndpoint(
+            name: name,
+            streams: unique,
+            substreamBits: bits,
+            canStall: flags.contains(.stalls) && canStall || flags.contains(.forcedStalls),
+            reservedRegions: reservedRegions
+        )
+        try attachments.withLock { (attachments) throws(SMMUDriverError) in
+            for stream in unique {
+                if let owner = attachments.owners[stream] {
+                    throw .streamInUse(stream, endpoint: owner.name)
+                }
+                _ = try attachments.streamTable.entry(for: stream)
+            }
+            for stream in unique { attachments.owners[stream] = endpoint }
+            attachments.states[ObjectIdentifier(endpoint)] = Attachments.Attachment(
+                domain: device.options.disablesBypass ? blockedDomain : identityDomain
+            )
+        }
+        return endpoint
+    }
+
+    /// Forgets a device: its streams are blocked, or bypass where firmware has memory mapped for it.
+    package func removeEndpoint(_ endpoint: IOMMUEndpoint) throws(SMMUDriverError) {
+        try attachments.withLock { (attachments) throws(SMMUDriverError) in
+            let id = ObjectIdentifier(endpoint)
+            guard var state = attachments.states[id] else { throw .unknownEndpoint(endpoint.name) }
+            let resting = endpoint.needsDirectRegions ? identityDomain : blockedDomain
+            for substream in state.substreams.keys.sorted() {
+                try clearContext(substream, endpoint, state)
+            }
+            state.substreams = [:]
+            try install(resting, for: endpoint, &state, &attachments.streamTable)
+            attachments.states[id] = nil
+            for stream in endpoint.streams { attachments.owners[stream] = nil }
+        }
+    }
+
+    /// The endpoint with this StreamID.
+    package func endpoint(of stream: StreamID) -> IOMMUEndpoint? {
+        attachments.withLock { $0.owners[stream] }
+    }
+
+    /// Every endpoint, in the order of their first StreamIDs.
+    package var endpoints: [IOMMUEndpoint] {
+        attachments.withLock { attachments in
+            attachments.owners.filter { $0.key == $0.value.streams.first }
+                .sorted { $0.key < $1.key }.map(\.value)
+        }
+    }
+
+    /// What the endpoint's transactions meet; nil where nothing is attached to the SubstreamID.
+    package func domain(of endpoint: IOMMUEndpoint, substream: SubstreamID? = nil) -> IOMMUDomain? {
+        attachments.withLock { attachments in
+            let state = attachments.states[ObjectIdentifier(endpoint)]
+            guard let substream else { return state?.domain }
+            return state?.substreams[substream]
+        }
+    }
+
+    // MARK: Attach
+
+    /// Puts an endpoint, or one of its SubstreamIDs, into a domain.
+    ///
+    /// Direct regions are mapped before. Once it returns, the SMMU uses the new domain for every transaction that
+    /// comes, and what went through the old one is done.
+    package func attach(_ endpoint: IOMMUEndpoint, substream: SubstreamID? = nil, to domain: IOMMUDomain)
+        throws(SMMUDriverError)
+    {
+        guard domain.device === device else { throw .domainOfAnotherSMMU }
+        if let translation = domain.translation {
+            for region in endpoint.reservedRegions { try translation.apply(region) }
+        }
+        try attachments.withLock { (attachments) throws(SMMUDriverError) in
+            let id = ObjectIdentifier(endpoint)
+            guard var state = attachments.states[id] else { throw .unknownEndpoint(endpoint.name) }
+            // Also where it fails half way: what was built is in the tables that hardware reads.
+            defer { attachments.states[id] = state }
+            if let substream {
+                try attach(substream, of: endpoint, to: domain, &state, &attachments.streamTable)
+            } else {
+                guard state.domain !== domain else { return }
+                if domain.kind == .blocked, endpoint.needsDirectRegions {
+                    throw .endpointNeedsDirectRegions(endpoint.name)
+                }
+                state.doubtful.append(domain)
+                try install(domain, for: endpoint, &state, &attachments.streamTable)
+                state.doubtful.removeLast()
+                state.domain = domain
+            }
+        }
+    }
+
+    /// Takes a SubstreamID out of its domain: its transactions fault from now on.
+    package func detach(_ endpoint: IOMMUEndpoint, substream: SubstreamID) throws(SMMUDriverError) {
+        try attachments.withLock { (attachments) throws(SMMUDriverError) in
+            let id = ObjectIdentifier(endpoint)
+            guard var state = attachments.states[id] else { throw .unknownEndpoint(endpoint.name) }
+            guard state.substreams[substream] != nil else { throw .substreamNotAttached(substream) }
+            defer { attachments.states[id] = state }
+            try clearContext(substream, endpoint, state)
+            state.substreams[substream] = nil
+            // Without SubstreamIDs the stream needs no CD table to be blocked or to bypass.
+            if state.substreams.isEmpty, !state.domain.kind.translates {
+                try install(state.domain, for: endpoint, &state, &attachments.streamTable)
+            }
+        }
+    }
+
+    private func attach(
+        _ substream: SubstreamID,
+        of endpoint: IOMMUEndpoint,
+        to domain: IOMMUDomain,
+        _ state: inout Attachments.Attachment,
+        _ streamTable: inout StreamTable
+    ) throws(SMMUDriverError) {
+        // SubstreamID 0 is the CD of transactions that have none.
+        guard substream.rawValue > 0, UInt64(substream.rawValue) < 1 << UInt64(endpoint.substreamBits) else {
+            throw .substreamOutOfRange(substream, bits: endpoint.substreamBits)
+        }
+        guard let translation = domain.translation else { throw .substreamNeedsTranslation(domain.kind) }
+        guard state.substreams[substream] == nil else { throw .substreamInUse(substream) }
+        state.doubtful.append(domain)
+        try writeContext(translation, substream, endpoint, &state)
+        state.doubtful.removeLast()
+        state.substreams[substream] = domain
+        if !state.domain.kind.translates {
+            try install(state.domain, for: endpoint, &state, &streamTable)
+        }
+    }
+
+    // MARK: Structures
+
+    /// Writes the CD, where there is one, and the STEs for a domain, in the order that keeps both valid together.
+    private func install(
+        _ domain: IOMMUDomain,
+        for endpoint: IOMMUEndpoint,
+        _ state: inout Attachments.Attachment,
+        _ streamTable: inout StreamTable
+    ) throws(SMMUDriverError) {
+        if let translation = domain.translation {
+            try writeContext(translation, SubstreamID(0), endpoint, &state)
+        }
+        let entry = streamTableEntry(domain, endpoint, state)
+        for stream in endpoint.streams {
+            try write(entry, for: stream, in: &streamTable)
+        }
+        if domain.translation == nil { try clearContext(SubstreamID(0), endpoint, state) }
+    }
+
+    private func streamTableEntry(
+        _ domain: IOMMUDomain,
+        _ endpoint: IOMMUEndpoint,
+        _ state: Attachments.Attachment
+    ) -> STE {
+        let needsTable = domain.kind.translates || !state.substreams.isEmpty
+        guard needsTable, let contexts = state.contexts else {
+            return domain.kind == .identity ? .bypassing(features) : .aborting
+        }
+        let unsubstreamed: STE.Unsubstreamed =
+            switch domain.kind {
+            case .blocked: .terminates
+            case .identity: .bypasses
+            case .dma, .unmanaged: .usesFirstContext
+            }
+        return .translating(
+            contexts,
+            unsubstreamed: unsubstreamed,
+            canStall: endpoint.canStall,
+            usesE2H: device.usesE2H,
+            features: features
+        )
+    }
+
+    private func write(_ entry: STE, for stream: StreamID, in streamTable: inout StreamTable)
+        throws(SMMUDriverError)
+    {
+        let address = try streamTable.entry(for: stream)
+        try device.update(at: address) {
+            EntryUpdate(from: STE(words: $0), to: entry)
+        } invalidate: { () throws(SMMUDriverError) in
+            try device.complete([.cfgiSTE(stream, leaf: true)])
+        }
+        // The endpoint is going to be used.
+        if !device.options.hasBrokenPrefetch {
+            try device.commands.issue([.prefetchConfig(stream)], thenSync: false)
+        }
+    }
+
+    /// Writes a CD, in a table that is built if this is the first one.
+    private func writeContext(
+        _ translation: DomainTranslation,
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ state: inout Attachments.Attachment
+    ) throws(SMMUDriverError) {
+        var contexts: ContextTable
+        if let existing = state.contexts {
+            contexts = existing
+        } else {
+            contexts = try ContextTable(
+                substreamBits: endpoint.substreamBits,
+                features: features,
+                memory: device.memory,
+                frames: device.frames
+            )
+        }
+        let isNewLeaf = try contexts.makeRoom(for: substream)
+        state.contexts = contexts
+        if isNewLeaf { try invalidateContext(substream, endpoint, leaf: false) }
+        let entry = CD(
+            translation.configuration,
+            root: translation.root,
+            asid: translation.tag.asid,
+            canStall: endpoint.canStall
+        )
+        try update(substream, endpoint, contexts, to: entry)
+    }
+
+    private func clearContext(
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ state: Attachments.Attachment
+    ) throws(SMMUDriverError) {
+        guard let contexts = state.contexts else { return }
+        try update(substream, endpoint, contexts, to: CD())
+    }
+
+    private func update(
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ contexts: ContextTable,
+        to entry: CD
+    ) throws(SMMUDriverError) {
+        guard let address = contexts.entry(for: substream) else { return }
+        try device.update(at: address) {
+            EntryUpdate(from: CD(words: $0), to: entry)
+        } invalidate: { () throws(SMMUDriverError) in
+            try invalidateContext(substream, endpoint, leaf: true)
+        }
+    }
+
+    private func invalidateContext(_ substream: SubstreamID, _ endpoint: IOMMUEndpoint, leaf: Bool)
+        throws(SMMUDriverError)
+    {
+        try device.complete(endpoint.streams.map { .cfgiCD($0, substream, leaf: leaf) })
+    }
+}

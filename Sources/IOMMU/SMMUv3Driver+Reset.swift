@@ -1,0 +1,153 @@
+// The reset sequence: every register access in the kernel's order.
+
+import AddressSpace
+import SMMUv3Spec
+import Synchronization
+
+extension SMMUv3Driver {
+    /// Brings the SMMU from whatever state it is in to one in which our tables and queues count.
+    func reset() throws(SMMUDriverError) {
+        try disableAtReset()
+        try writeAttributes()
+        let table = attachments.withLock { $0.streamTable.registers }
+        try device.registers.write64(RegisterOffset.strtabBase, table.base.rawValue)
+        try device.registers.write32(RegisterOffset.strtabBaseCfg, table.configuration.rawValue)
+        var cr0 = CR0()
+        try enableCommandQueue(&cr0)
+        try invalidateEverything()
+        try enableEventQueue(&cr0)
+        try setUpInterrupts()
+        cr0.smmuen = true
+        try write(cr0, "failed to enable SMMU interface")
+    }
+
+    /// Switches everything off; an SMMU that was left on aborts what comes from now on.
+    private func disableAtReset() throws(SMMUDriverError) {
+        let registers = device.registers
+        if CR0(rawValue: try registers.read32(RegisterOffset.cr0)).smmuen {
+            log.note(.warning, "SMMU currently enabled! Resetting...")
+            try updateGBPA { $0.abort = true }
+        }
+        do { try disable() } catch {
+            log.note(.error, "failed to clear cr0")
+            throw error
+        }
+    }
+
+    /// Changes GBPA by its own protocol: Update tells when it is done.
+    private func updateGBPA(_ change: (inout GBPA) -> Void) throws(SMMUDriverError) {
+        let registers = device.registers
+        let update = UInt32(1) << 31
+        do {
+            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+            var gbpa = GBPA(rawValue: try registers.read32(RegisterOffset.gbpa))
+            change(&gbpa)
+            gbpa.update = true
+            try registers.write32(RegisterOffset.gbpa, gbpa.rawValue)
+            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+        } catch {
+            log.note(.error, "GBPA not responding to update")
+            throw error
+        }
+    }
+
+    /// CR1: tables and queues are write-back, Inner Shareable; CR2: PTM, RECINVSID, and E2H as the CPU has it.
+    private func writeAttributes() throws(SMMUDriverError) {
+        var cr1 = CR1()
+        cr1.tableSH = 3
+        cr1.tableOC = 1
+        cr1.tableIC = 1
+        cr1.queueSH = 3
+        cr1.queueOC = 1
+        cr1.queueIC = 1
+        try device.registers.write32(RegisterOffset.cr1, cr1.rawValue)
+        var cr2 = CR2()
+        cr2.ptm = true
+        cr2.recinvsid = true
+        cr2.e2H = device.usesE2H
+        try device.registers.write32(RegisterOffset.cr2, cr2.rawValue)
+    }
+
+    private func enableCommandQueue(_ cr0: inout CR0) throws(SMMUDriverError) {
+        let registers = device.registers
+        let commands = device.commands
+        var base = QueueBase()
+        base.addr = commands.memory.address.rawValue
+        base.log2size = UInt8(commands.log2Count)
+        base.hint = true
+        try registers.write64(RegisterOffset.cmdqBase, base.rawValue)
+        try registers.write32(RegisterOffset.cmdqProd, 0)
+        try registers.write32(RegisterOffset.cmdqCons, 0)
+        commands.reset()
+        cr0.cmdqen = true
+        try write(cr0, "failed to enable command queue")
+    }
+
+    /// What an earlier owner of the SMMU left in its caches.
+    private func invalidateEverything() throws(SMMUDriverError) {
+        try device.complete([.cfgiAll()])
+        if features.flags.contains(.hypervisor) { try device.complete([.tlbiEL2All()]) }
+        try device.complete([.tlbiNSNHAll()])
+    }
+
+    private func enableEventQueue(_ cr0: inout CR0) throws(SMMUDriverError) {
+        let registers = device.registers
+        let base = eventQueue.withLock { queue in
+            queue.restart()
+            return queue.base
+        }
+        try registers.write64(RegisterOffset.eventqBase, base.rawValue)
+        try registers.write32(RegisterOffset.eventqProd, 0)
+        try registers.write32(RegisterOffset.eventqCons, 0)
+        cr0.eventqen = true
+        try write(cr0, "failed to enable event queue")
+    }
+
+    /// Wired lines: no MSI addresses, handlers connected, and then interrupts on.
+    private func setUpInterrupts() throws(SMMUDriverError) {
+        let registers = device.registers
+        try write(IRQCtrl(), "failed to disable irqs")
+        if case .named(let eventq, let gerror) = interrupts.lines {
+            try registers.write64(RegisterOffset.gerrorIrqCfg0, 0)
+            try registers.write64(RegisterOffset.eventqIrqCfg0, 0)
+            if eventq == nil { log.note(.warning, "no evtq irq - events will not be reported!") }
+            if gerror == nil { log.note(.warning, "no gerr irq - errors will not be reported!") }
+        }
+        requestInterrupts()
+        var control = IRQCtrl()
+        control.eventqIRQEn = true
+        control.gerrorIRQEn = true
+        do { try write(control, "failed to enable irqs") } catch .registerTimeout {
+            // The kernel goes on without interrupts.
+            log.note(.warning, "failed to enable irqs")
+        }
+    }
+
+    private func write(_ value: CR0, _ message: String) throws(SMMUDriverError) {
+        do {
+            try device.registers.write32(
+                RegisterOffset.cr0,
+                value.rawValue,
+                acknowledgedBy: RegisterOffset.cr0ack,
+                named: "SMMU_CR0ACK"
+            )
+        } catch {
+            log.note(.error, message)
+            throw error
+        }
+    }
+
+    private func write(_ value: IRQCtrl, _ message: String) throws(SMMUDriverError) {
+        do {
+            try device.registers.write32(
+                RegisterOffset.irqCtrl,
+                value.rawValue,
+                acknowledgedBy: RegisterOffset.irqCtrlack,
+                named: "SMMU_IRQ_CTRLACK"
+            )
+        } catch {
+            log.note(.error, message)
+            throw error
+        }
+    }
+}

@@ -1,0 +1,130 @@
+// Builds the daemon's parts, ties them together, and runs them until somebody has them stop.
+
+import ControlProtocol
+import Glibc
+import Logging
+import Machine
+import ServiceLifecycle
+import SystemPackage
+import UnixSignals
+
+/// What is known of the daemon before there is a machine.
+struct DaemonConfiguration: Sendable {
+    static let version = "0.1.0"
+
+    var boardPath: String
+    var controlPath: String
+    var dmaPath: String
+    /// The directory of the usual places, which is made where it is missing; nil where neither socket is there.
+    var directory: String?
+    var machine: MachineOptions
+    /// Whether the ready line is JSON.
+    var isJSON: Bool
+    var logLevel: Logger.Level
+}
+
+/// The running daemon.
+enum Daemon {
+    /// Runs until it is stopped by a signal or over the control socket.
+    static func run(_ configuration: DaemonConfiguration) async throws(Failure) {
+        LoggingSystem.bootstrap { label in
+            var handler = StreamLogHandler.standardError(label: label)
+            handler.logLevel = configuration.logLevel
+            return handler
+        }
+        let logger = Logger(label: "smmud")
+        raiseDescriptorLimit()
+
+        // The sockets first: a board may take a while to build, and it is not needed to find them taken.
+        let (controlListener, dmaListener) = try makeListeners(configuration)
+        let machine = try Machine.load(configuration.boardPath, options: configuration.machine)
+        for complaint in machine.startDriver() { logger.warning("\(complaint)") }
+        let trigger = ShutdownTrigger()
+        let service = ControlService(
+            machine: machine,
+            information: DaemonInformation(
+                version: DaemonConfiguration.version,
+                source: configuration.boardPath,
+                dmaSocket: absolutePath(configuration.dmaPath),
+                requestShutdown: { trigger.request() }
+            )
+        )
+        let control: SocketServer
+        let dma: SocketServer
+        do throws(Errno) {
+            control = try ControlServer.make(service, listener: controlListener, logger: logger)
+            dma = try DMAServer.make(machine, listener: dmaListener, logger: logger)
+        } catch {
+            throw Failure(.host, "no file descriptor: \(error.description)")
+        }
+        let group = ServiceGroup(
+            // Stopped from the last to the first: what DMA there is has ended when the machine stops.
+            services: [
+                MachineService(machine: machine), SocketService(server: control), SocketService(server: dma),
+                ReadinessService { announce(configuration) },
+            ],
+            gracefulShutdownSignals: [.sigterm, .sigint],
+            logger: logger
+        )
+        trigger.attach(group)
+        do {
+            try await group.run()
+        } catch {
+            throw Failure(.host, "stopped by an error: \(error)")
+        }
+        logger.info("stopped")
+    }
+
+    private static func makeListeners(_ configuration: DaemonConfiguration) throws(Failure)
+        -> (control: UnixListener, dma: UnixListener)
+    {
+        do throws(ListenerError) {
+            if let directory = configuration.directory { try UnixListener.makeDirectory(directory) }
+            return (
+                try UnixListener(path: configuration.controlPath),
+                try UnixListener(path: configuration.dmaPath)
+            )
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    /// Tells whoever waits for it that clients are served.
+    private static func announce(_ configuration: DaemonConfiguration) {
+        guard configuration.isJSON else {
+            Output.print("smmud: ready: control \(configuration.controlPath) dma \(configuration.dmaPath)")
+            return
+        }
+        let line = ReadyLine(
+            ready: true,
+            control: absolutePath(configuration.controlPath),
+            dma: absolutePath(configuration.dmaPath),
+            processID: Int(getpid())
+        )
+        // Strings and numbers can always be written.
+        if let text = try? ControlJSON.line(line) { Output.print(String(decoding: text, as: UTF8.self)) }
+    }
+
+    private struct ReadyLine: Encodable {
+        let ready: Bool
+        let control: String
+        let dma: String
+        let processID: Int
+    }
+
+    /// A path that means the same to clients in another directory.
+    private static func absolutePath(_ path: String) -> String {
+        guard !path.hasPrefix("/"), let directory = getcwd(nil, 0) else { return path }
+        defer { free(directory) }
+        return String(cString: directory) + "/" + path
+    }
+
+    /// Makes use of all descriptors that the process may have: clients bring their own along.
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard getrlimit(resource, &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(resource, &limit)
+    }
+}

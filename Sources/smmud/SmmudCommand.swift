@@ -1,0 +1,165 @@
+// The command line: `smmud BOARD.dtb [options]`.
+
+import ArgumentParser
+import ControlProtocol
+import Glibc
+import Logging
+import Machine
+import SMMUClient
+import SMMUv3
+
+@main
+struct SmmudCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "smmud",
+        abstract: "Runs the I/O side of an Arm machine: its SMMUv3s, interrupts, memory and endpoints.",
+        discussion: """
+            Loads a device tree blob, builds what it describes, and serves two Unix sockets: one for control \
+            (JSON-RPC; see smmuctl) and one for DMA. Prints a line that starts with "smmud: ready:" when clients \
+            are served. SIGTERM and SIGINT stop it.
+
+            Exit codes: 0 stopped, or checked and found good; 64 wrong options; 65 the device tree is wrong, with \
+            one line for each problem; 66 the file cannot be read; 69 another process serves a socket; 70 a \
+            mistake in smmud; 71 the host refuses memory, threads or file descriptors; 73 a socket cannot be made.
+            """,
+        version: DaemonConfiguration.version
+    )
+
+    @Argument(help: "The device tree blob.", completion: .file(extensions: ["dtb"]))
+    var board: String
+
+    @Option(help: ArgumentHelp("The control socket's path.", valueName: "path"), completion: .file())
+    var control: String?
+
+    @Option(help: ArgumentHelp("The DMA socket's path.", valueName: "path"), completion: .file())
+    var dma: String?
+
+    @Option(help: "Who drives the SMMUs: smmud's own driver, or none, for a driver outside.")
+    var driver: MachineOptions.Driver = .own
+
+    @Flag(help: "Build the machine, print what was found, and exit.")
+    var check = false
+
+    @Flag(help: "Print JSON: with --check the board, else the ready line.")
+    var json = false
+
+    @Option(help: "How many translations each SMMU's TLB holds; 0 is no TLB.")
+    var tlbEntries: Int?
+
+    @Option(help: "How many STEs, and how many CDs, each SMMU's configuration cache holds; 0 is none.")
+    var configCacheEntries: Int?
+
+    @Option(help: "Where commands are executed: on a thread of the SMMU's own, or inside the register write.")
+    var commands: CommandExecution = .thread
+
+    @Option(help: "The smallest pages that smmud's own driver maps.")
+    var pageSize: PageSize = .kib4
+
+    @Option(help: "The least severe messages to log on standard error.")
+    var logLevel: LogLevel = .notice
+
+    func validate() throws {
+        for (name, value) in [("--tlb-entries", tlbEntries), ("--config-cache-entries", configCacheEntries)] {
+            guard let value else { continue }
+            guard (0...Self.cacheEntriesMax).contains(value) else {
+                throw ValidationError("\(name) is 0 to \(Self.cacheEntriesMax), not \(value).")
+            }
+        }
+        guard check || control == nil || control != dma else {
+            throw ValidationError("--control and --dma need a path each, not the same one.")
+        }
+    }
+
+    /// More than any machine has, and less than what would not fit into memory.
+    private static let cacheEntriesMax = 1 << 20
+
+    func run() async throws {
+        // A reader of ours that goes away is not to end the machine.
+        signal(SIGPIPE, SIG_IGN)
+        do throws(Failure) {
+            if check { try printBoard() } else { try await Daemon.run(daemonConfiguration) }
+        } catch {
+            for line in error.lines { Output.complain(line) }
+            throw ExitCode(error.code.rawValue)
+        }
+    }
+
+    private func printBoard() throws(Failure) {
+        let machine = try Machine.load(board, options: machineOptions)
+        defer { machine.stop() }
+        let information = DaemonInformation(version: DaemonConfiguration.version, source: board)
+        let description = ControlService(machine: machine, information: information).describe()
+        do throws(ControlError) {
+            let text = json ? try BoardReport.json(description) : BoardReport.text(description)
+            Output.write(text.hasSuffix("\n") ? text : text + "\n")
+        } catch {
+            throw Failure(.software, error.message)
+        }
+    }
+
+    private var machineOptions: MachineOptions {
+        var options = MachineOptions()
+        options.driver = driver
+        options.pageBytes = pageSize.byteCount
+        options.smmu.commandExecution = commands == .inline ? .inline : .thread
+        if let tlbEntries { options.smmu.tlbEntries = tlbEntries }
+        if let configCacheEntries { options.smmu.configurationCacheEntries = configCacheEntries }
+        return options
+    }
+
+    private var daemonConfiguration: DaemonConfiguration {
+        let controlPath = control ?? SocketPaths.control
+        let dmaPath = dma ?? SocketPaths.dma
+        let directory = SocketPaths.directory
+        let isUsed = [controlPath, dmaPath].contains { $0.hasPrefix(directory + "/") }
+        return DaemonConfiguration(
+            boardPath: board,
+            controlPath: controlPath,
+            dmaPath: dmaPath,
+            directory: isUsed ? directory : nil,
+            machine: machineOptions,
+            isJSON: json,
+            logLevel: logLevel.level
+        )
+    }
+}
+
+/// Where an SMMU executes commands, as the command line says it.
+enum CommandExecution: String, CaseIterable, ExpressibleByArgument {
+    case thread
+    case inline
+}
+
+/// A granule, as the command line says it.
+enum PageSize: String, CaseIterable, ExpressibleByArgument {
+    case kib4 = "4K"
+    case kib16 = "16K"
+    case kib64 = "64K"
+
+    var byteCount: Int {
+        switch self {
+        case .kib4: 4096
+        case .kib16: 16384
+        case .kib64: 65536
+        }
+    }
+}
+
+/// A level of the log, as the command line says it.
+enum LogLevel: String, CaseIterable, ExpressibleByArgument {
+    case trace, debug, info, notice, warning, error, critical
+
+    var level: Logger.Level {
+        switch self {
+        case .trace: .trace
+        case .debug: .debug
+        case .info: .info
+        case .notice: .notice
+        case .warning: .warning
+        case .error: .error
+        case .critical: .critical
+        }
+    }
+}
+
+extension MachineOptions.Driver: ExpressibleByArgument {}

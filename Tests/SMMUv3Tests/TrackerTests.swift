@@ -1,0 +1,177 @@
+// The tracker of transactions in flight: whom a waiter waits for, and whom it does not.
+
+import Glibc
+import SystemBus
+import Testing
+
+@Suite("Transactions in flight")
+struct TrackerTests {
+    @Test("nobody inside: nothing to wait for")
+    func idle() {
+        let tracker = TransactionTracker()
+        #expect(tracker.waitForTransactionsInFlight() == 0)
+        let slots = (0..<100).map { _ in tracker.acquireSlot() }
+        #expect(tracker.waitForTransactionsInFlight() == 0)
+        for slot in slots {
+            slot.enter()
+            slot.leave()
+        }
+        #expect(tracker.waitForTransactionsInFlight() == 0)
+        for slot in slots { tracker.releaseSlot(slot) }
+        #expect(tracker.waitForTransactionsInFlight() == 0)
+    }
+
+    @Test("slots are apart: no two requesters share a cache line pair")
+    func slotDistance() {
+        let tracker = TransactionTracker()
+        let slots = (0..<65).map { _ in tracker.acquireSlot() }
+        let addresses = slots.map { UInt(bitPattern: $0.words) }
+        #expect(Set(addresses).count == 65)
+        #expect(addresses.allSatisfy { $0 % 128 == 0 })
+        for slot in slots { tracker.releaseSlot(slot) }
+    }
+
+    @Test("counters add up over slots, and stay when a slot is given back and used again")
+    func counters() {
+        let tracker = TransactionTracker()
+        let first = tracker.acquireSlot()
+        let second = tracker.acquireSlot()
+        first.count(1)
+        first.count(1, 9)
+        second.count(1, 5)
+        second.count(TransactionTracker.counterCount, 3)
+        #expect(tracker.total(1) == 15)
+        #expect(tracker.total(TransactionTracker.counterCount) == 3)
+        tracker.releaseSlot(first)
+        #expect(tracker.total(1) == 15)
+        let third = tracker.acquireSlot()
+        third.count(1)
+        #expect(tracker.total(1) == 16)
+        #expect(tracker.total(2) == 0)
+        tracker.releaseSlot(second)
+        tracker.releaseSlot(third)
+        #expect(tracker.total(1) == 16)
+    }
+
+    @Test("a waiter waits for those that are inside, and for no one that comes later")
+    func waiting() {
+        let tracker = TransactionTracker()
+        let inside = tracker.acquireSlot()
+        let later = tracker.acquireSlot()
+        inside.enter()
+        let waited = Count()
+        let waiter = TestThread {
+            #expect(tracker.waitForTransactionsInFlight() == 1)
+            waited.increment()
+        }
+        // Another requester comes and goes, and comes again, while the waiter waits.
+        for _ in 0..<1000 {
+            #expect(waited.current == 0)
+            later.enter()
+            later.leave()
+            sched_yield()
+        }
+        later.enter()
+        // Whether the waiter saw `later` inside depends on when it looked: it must have looked before.
+        inside.leave()
+        later.leave()
+        waiter.join()
+        #expect(waited.current == 1)
+        tracker.releaseSlot(inside)
+        tracker.releaseSlot(later)
+    }
+
+    @Test("a requester that leaves and enters again does not hold the waiter up")
+    func reentry() {
+        let tracker = TransactionTracker()
+        let stop = Flag()
+        let running = Flag()
+        let busy = TestThread {
+            let slot = tracker.acquireSlot()
+            while !stop.isSet {
+                slot.enter()
+                running.set()
+                slot.leave()
+            }
+            tracker.releaseSlot(slot)
+        }
+        running.wait()
+        for _ in 0..<2000 { tracker.waitForTransactionsInFlight() }
+        stop.set()
+        busy.join()
+    }
+
+    @Test("a slot given back while somebody waits, and taken by another, ends the wait")
+    func slotReuse() {
+        let tracker = TransactionTracker()
+        for _ in 0..<50 {
+            let slot = tracker.acquireSlot()
+            slot.enter()
+            let started = Flag()
+            let waiter = TestThread {
+                started.set()
+                tracker.waitForTransactionsInFlight()
+            }
+            started.wait()
+            slot.leave()
+            tracker.releaseSlot(slot)
+            let other = tracker.acquireSlot()
+            other.enter()
+            // `other` may be the same slot: the waiter sees another sequence number and goes, or never saw this one.
+            let second = TestThread { other.leave() }
+            waiter.join()
+            second.join()
+            tracker.releaseSlot(other)
+        }
+    }
+
+    @Test("what a requester wrote inside is visible to the waiter, and it never starts on what was withdrawn")
+    func publication() {
+        // A message of two words: the requester copies `source` to `target` while it is offered; the waiter
+        // withdraws the offer, waits, and from then on owns `target`.
+        final class Shared: @unchecked Sendable {
+            let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 64)
+            init() { words.initialize(repeating: 0, count: 64) }
+            deinit { words.deallocate() }
+        }
+        let shared = Shared()
+        let tracker = TransactionTracker()
+        let stop = Flag()
+        let offered = Count()
+        let withdrawn = Count()
+        let copies = Count()
+        let requesters = (0..<2).map { index in
+            TestThread {
+                let slot = tracker.acquireSlot()
+                while !stop.isSet {
+                    slot.enter()
+                    if offered.current > withdrawn.current {
+                        shared.words[index * 16] = 1
+                        shared.words[index * 16 + 8] = 1
+                        copies.increment()
+                    }
+                    slot.leave()
+                }
+                tracker.releaseSlot(slot)
+            }
+        }
+        for _ in 0..<500 {
+            let before = copies.current
+            offered.increment()
+            copies.wait(for: before + 1)
+            withdrawn.increment()
+            tracker.waitForTransactionsInFlight()
+            for index in 0..<2 {
+                shared.words[index * 16] = 0
+                shared.words[index * 16 + 8] = 0
+            }
+            sched_yield()
+            for index in 0..<2 {
+                #expect(shared.words[index * 16] == 0)
+                #expect(shared.words[index * 16 + 8] == 0)
+            }
+        }
+        stop.set()
+        for requester in requesters { requester.join() }
+    }
+}
