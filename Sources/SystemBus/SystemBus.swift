@@ -45,6 +45,8 @@ package final class SystemBus: @unchecked Sendable {
         var map = AddressMap<Occupant>()
         var retired: [Retired] = []
         var generation: UInt64 = 0
+        /// Up to which generation ``reclaim(through:)`` may free.
+        var reclaimable: UInt64 = 0
     }
 
     /// What changes take a lock for.
@@ -56,7 +58,7 @@ package final class SystemBus: @unchecked Sendable {
 
     private let published: Atomic<UnsafeMutablePointer<BusSnapshot>>
     private let changes = Changes()
-    private let countedReaders = ReaderCount()
+    private let readers = CountedReaders()
 
     /// An address space in which nothing is.
     package init() {
@@ -74,29 +76,45 @@ package final class SystemBus: @unchecked Sendable {
 
     /// The map as it is now, and what it names, kept alive until the matching ``leave()``.
     func enter() -> UnsafeMutablePointer<BusSnapshot> {
-        countedReaders.value.pointee.add(1, ordering: .sequentiallyConsistent)
+        readers.line.pointee.count.add(1, ordering: .sequentiallyConsistent)
         // Sequentially consistent, as are the two sides of reclaim(through:): either that sees this reader, or
         // this reader sees the map that it has published.
         return published.load(ordering: .sequentiallyConsistent)
     }
 
     /// See ``enter()``.
-    func leave() { countedReaders.value.pointee.subtract(1, ordering: .sequentiallyConsistent) }
+    ///
+    /// The last to leave does the reclaiming that could not be done while somebody was inside.
+    func leave() {
+        let (_, count) = readers.line.pointee.count.subtract(1, ordering: .sequentiallyConsistent)
+        guard count == 0, readers.line.pointee.isReclaimDue.load(ordering: .sequentiallyConsistent) else {
+            return
+        }
+        reclaimWhatIsDue()
+    }
 }
 
-/// How many counted accesses are under way, on a cache line of its own: it is written at each of them.
-private final class ReaderCount: @unchecked Sendable {
-    let value: UnsafeMutablePointer<Atomic<Int>>
+/// Who is inside a counted access, on a cache line of its own: it is written at each of them.
+private final class CountedReaders: @unchecked Sendable {
+    struct Line: ~Copyable {
+        /// How many accesses are under way.
+        let count = Atomic<Int>(0)
+        /// Whether the last of them has to reclaim when it leaves.
+        let isReclaimDue = Atomic<Bool>(false)
+    }
+
+    let line: UnsafeMutablePointer<Line>
 
     init() {
-        let line = UnsafeMutableRawPointer.allocate(byteCount: 128, alignment: 128)
-        value = line.bindMemory(to: Atomic<Int>.self, capacity: 1)
-        value.initialize(to: Atomic(0))
+        // Two cache lines: the prefetcher of adjacent lines pairs them.
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 128, alignment: 128)
+        line = memory.bindMemory(to: Line.self, capacity: 1)
+        line.initialize(to: Line())
     }
 
     deinit {
-        value.deinitialize(count: 1)
-        UnsafeMutableRawPointer(value).deallocate()
+        line.deinitialize(count: 1)
+        UnsafeMutableRawPointer(line).deallocate()
     }
 }
 
@@ -148,13 +166,24 @@ extension SystemBus {
     /// Frees what was removed up to and including the change that made `generation`.
     ///
     /// The caller takes ``generation``, waits until every access that began before has ended (see the type's
-    /// description), and then calls this. It never waits itself: what it finds in use by an access of
-    /// ``PhysicalAccess`` stays until the next call.
+    /// description), and then calls this. It never waits itself: while accesses of ``PhysicalAccess`` are under
+    /// way nothing is freed, and the last of them does it when it ends.
     package func reclaim(through generation: UInt64) {
+        changes.state.withLock { state in
+            // What is removed later is not meant, even where it happens before this is carried out.
+            state.reclaimable = max(state.reclaimable, min(generation, state.generation))
+            readers.line.pointee.isReclaimDue.store(true, ordering: .sequentiallyConsistent)
+        }
+        reclaimWhatIsDue()
+    }
+
+    private func reclaimWhatIsDue() {
         let freed: [Retired] = changes.state.withLock { state in
-            // Who is not counted by now will find a newer snapshot than any that is retired.
-            guard countedReaders.value.pointee.load(ordering: .sequentiallyConsistent) == 0 else { return [] }
-            let count = state.retired.prefix { $0.generation <= generation }.count
+            // Whoever is not counted by now will find a newer snapshot than any that is retired. Whoever is will
+            // find that there is something due when it leaves.
+            guard readers.line.pointee.count.load(ordering: .sequentiallyConsistent) == 0 else { return [] }
+            readers.line.pointee.isReclaimDue.store(false, ordering: .sequentiallyConsistent)
+            let count = state.retired.prefix { $0.generation <= state.reclaimable }.count
             defer { state.retired.removeFirst(count) }
             return Array(state.retired[..<count])
         }

@@ -40,6 +40,14 @@ private final class LivingTarget: RegisterTarget {
     deinit { life.store(0xdead, ordering: .relaxed) }
 }
 
+/// What was taken off the bus, without keeping it.
+private struct Removed {
+    weak var region: MemoryRegion?
+    weak var target: LivingTarget?
+
+    var isFreed: Bool { region == nil && target == nil }
+}
+
 @Suite("Threads on the bus")
 struct ConcurrencyTests {
     /// How one writer stores a word and one reader loads it.
@@ -186,45 +194,43 @@ struct ConcurrencyTests {
         let counted = OSThread { Self.readCounted(bus, progress) }
         let hot = OSThread { Self.readHot(bus, tracker, progress) }
         var rounds: UInt64 = 0
+        var removed: [Removed] = []
         // Until both readers have met both states, however the system schedules them.
         while rounds < 300 || progress.answered.load(ordering: .relaxed) < 100
             || progress.unanswered.load(ordering: .relaxed) < 100
         {
             rounds += 1
-            try flap(bus, tracker, round: rounds)
+            removed.append(try flap(bus, tracker, round: rounds))
+            // Freed while the readers run: by the last of the counted ones, if not by ourselves.
+            while removed.count > 50 {
+                removed.removeAll(where: \.isFreed)
+                sched_yield()
+            }
         }
         progress.isDone.store(true, ordering: .releasing)
         counted.join()
         hot.join()
         progress.expectNoViolations()
+        #expect(removed.count { !$0.isFreed } == 0)
     }
 
     /// Puts a region and a window on the bus, takes them off again, and lets go of them when nobody is inside.
-    private func flap(_ bus: SystemBus, _ tracker: TransactionTracker, round: UInt64) throws {
-        weak var formerRegion: MemoryRegion?
-        weak var formerTarget: LivingTarget?
+    private func flap(_ bus: SystemBus, _ tracker: TransactionTracker, round: UInt64) throws -> Removed {
         let ram = try range(0x8000, 0x8fff)
         let window = try range(0x9000, 0x900f)
-        do {
-            let region = try MemoryRegion.anonymous(byteCount: 0x1000, name: "flapping")
-            for index in 0..<8 { region.base.storeBytes(of: round, toByteOffset: index * 8, as: UInt64.self) }
-            let target = LivingTarget()
-            (formerRegion, formerTarget) = (region, target)
-            try bus.addRAM(region, at: address(ram.first), name: "flapping")
-            try bus.addWindow(target, at: window, name: "flapping")
-        }
+        let region = try MemoryRegion.anonymous(byteCount: 0x1000, name: "flapping")
+        for index in 0..<8 { region.base.storeBytes(of: round, toByteOffset: index * 8, as: UInt64.self) }
+        let target = LivingTarget()
+        try bus.addRAM(region, at: address(ram.first), name: "flapping")
+        try bus.addWindow(target, at: window, name: "flapping")
         // Present for a while even where there are more threads than processors.
         sched_yield()
         bus.removeRAM(at: ram)
         bus.removeWindow(at: window)
         let generation = bus.generation
         tracker.waitForTransactionsInFlight()
-        // A counted reader may keep things a while; there is always a moment when none is inside.
-        while true {
-            bus.reclaim(through: generation)
-            if formerRegion == nil, formerTarget == nil { return }
-            sched_yield()
-        }
+        bus.reclaim(through: generation)
+        return Removed(region: region, target: target)
     }
 
     private static func readCounted(_ bus: SystemBus, _ progress: Progress) {

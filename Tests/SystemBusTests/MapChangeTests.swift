@@ -7,11 +7,34 @@ import Synchronization
 import SystemBus
 import Testing
 
+/// Whether a target came to the end of its answer.
+private final class Answered: Sendable {
+    let value = Atomic<Bool>(false)
+}
+
+/// A window that reclaims and then takes RAM off the bus.
+private final class RemovingTarget: RegisterTarget {
+    private let bus: SystemBus
+    private let ram: AddressRange
+
+    init(bus: SystemBus, ram: AddressRange) {
+        self.bus = bus
+        self.ram = ram
+    }
+
+    func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64 { 0 }
+
+    func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
+        bus.reclaim()
+        bus.removeRAM(at: ram)
+    }
+}
+
 /// A window that takes itself off the bus, as a handler that moves its own window does.
 private final class SelfRemovingTarget: RegisterTarget {
     private let bus: SystemBus
     private let range: AddressRange
-    let stillHere = Atomic<Bool>(false)
+    let answered = Answered()
 
     init(bus: SystemBus, range: AddressRange) {
         self.bus = bus
@@ -23,7 +46,7 @@ private final class SelfRemovingTarget: RegisterTarget {
     func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
         bus.removeWindow(at: range)
         bus.reclaim()
-        stillHere.store(true, ordering: .sequentiallyConsistent)
+        answered.value.store(true, ordering: .sequentiallyConsistent)
     }
 }
 
@@ -154,10 +177,30 @@ struct MapChangeTests {
             target = newTarget
             try bus.addWindow(newTarget, at: place, name: "moving")
         }
+        // The access that reclaims is itself under way: the target lives until it has answered, and goes then.
+        let answered = try #require(target?.answered)
         try bus.store(1, .word, at: address(0x9000))
-        #expect(target?.stillHere.load(ordering: .sequentiallyConsistent) == true)
-        #expect(throws: BusError.unassigned(address(0x9000))) { try bus.store(1, .word, at: address(0x9000)) }
-        bus.reclaim()
+        let hasAnswered = answered.value.load(ordering: .sequentiallyConsistent)
+        #expect(hasAnswered)
         #expect(target == nil)
+        #expect(throws: BusError.unassigned(address(0x9000))) { try bus.store(1, .word, at: address(0x9000)) }
+    }
+
+    @Test("what is removed after a reclaim was asked for does not go with it")
+    func deferredReclaimIsBounded() throws {
+        weak var later: MemoryRegion?
+        let removing = RemovingTarget(bus: bus, ram: try range(0x4000, 0x4fff))
+        try bus.addWindow(removing, at: range(0x9000, 0x900f), name: "removing")
+        do {
+            let region = try MemoryRegion.anonymous(byteCount: 0x1000, name: "ram")
+            later = region
+            try bus.addRAM(region, at: address(0x4000), name: "ram")
+        }
+        // During this access: first a reclaim of everything, then the removal.
+        try bus.store(1, .word, at: address(0x9000))
+        #expect(bus.entries.map(\.name) == ["removing"])
+        #expect(later != nil)
+        bus.reclaim()
+        #expect(later == nil)
     }
 }
