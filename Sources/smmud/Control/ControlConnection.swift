@@ -36,7 +36,7 @@ final class ControlConnection: Sendable {
     func run() {
         let isIntact = answerRequests()
         let thread = notifier.withLock { $0 }
-        if isIntact, thread != nil {
+        if isIntact, session.hasSubscriptions {
             // It only closed its sending side, and goes on hearing what it subscribed to.
             connection.waitForHangUp()
         }
