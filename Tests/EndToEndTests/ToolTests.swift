@@ -141,7 +141,8 @@ struct ToolTests {
             "sh",
             [
                 "-c",
-                "while :; do '\(Paths.programs)/smmuctl' --socket '\(daemon.controlPath)' dma read \(Self.device) 0x666000 4; done",
+                "while :; do '\(Paths.programs)/smmuctl' --socket '\(daemon.controlPath)' "
+                    + "dma read \(Self.device) 0x666000 4; done",
             ]
         )
         var text = ""
