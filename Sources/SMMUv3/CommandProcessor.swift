@@ -31,7 +31,9 @@ final class CommandProcessor: Sendable {
 
     func attach(_ smmu: SMMUv3) { owner.withLock { $0.smmu = smmu } }
 
-    /// Leaves word that there may be commands. Returns at once in thread mode; in inline mode when they are done.
+    /// Leaves word that there may be commands.
+    ///
+    /// Returns at once in thread mode; in inline mode when they are done.
     func notify(_ smmu: SMMUv3) {
         switch execution {
         case .thread:
@@ -67,7 +69,9 @@ final class CommandProcessor: Sendable {
         state.withLock { $0.transactions[pthread_self(), default: 0] += 1 }
     }
 
-    /// Inline mode: the calling thread has ended a transaction. Commands that came from inside it run now.
+    /// Inline mode: the calling thread has ended a transaction.
+    ///
+    /// Commands that came from inside it run now.
     func leaveTransaction(_ smmu: SMMUv3) {
         let mayRun = state.withLock { state in
             let remaining = (state.transactions[pthread_self()] ?? 0) - 1
@@ -131,7 +135,9 @@ final class CommandProcessor: Sendable {
         }
     }
 
-    /// Ends the thread. Called from any thread but its own, or from its own when the last reference goes there.
+    /// Ends the thread.
+    ///
+    /// Called from any thread but its own, or from its own when the last reference goes there.
     func stop() {
         let thread = state.withLock { state in
             let thread = state.isStopped ? nil : state.thread

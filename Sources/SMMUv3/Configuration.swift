@@ -17,6 +17,7 @@ package struct Identification: Equatable, Sendable {
     ///   - streamIDBits: SMMU_IDR1.SIDSIZE, 0...32. The smallest that holds every StreamID of the board, and at
     ///     least 16.
     ///   - isCoherent: SMMU_IDR0.COHACC: the device tree's `dma-coherent`.
+    /// - Returns: The registers.
     package static func stage1(streamIDBits: UInt8 = 16, isCoherent: Bool = true) -> Identification {
         var idr0 = IDR0()
         idr0.s1P = true
@@ -88,7 +89,9 @@ package struct SMMUv3Options: Equatable, Sendable {
     package var tlbEntries = 4096
     /// How many STEs, and how many CDs, the configuration cache holds; 0 is none.
     package var configurationCacheEntries = 1024
-    /// Whether a structure that was fetched but is invalid (V = 0, or ILLEGAL) is kept until it is invalidated.
+    /// Whether a structure that was fetched but is invalid (V = 0, or ILLEGAL) is kept until it is
+    /// invalidated.
+    ///
     /// The architecture permits either. Keeping it shows a driver the CMD_CFGI that it forgot.
     package var cachesInvalidStructures = true
     /// Whether page 0 offsets 0xA8, 0xAC, 0xC8 and 0xCC alias the queue pointers of page 1

@@ -26,7 +26,9 @@ package struct Translation: Equatable, Sendable {
 }
 
 extension SMMUv3 {
-    /// Translates one address. Records nothing: the caller does, because tools do not.
+    /// Translates one address.
+    ///
+    /// Records nothing: the caller does, because tools do not.
     func translate(
         _ transaction: Transaction,
         _ controls: TranslationControls,

@@ -63,7 +63,9 @@ final class TranslationCache: Sendable {
     struct AddressScope: Equatable, Sendable {
         /// Sign-extended from bit 55; the bytes from here...
         var first: UInt64
-        /// ... to here, included.
+        /// ...
+        ///
+        /// to here, included.
         var last: UInt64
         /// Only entries of this granule (TG != 0); nil is any.
         var granule: Granule?
@@ -114,8 +116,11 @@ final class TranslationCache: Sendable {
     /// looked up or walked at an older generation must not be kept.
     let generation: InvalidationGeneration
 
-    /// - Parameter entryCount: How many translations to hold; rounded up to a power of two of at least one set.
-    ///   0 holds none.
+    /// Builds an empty cache.
+    ///
+    /// - Parameters:
+    ///   - entryCount: How many translations to hold; rounded up to a power of two of at least one set. 0 holds none.
+    ///   - generation: The SMMU's count of invalidations.
     init(entryCount: Int, generation: InvalidationGeneration) {
         var sets = 0
         if entryCount > 0 {
@@ -334,16 +339,22 @@ final class TranslationCache: Sendable {
     }
 }
 
-/// Counts invalidations of every kind. What is kept outside a cache's lock carries the generation at which it
-/// was found and is of no use at any other.
+/// Counts invalidations of every kind.
+///
+/// What is kept outside a cache's lock carries the generation at which it was found and is of no use at any
+/// other.
 final class InvalidationGeneration: Sendable {
     private let value = Atomic<UInt64>(1)
 
-    /// Read it before looking up or fetching what is to be kept. Pairs with ``advance()``.
+    /// Read it before looking up or fetching what is to be kept.
+    ///
+    /// Pairs with ``advance()``.
     @inline(__always)  // One load on the hit path.
     var current: UInt64 { value.load(ordering: .acquiring) }
 
-    /// Makes everything that was found before worthless. Sequentially consistent: the waiter's membarrier that
-    /// follows, and the lock that the caller takes next, order it before what they look at.
+    /// Makes everything that was found before worthless.
+    ///
+    /// Sequentially consistent: the waiter's membarrier that follows, and the lock that the caller takes
+    /// next, order it before what they look at.
     func advance() { value.add(1, ordering: .sequentiallyConsistent) }
 }
