@@ -8,7 +8,8 @@ private let target: FuzzTarget = {
     let name = getenv("SMMUD_FUZZ_TARGET").map { String(cString: $0) } ?? ""
     guard let target = FuzzTarget(rawValue: name) else {
         let names = FuzzTarget.allCases.map(\.rawValue).joined(separator: ", ")
-        fputs("smmud-fuzz: SMMUD_FUZZ_TARGET is '\(name)'; it must be one of: \(names)\n", stderr)
+        let complaint = "smmud-fuzz: SMMUD_FUZZ_TARGET is '\(name)'; it must be one of: \(names)\n"
+        _ = complaint.withCString { write(STDERR_FILENO, $0, strlen($0)) }
         exit(2)
     }
     return target
