@@ -13,7 +13,9 @@ package import SystemBus
 /// allocator that gives back, no error handling beyond throwing. One thread uses it at a time; ports are the
 /// exception, each of which may have a thread of its own.
 package final class BareMachine {
-    /// Where things are. All of it, up to ``tables``, is below the first 64 KiB of RAM.
+    /// Where things are.
+    ///
+    /// All of it, up to ``tables``, is below the first 64 KiB of RAM.
     package enum Layout {
         package static let window: UInt64 = 0x0900_0000
         package static let ram: UInt64 = 0x8000_0000
@@ -176,7 +178,14 @@ package final class BareMachine {
     }
 
     /// Whether every command that was submitted has been consumed.
+    ///
+    /// A queue that is disabled or stopped is not idle, even where PROD has gone round until it meets CONS.
     package var isIdle: Bool {
-        get throws { UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF == commandProducer }
+        get throws {
+            let isStopped = try (read32(RegisterOffset.gerror) ^ read32(RegisterOffset.gerrorn)) & 1 != 0
+            let isEnabled = CR0(rawValue: try read32(RegisterOffset.cr0ack)).cmdqen
+            let consumer = UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF
+            return isEnabled && !isStopped && consumer == commandProducer
+        }
     }
 }

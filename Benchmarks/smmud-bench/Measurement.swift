@@ -8,7 +8,9 @@ struct Benchmark {
     let name: String
     let subject: String
     let floor: String
-    /// Sets up what both work on. Each closure runs its body so many times.
+    /// Sets up what both work on.
+    ///
+    /// Each closure runs its body so many times.
     let prepare: () throws -> (subject: (Int) throws -> Void, floor: (Int) throws -> Void)
 }
 
@@ -23,7 +25,9 @@ struct Effort {
     static let quick = Effort(pairs: 9, sampleNanoseconds: 500_000)
 }
 
-/// What came out. Times are of this machine at this moment; the ratio is what to quote.
+/// What came out.
+///
+/// Times are of this machine at this moment; the ratio is what to quote.
 struct Measurement: Encodable {
     let name: String
     let subject: String

@@ -28,7 +28,9 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     }
 }
 
-/// Bytes to values. Where the bytes end, zeros follow.
+/// Bytes to values.
+///
+/// Where the bytes end, zeros follow.
 struct FuzzInput {
     private let bytes: UnsafeRawBufferPointer
     private var position = 0

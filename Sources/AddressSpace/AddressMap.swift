@@ -11,7 +11,9 @@ package struct AddressConflict: Error, Equatable {
     }
 }
 
-/// Values by range of addresses. No two ranges overlap; a look-up is a binary search.
+/// Values by range of addresses.
+///
+/// No two ranges overlap; a look-up is a binary search.
 package struct AddressMap<Value> {
     package struct Entry {
         package let range: AddressRange

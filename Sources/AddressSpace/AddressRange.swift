@@ -1,10 +1,13 @@
 // Ranges of addresses that may reach the last byte of the 64-bit space.
 
 /// A non-empty range of 64-bit addresses, kept as its first and last byte so that it can end at 2^64 - 1.
+@usableFromInline
 package struct AddressRange: Hashable, Sendable {
     /// The first byte.
+    @usableFromInline
     package let first: UInt64
     /// The last byte, included.
+    @usableFromInline
     package let last: UInt64
 
     /// The range of `byteCount` bytes from `start`; nil where it is empty or leaves 64 bits.
@@ -41,6 +44,7 @@ package struct AddressRange: Hashable, Sendable {
 
 extension AddressRange: CustomStringConvertible {
     /// `0x1000-0x1fff`, both ends included, as the kernel prints resources.
+    @usableFromInline
     package var description: String {
         "0x" + String(first, radix: 16) + "-0x" + String(last, radix: 16)
     }

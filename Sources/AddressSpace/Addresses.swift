@@ -1,7 +1,9 @@
 // One type for each kind of address and identity, so that the compiler keeps them apart.
 
 /// A physical address (PA), as the SMMU drives it onto the bus and as the CPU sees it.
+@usableFromInline
 package struct PhysicalAddress: Hashable, Comparable, Sendable {
+    @usableFromInline
     package var rawValue: UInt64
 
     @inlinable
@@ -19,7 +21,9 @@ package struct PhysicalAddress: Hashable, Comparable, Sendable {
 }
 
 /// An address as a device drives it, before any IOMMU has looked at it (IOVA; the architecture's input address).
+@usableFromInline
 package struct IOVirtualAddress: Hashable, Comparable, Sendable {
+    @usableFromInline
     package var rawValue: UInt64
 
     @inlinable
@@ -37,7 +41,9 @@ package struct IOVirtualAddress: Hashable, Comparable, Sendable {
 }
 
 /// A StreamID: which requester a transaction comes from, up to 32 bits (SMMU_IDR1.SIDSIZE).
+@usableFromInline
 package struct StreamID: Hashable, Comparable, Sendable {
+    @usableFromInline
     package var rawValue: UInt32
 
     @inlinable
@@ -48,7 +54,9 @@ package struct StreamID: Hashable, Comparable, Sendable {
 }
 
 /// A SubstreamID (PCIe: PASID): which context of a requester, up to 20 bits (SMMU_IDR1.SSIDSIZE).
+@usableFromInline
 package struct SubstreamID: Hashable, Comparable, Sendable {
+    @usableFromInline
     package var rawValue: UInt32
 
     @inlinable
@@ -59,17 +67,21 @@ package struct SubstreamID: Hashable, Comparable, Sendable {
 }
 
 extension PhysicalAddress: CustomStringConvertible {
+    @usableFromInline
     package var description: String { "0x" + String(rawValue, radix: 16) }
 }
 
 extension IOVirtualAddress: CustomStringConvertible {
+    @usableFromInline
     package var description: String { "0x" + String(rawValue, radix: 16) }
 }
 
 extension StreamID: CustomStringConvertible {
+    @usableFromInline
     package var description: String { "0x" + String(rawValue, radix: 16) }
 }
 
 extension SubstreamID: CustomStringConvertible {
+    @usableFromInline
     package var description: String { "0x" + String(rawValue, radix: 16) }
 }

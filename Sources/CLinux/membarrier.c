@@ -29,3 +29,22 @@ void smmud_wait_a_little(int attempt) {
 }
 
 void smmud_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+
+#define TRANSACTION_LEVELS 16
+static _Thread_local const void *transaction_owners[TRANSACTION_LEVELS];
+static _Thread_local unsigned transaction_depth;
+
+void smmud_push_transaction(const void *owner) {
+    if (transaction_depth < TRANSACTION_LEVELS) transaction_owners[transaction_depth] = owner;
+    transaction_depth++;
+}
+
+void smmud_pop_transaction(void) { transaction_depth--; }
+
+bool smmud_is_in_transaction(const void *owner) {
+    if (transaction_depth > TRANSACTION_LEVELS) return true;
+    for (unsigned level = 0; level < transaction_depth; level++) {
+        if (transaction_owners[level] == owner) return true;
+    }
+    return false;
+}

@@ -17,7 +17,9 @@ package struct InterruptIdentity: Hashable, Sendable {
     package let controller: String
     /// The interrupt specifier's cells, as the controller's binding defines them.
     package let specifier: [UInt32]
-    /// The INTID where the controller is a GIC: 32 + n for SPI n, 16 + n for PPI n. Nil for other controllers.
+    /// The INTID where the controller is a GIC: 32 + n for SPI n, 16 + n for PPI n.
+    ///
+    /// Nil for other controllers.
     package let interruptID: UInt32?
     /// How the specifier wants the line sensed, where its binding says so.
     package let trigger: InterruptTrigger?
@@ -45,16 +47,22 @@ package enum InterruptSignal: Hashable, Sendable {
     case deasserted
 }
 
-/// Hears of a line's signals. A leaf: it is called under the line's lock, so it notes the signal, wakes whoever
-/// handles it and returns. It calls no device, no bus and no line.
+/// Hears of a line's signals.
+///
+/// A leaf: it is called under the line's lock, so it notes the signal, wakes whoever handles it and returns.
+/// It calls no device, no bus and no line.
 package protocol InterruptSink: AnyObject, Sendable {
     func signal(_ signal: InterruptSignal, on line: InterruptLine)
 }
 
-/// One input of an interrupt controller. Lock order: last. Whoever signals may hold any lock of its own.
+/// One input of an interrupt controller.
+///
+/// Lock order: last. Whoever signals may hold any lock of its own.
 package final class InterruptLine: Sendable {
     package let identity: InterruptIdentity
-    /// What the device calls it: `eventq`, `gerror`, `combined`. For people.
+    /// What the device calls it: `eventq`, `gerror`, `combined`.
+    ///
+    /// For people.
     package let label: String
 
     private struct State {
@@ -80,7 +88,9 @@ package final class InterruptLine: Sendable {
         }
     }
 
-    /// Removes a listener. When this returns it hears no more.
+    /// Removes a listener.
+    ///
+    /// When this returns it hears no more.
     package func disconnect(_ sink: any InterruptSink) {
         state.withLock { state in state.sinks.removeAll { $0 === sink } }
     }
@@ -115,14 +125,18 @@ package final class InterruptLine: Sendable {
     }
 }
 
-/// One level source of a line. The line is active while any of its inputs is.
+/// One level source of a line.
+///
+/// The line is active while any of its inputs is.
 package final class InterruptLevelInput: Sendable {
     private let line: InterruptLine
     private let level = Mutex(false)
 
     package init(of line: InterruptLine) { self.line = line }
 
-    /// Sets this source's level. Setting what it is already changes nothing.
+    /// Sets this source's level.
+    ///
+    /// Setting what it is already changes nothing.
     package func set(_ isAsserted: Bool) {
         level.withLock { level in
             guard level != isAsserted else { return }

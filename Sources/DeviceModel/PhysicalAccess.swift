@@ -23,7 +23,9 @@ package enum BusError: Error, Equatable, Sendable {
 }
 
 /// Physical memory and register windows as their users reach them: the machine's bus, or another machine's
-/// over a wire. A driver that is written against this runs on either.
+/// over a wire.
+///
+/// A driver that is written against this runs on either.
 package protocol PhysicalAccess: AnyObject, Sendable {
     /// One register or memory read of `width` bytes, naturally aligned, single-copy atomic, little-endian.
     func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64

@@ -11,7 +11,9 @@ package enum AccessWidth: Int, Sendable, CaseIterable {
     package var allOnes: UInt64 { UInt64.max &>> UInt64(64 - rawValue * 8) }
 }
 
-/// The access did not suit the window. What the initiator sees of it is the bus's affair.
+/// The access did not suit the window.
+///
+/// What the initiator sees of it is the bus's affair.
 package enum RegisterAccessError: Error, Equatable, Sendable {
     /// The window has no register of this kind there and answers with an abort.
     case noSuchRegister
@@ -21,7 +23,9 @@ package enum RegisterAccessError: Error, Equatable, Sendable {
     case misaligned
 }
 
-/// Answers register accesses. Offsets are relative to the window; a model never learns where it stands.
+/// Answers register accesses.
+///
+/// Offsets are relative to the window; a model never learns where it stands.
 ///
 /// Accesses come from any thread. An answer never waits for DMA, a walk or a peer.
 package protocol RegisterTarget: AnyObject, Sendable {

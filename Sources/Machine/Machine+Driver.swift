@@ -18,7 +18,9 @@ extension Machine {
         operatingSystem.set(system)
         var complaints: [String] = []
         for (index, smmu) in smmus.enumerated() {
-            if case .failed(let error) = system.driverState(index) { complaints.append("\(smmu.node.path): \(error)") }
+            if case .failed(let error) = system.driverState(index) {
+                complaints.append("\(smmu.node.path): \(error)")
+            }
         }
         for endpoint in endpoints {
             guard let index = endpoint.smmuIndex, case .running = system.driverState(index) else { continue }

@@ -12,7 +12,9 @@ package struct MachineEvent: Sendable {
     package let event: LoggedEvent
 }
 
-/// Hears of every event of a machine. A leaf: it notes the event, wakes whoever handles it, and returns.
+/// Hears of every event of a machine.
+///
+/// A leaf: it notes the event, wakes whoever handles it, and returns.
 package protocol MachineEventListener: AnyObject, Sendable {
     func eventHappened(_ event: MachineEvent)
 }
@@ -61,7 +63,9 @@ package final class MachineEventLog: Sendable {
         }
     }
 
-    /// Removes a listener. When this returns it hears no more.
+    /// Removes a listener.
+    ///
+    /// When this returns it hears no more.
     package func remove(_ listener: any MachineEventListener) {
         state.withLock { $0.listeners.removeAll { $0 === listener } }
     }

@@ -1,6 +1,8 @@
 // Values by key, at most so many, the oldest going first.
 
-/// A dictionary with a limit. What goes is decided by the order of insertion alone, so that a run repeats.
+/// A dictionary with a limit.
+///
+/// What goes is decided by the order of insertion alone, so that a run repeats.
 struct BoundedStore<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     private var slots: [(key: Key, value: Value)?] = []
     private var indices: [Key: Int] = [:]

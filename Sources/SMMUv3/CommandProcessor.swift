@@ -17,13 +17,13 @@ final class CommandProcessor: Sendable {
         var isRunning = false
         var isStopped = false
         var thread: pthread_t?
-        /// Inline mode: how many transactions each thread is inside.
-        var transactions: [pthread_t: Int] = [:]
     }
 
     private let execution: SMMUv3Options.CommandExecution
     private let state = Mutex(State())
     private let wakeUp = Semaphore()
+    /// Inline mode: commands came from inside a transaction, and run when it has ended.
+    private let isDeferred = Atomic(false)
     // Set once, before the SMMU is shared. Weak: the SMMU owns this.
     private let owner = Mutex(WeakOwner())
     private struct WeakOwner { weak var smmu: SMMUv3? }
@@ -32,7 +32,9 @@ final class CommandProcessor: Sendable {
 
     func attach(_ smmu: SMMUv3) { owner.withLock { $0.smmu = smmu } }
 
-    /// Leaves word that there may be commands. Returns at once in thread mode; in inline mode when they are done.
+    /// Leaves word that there may be commands.
+    ///
+    /// Returns at once in thread mode; in inline mode when they are done.
     func notify(_ smmu: SMMUv3) {
         switch execution {
         case .thread:
@@ -45,11 +47,12 @@ final class CommandProcessor: Sendable {
             }
             if mustWake { wakeUp.signal() }
         case .inline:
+            // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
+            let isDeferring = smmud_is_in_transaction(identity)
+            if isDeferring { isDeferred.store(true, ordering: .relaxed) }
             let mayRun = state.withLock { state in
                 state.isPending = true
-                // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
-                guard state.transactions[pthread_self()] == nil else { return false }
-                return Self.takeOver(&state)
+                return !isDeferring && Self.takeOver(&state)
             }
             // Whoever runs takes the work of those who come meanwhile.
             if mayRun { drainInline(smmu) }
@@ -64,19 +67,20 @@ final class CommandProcessor: Sendable {
     }
 
     /// Inline mode: the calling thread begins a transaction.
-    func enterTransaction() {
-        state.withLock { $0.transactions[pthread_self(), default: 0] += 1 }
+    func enterTransaction() { smmud_push_transaction(identity) }
+
+    /// Inline mode: the calling thread has ended a transaction.
+    ///
+    /// Commands that came from inside it run now.
+    func leaveTransaction(_ smmu: SMMUv3) {
+        smmud_pop_transaction()
+        guard isDeferred.load(ordering: .relaxed), !smmud_is_in_transaction(identity) else { return }
+        isDeferred.store(false, ordering: .relaxed)
+        if state.withLock({ Self.takeOver(&$0) }) { drainInline(smmu) }
     }
 
-    /// Inline mode: the calling thread has ended a transaction. Commands that came from inside it run now.
-    func leaveTransaction(_ smmu: SMMUv3) {
-        let mayRun = state.withLock { state in
-            let remaining = (state.transactions[pthread_self()] ?? 0) - 1
-            state.transactions[pthread_self()] = remaining > 0 ? remaining : nil
-            return remaining <= 0 && Self.takeOver(&state)
-        }
-        if mayRun { drainInline(smmu) }
-    }
+    /// What names this SMMU's transactions among those that a thread is inside of.
+    private var identity: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
 
     private func drainInline(_ smmu: SMMUv3) {
         while true {
@@ -132,7 +136,9 @@ final class CommandProcessor: Sendable {
         }
     }
 
-    /// Ends the thread. Called from any thread but its own, or from its own when the last reference goes there.
+    /// Ends the thread.
+    ///
+    /// Called from any thread but its own, or from its own when the last reference goes there.
     func stop() {
         let thread = state.withLock { state in
             let thread = state.isStopped ? nil : state.thread

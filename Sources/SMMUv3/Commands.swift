@@ -24,7 +24,9 @@ private struct PendingCommand {
 }
 
 extension SMMUv3 {
-    /// Fetches and executes the command at CONS (IHI 0070, chapter 4). For the command processor alone.
+    /// Fetches and executes the command at CONS (IHI 0070, chapter 4).
+    ///
+    /// For the command processor alone.
     ///
     /// - Returns: Whether to go on: false where the queue is empty, disabled or stopped by an error.
     func executeNextCommand() -> Bool {

@@ -88,7 +88,9 @@ package struct SMMUv3Options: Equatable, Sendable {
     package var tlbEntries = 4096
     /// How many STEs, and how many CDs, the configuration cache holds; 0 is none.
     package var configurationCacheEntries = 1024
-    /// Whether a structure that was fetched but is invalid (V = 0, or ILLEGAL) is kept until it is invalidated.
+    /// Whether a structure that was fetched but is invalid (V = 0, or ILLEGAL) is kept until it is
+    /// invalidated.
+    ///
     /// The architecture permits either. Keeping it shows a driver the CMD_CFGI that it forgot.
     package var cachesInvalidStructures = true
     /// Whether page 0 offsets 0xA8, 0xAC, 0xC8 and 0xCC alias the queue pointers of page 1

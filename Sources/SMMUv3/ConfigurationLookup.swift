@@ -15,9 +15,11 @@ struct TranslationControls: Equatable, Sendable {
     var recordsBadStreamIDs: Bool
     var tableBase: StrtabBase
     var tableConfiguration: StrtabBaseCfg
-    /// The invalidation generation before these were read, and so before anything that the look-up fetches: what it
-    /// finds is kept only if nothing has been invalidated since. One for the whole look-up: a walk that begins after
-    /// an invalidation may still start from a CD that was fetched before it.
+    /// The invalidation generation before these were read, and so before anything that the look-up fetches:
+    /// what it finds is kept only if nothing has been invalidated since.
+    ///
+    /// One for the whole look-up: a walk that begins after an invalidation may still start from a CD that was
+    /// fetched before it.
     var generation: UInt64 = 0
 }
 
@@ -28,8 +30,16 @@ enum StreamOutcome: Equatable, Sendable {
     case stage1(ContextConfiguration)
 }
 
+/// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
+struct ResolvedStream: Equatable, Sendable {
+    var stream: StreamConfiguration
+    var outcome: StreamOutcome
+}
+
 extension SMMUv3 {
-    /// Whether look-ups go through the caches. Tools look at memory itself.
+    /// Whether look-ups go through the caches.
+    ///
+    /// Tools look at memory itself.
     enum CachePolicy { case cached, uncached }
 
     // MARK: STE

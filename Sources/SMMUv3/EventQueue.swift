@@ -29,7 +29,9 @@ package struct LoggedEvent: Equatable, Sendable {
     package var reason: String
 }
 
-/// Hears of every event. A leaf: called under the registers' lock, so it notes the event and returns.
+/// Hears of every event.
+///
+/// A leaf: called under the registers' lock, so it notes the event and returns.
 package protocol EventObserver: AnyObject, Sendable {
     func eventHappened(_ event: LoggedEvent, in smmu: SMMUv3)
 }
@@ -103,8 +105,9 @@ extension SMMUv3 {
         }
     }
 
-    /// Appends to the event queue (IHI 0070, 3.5.3 and 7.2). Under the registers' lock, so that PROD, OVFLG and
-    /// the interrupt tell one story.
+    /// Appends to the event queue (IHI 0070, 3.5.3 and 7.2).
+    ///
+    /// Under the registers' lock, so that PROD, OVFLG and the interrupt tell one story.
     private func enqueue(_ record: EventRecord, in registers: inout RegisterFile) -> LoggedEvent.Disposition {
         guard registers.cr0ack.eventqen, !registers.activeErrors.eventqAbtErr else { return .notWritable }
         let log2Entries = registers.eventqLog2Entries

@@ -3,7 +3,9 @@
 package import AddressSpace
 package import SMMUv3Spec
 
-/// Hears of everything that a look-up fetches. Specialised away where ``NoObserver`` is given.
+/// Hears of everything that a look-up fetches.
+///
+/// Specialised away where ``NoObserver`` is given.
 protocol LookupObserver {
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure)
     mutating func note(_ text: @autoclosure () -> String)

@@ -13,7 +13,9 @@ struct RegisterFile: Sendable {
     var cr0ack = CR0(rawValue: 0)
     var cr1 = CR1(rawValue: 0)
     var cr2 = CR2(rawValue: 0)
-    /// SHCFG = use incoming; ABORT = 0. The reset value is IMPLEMENTATION DEFINED.
+    /// SHCFG = use incoming; ABORT = 0.
+    ///
+    /// The reset value is IMPLEMENTATION DEFINED.
     var gbpa = GBPA(rawValue: 0x1000)
     var irqCtrl = IRQCtrl(rawValue: 0)
     var gerror = GError(rawValue: 0)
@@ -37,7 +39,9 @@ struct RegisterFile: Sendable {
         epoch = 0
     }
 
-    /// The registers after a reset. The log is kept: it is for people, not for software.
+    /// The registers after a reset.
+    ///
+    /// The log is kept: it is for people, not for software.
     init(resetting old: RegisterFile) {
         identification = old.identification
         eventLog = old.eventLog

@@ -13,7 +13,9 @@ struct WriteConsequences: OptionSet {
 }
 
 extension RegisterFile {
-    /// Writes the 32-bit word at `offset`. Offsets without a register, and read-only ones, ignore it.
+    /// Writes the 32-bit word at `offset`.
+    ///
+    /// Offsets without a register, and read-only ones, ignore it.
     mutating func write(_ value: UInt32, at offset: UInt64, aliasesPage1: Bool) -> WriteConsequences {
         switch offset {
         case RegisterOffset.cr0:

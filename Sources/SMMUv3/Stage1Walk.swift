@@ -45,7 +45,9 @@ extension ContextConfiguration {
 }
 
 extension SMMUv3 {
-    /// Translates through stage 1 by walking the tables. Permissions are returned, not checked.
+    /// Translates through stage 1 by walking the tables.
+    ///
+    /// Permissions are returned, not checked.
     ///
     /// The order of faults is the architecture's (IHI 0070, 7.3.22): range, then for each level external abort,
     /// invalid descriptor, address size; then at the leaf the access flag.

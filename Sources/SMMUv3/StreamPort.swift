@@ -43,6 +43,15 @@ package final class StreamPort: DMAPort {
     /// Commands are executed inside the register write that makes them visible, which may be one of ours.
     private let executesInline: Bool
     private let lookaside: UnsafeMutablePointer<Lookaside>
+    /// The configuration that the port used last: found again for every page that misses above.
+    private var configuration: KnownConfiguration?
+
+    private struct KnownConfiguration {
+        /// SSV and SubstreamID.
+        var context: UInt64
+        var generation: UInt64
+        var resolved: ResolvedStream
+    }
 
     init(smmu: SMMUv3, streamID: StreamID) {
         self.smmu = smmu
@@ -212,7 +221,7 @@ package final class StreamPort: DMAPort {
         )
         var observer = NoObserver()
         do {
-            let translation = try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
+            let translation = try translateInContext(transaction, context, generation, &observer)
             let offset = address.rawValue & 0xFFF
             // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
             if smmu.options.tlbEntries > 0 {
@@ -236,5 +245,24 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(min(wanted, 0x1000 &- (address.rawValue & 0xFFF)))
             }
         }
+    }
+
+    private func translateInContext(
+        _ transaction: Transaction,
+        _ context: UInt64,
+        _ generation: UInt64,
+        _ observer: inout NoObserver
+    ) throws(TranslationFault) -> Translation {
+        if let known = configuration, known.generation == generation, known.context == context {
+            return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
+        }
+        let controls = smmu.currentControls()
+        guard controls.isEnabled, smmu.options.configurationCacheEntries > 0 else {
+            return try smmu.translate(transaction, controls, .cached, &observer)
+        }
+        let resolved = try smmu.resolveStream(transaction, controls, .cached, &observer)
+        // `generation` was read before `controls.generation`: what is good for the one is good for the other.
+        configuration = KnownConfiguration(context: context, generation: generation, resolved: resolved)
+        return try smmu.translate(transaction, resolved, generation, .cached, &observer)
     }
 }

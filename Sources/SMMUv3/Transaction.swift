@@ -35,7 +35,9 @@ struct EffectiveAccess: Hashable, Sendable {
     var isWrite: Bool
     /// PnU.
     var isPrivileged: Bool
-    /// InD. Writes are always data.
+    /// InD.
+    ///
+    /// Writes are always data.
     var isInstruction: Bool
 
     /// As the device drives it.

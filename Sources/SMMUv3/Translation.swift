@@ -26,7 +26,9 @@ package struct Translation: Equatable, Sendable {
 }
 
 extension SMMUv3 {
-    /// Translates one address. Records nothing: the caller does, because tools do not.
+    /// Translates one address.
+    ///
+    /// Records nothing: the caller does, because tools do not.
     func translate(
         _ transaction: Transaction,
         _ controls: TranslationControls,
@@ -44,16 +46,46 @@ extension SMMUv3 {
             }
             return bypass(address)
         }
+        let resolved = try resolveStream(transaction, controls, policy, &observer)
+        return try translate(transaction, resolved, controls.generation, policy, &observer)
+    }
+
+    /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
+    /// privilege.
+    ///
+    /// For an SMMU that is enabled. The result is good for as long as nothing is invalidated after
+    /// `controls.generation`.
+    func resolveStream(
+        _ transaction: Transaction,
+        _ controls: TranslationControls,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> ResolvedStream {
         let ste = try fetchSTE(transaction, controls, policy, &observer)
         let stream = try configuration(of: ste, transaction)
+        let outcome = try resolve(stream, transaction, controls, policy, &observer)
+        return ResolvedStream(stream: stream, outcome: outcome)
+    }
+
+    /// Translates one address in a configuration.
+    ///
+    /// - Parameter generation: The invalidation generation before `resolved` was looked up.
+    func translate(
+        _ transaction: Transaction,
+        _ resolved: ResolvedStream,
+        _ generation: UInt64,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> Translation {
+        let stream = resolved.stream
         let access = EffectiveAccess(transaction).overridden(by: stream)
-        switch try resolve(stream, transaction, controls, policy, &observer) {
+        switch resolved.outcome {
         case .bypass:
-            guard address < identification.outputAddressLimit else {
+            guard transaction.address.rawValue < identification.outputAddressLimit else {
                 throw bypassAddressSizeFault(transaction, access)
             }
             observer.note("stage 1 is bypassed: the address passes as it is")
-            return bypass(address)
+            return bypass(transaction.address.rawValue)
         case .stage1(let context):
             let tag = RegimeTag(
                 world: stream.world,
@@ -62,14 +94,14 @@ extension SMMUv3 {
                 aset: context.aset
             )
             let input = WalkInput(transaction: transaction, access: access, context: context, tag: tag)
-            return try translateStage1(input, stream, controls, policy, &observer)
+            return try translateStage1(input, stream, generation, policy, &observer)
         }
     }
 
     private func translateStage1(
         _ input: WalkInput,
         _ stream: StreamConfiguration,
-        _ controls: TranslationControls,
+        _ generation: UInt64,
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
@@ -81,7 +113,7 @@ extension SMMUv3 {
             isFromTLB = true
         } else {
             entry = try walkStage1(input, &observer)
-            if policy == .cached { translationCache.fill(entry, walkedAt: controls.generation) }
+            if policy == .cached { translationCache.fill(entry, walkedAt: generation) }
         }
         guard entry.permissions.contains(input.access.required) else {
             throw translationFault(.fPermission, input, "the page does not permit \(describe(input.access))")

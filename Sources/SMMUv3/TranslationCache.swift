@@ -61,9 +61,9 @@ struct CachedTranslation: Equatable, Sendable {
 final class TranslationCache: Sendable {
     /// Which addresses a TLBI by VA covers.
     struct AddressScope: Equatable, Sendable {
-        /// Sign-extended from bit 55; the bytes from here...
+        /// The first address, sign-extended from bit 55.
         var first: UInt64
-        /// ... to here, included.
+        /// The last address, included.
         var last: UInt64
         /// Only entries of this granule (TG != 0); nil is any.
         var granule: Granule?
@@ -334,16 +334,22 @@ final class TranslationCache: Sendable {
     }
 }
 
-/// Counts invalidations of every kind. What is kept outside a cache's lock carries the generation at which it
-/// was found and is of no use at any other.
+/// Counts invalidations of every kind.
+///
+/// What is kept outside a cache's lock carries the generation at which it was found and is of no use at any
+/// other.
 final class InvalidationGeneration: Sendable {
     private let value = Atomic<UInt64>(1)
 
-    /// Read it before looking up or fetching what is to be kept. Pairs with ``advance()``.
+    /// Read it before looking up or fetching what is to be kept.
+    ///
+    /// Pairs with ``advance()``.
     @inline(__always)  // One load on the hit path.
     var current: UInt64 { value.load(ordering: .acquiring) }
 
-    /// Makes everything that was found before worthless. Sequentially consistent: the waiter's membarrier that
-    /// follows, and the lock that the caller takes next, order it before what they look at.
+    /// Makes everything that was found before worthless.
+    ///
+    /// Sequentially consistent: the waiter's membarrier that follows, and the lock that the caller takes
+    /// next, order it before what they look at.
     func advance() { value.add(1, ordering: .sequentiallyConsistent) }
 }

@@ -95,7 +95,7 @@ extension SystemBus: PhysicalAccess {
             guard let record = map.pointee.ram(containing: next) else {
                 throw .unassigned(PhysicalAddress(next))
             }
-            let count = record.pointee.chunk(of: remaining, at: next)
+            let count = chunkOf(remaining, from: next, upTo: record.pointee.last)
             memset(record.pointee.hostPointer(to: next), CInt(byte), Int(count))
             guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             remaining &-= count
@@ -127,11 +127,9 @@ extension BusSnapshot {
             }
             guard !isWrite || record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }
             guard !record.pointee.isLost else { throw .lost(PhysicalAddress(next)) }
-            let count = record.pointee.chunk(of: remaining, at: next)
+            let count = chunkOf(remaining, from: next, upTo: record.pointee.last)
             remaining &-= count
-            let (sum, overflow) = next.addingReportingOverflow(count)
-            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
-            next = sum
+            next = try Self.step(from: next, by: count, isLast: remaining == 0)
         }
     }
 }

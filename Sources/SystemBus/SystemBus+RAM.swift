@@ -135,10 +135,32 @@ extension SystemBus {
 
 // MARK: Bytes
 
+/// How many of `remaining` bytes from `address` on lie no further than `last`.
+@inline(__always)
+func chunkOf(_ remaining: UInt64, from address: UInt64, upTo last: UInt64) -> UInt64 {
+    // Without adding 1 to the distance where that is the whole space.
+    let distance = last &- address
+    return remaining &- 1 <= distance ? remaining : distance &+ 1
+}
+
+extension BusSnapshot {
+    /// Where the bytes after `count` at `address` are; of no meaning where there are none.
+    ///
+    /// - Throws: ``BusError`` where bytes that follow would leave the 64-bit space, at the last address that there
+    ///   is: the one that they need has no name.
+    @inline(__always)
+    static func step(from address: UInt64, by count: UInt64, isLast: Bool) throws(BusError) -> UInt64 {
+        let (sum, overflow) = address.addingReportingOverflow(count)
+        guard !overflow || isLast else { throw .unassigned(PhysicalAddress(.max)) }
+        return sum
+    }
+}
+
 extension SystemBus {
     /// Reads bytes of RAM, and of register windows in aligned accesses of at most 8 bytes, little-endian.
     ///
-    /// The bytes may run over adjacent entries. Reading none always succeeds.
+    /// The bytes may run over adjacent entries. An aligned piece of 1, 2, 4 or 8 bytes is single-copy atomic. Reading
+    /// none always succeeds.
     ///
     /// - Throws: ``BusError`` with the address of the first byte that got no answer; the bytes before it may have
     ///   been read.
@@ -160,31 +182,24 @@ extension SystemBus {
         while remaining > 0 {
             let count: UInt64
             if let record = map.pointee.ram(containing: next) {
-                count = record.pointee.chunk(of: remaining, at: next)
-                host.copyMemory(from: record.pointee.hostPointer(to: next), byteCount: Int(count))
+                count = chunkOf(remaining, from: next, upTo: record.pointee.last)
+                smmud_copy_from_shared(host, record.pointee.hostPointer(to: next), Int(count))
                 guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             } else if let record = map.pointee.window(containing: next) {
-                let width = AccessWidth(widestAt: next, upTo: remaining)
-                let value = try record.pointee.read(width, at: next)
-                withUnsafeBytes(of: value.littleEndian) { bytes in
-                    if let base = bytes.baseAddress { host.copyMemory(from: base, byteCount: width.rawValue) }
-                }
-                count = UInt64(width.rawValue)
+                count = try record.pointee.copyOut(at: next, to: host, upTo: remaining)
             } else {
                 throw .unassigned(PhysicalAddress(next))
             }
             remaining &-= count
             host += Int(count)
-            // Running on from the last byte of the 64-bit space leaves it: nothing is there.
-            let (sum, overflow) = next.addingReportingOverflow(count)
-            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
-            next = sum
+            next = try BusSnapshot.step(from: next, by: count, isLast: remaining == 0)
         }
     }
 
     /// Writes bytes to RAM, and to register windows in aligned accesses of at most 8 bytes, little-endian.
     ///
-    /// The bytes may run over adjacent entries. Writing none always succeeds.
+    /// The bytes may run over adjacent entries. An aligned piece of 1, 2, 4 or 8 bytes is single-copy atomic. Writing
+    /// none always succeeds.
     ///
     /// - Throws: ``BusError`` with the address of the first byte that was not taken; the bytes before it may have
     ///   been written.
@@ -206,38 +221,22 @@ extension SystemBus {
             if let record = map.pointee.ram(containing: next) {
                 guard record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }
                 guard !record.pointee.isLost else { throw .lost(PhysicalAddress(next)) }
-                count = record.pointee.chunk(of: remaining, at: next)
-                record.pointee.hostPointer(to: next).copyMemory(from: host, byteCount: Int(count))
+                count = chunkOf(remaining, from: next, upTo: record.pointee.last)
+                smmud_copy_to_shared(record.pointee.hostPointer(to: next), host, Int(count))
                 guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             } else if let record = map.pointee.window(containing: next) {
-                let width = AccessWidth(widestAt: next, upTo: remaining)
-                var value: UInt64 = 0
-                withUnsafeMutableBytes(of: &value) { bytes in
-                    bytes.baseAddress?.copyMemory(from: host, byteCount: width.rawValue)
-                }
-                try record.pointee.write(UInt64(littleEndian: value), width, at: next)
-                count = UInt64(width.rawValue)
+                count = try record.pointee.copyIn(host, at: next, upTo: remaining)
             } else {
                 throw .unassigned(PhysicalAddress(next))
             }
             remaining &-= count
             host += Int(count)
-            let (sum, overflow) = next.addingReportingOverflow(count)
-            guard !overflow || remaining == 0 else { throw .unassigned(PhysicalAddress(next)) }
-            next = sum
+            next = try BusSnapshot.step(from: next, by: count, isLast: remaining == 0)
         }
     }
 }
 
 extension RAMRecord {
-    /// How many of `remaining` bytes from `address` on are here.
-    @inline(__always)
-    func chunk(of remaining: UInt64, at address: UInt64) -> UInt64 {
-        // Without adding 1 to the distance, which a record of the whole space would not stand.
-        let distance = last &- address
-        return remaining &- 1 <= distance ? remaining : distance &+ 1
-    }
-
     @inline(__always)
     func hostPointer(to address: UInt64) -> UnsafeMutableRawPointer {
         host + Int(truncatingIfNeeded: address &- first)
@@ -245,6 +244,29 @@ extension RAMRecord {
 }
 
 extension WindowRecord {
+    /// Reads the widest piece that fits at `address`, which is in the window, and says how many bytes it was.
+    func copyOut(at address: UInt64, to host: UnsafeMutableRawPointer, upTo limit: UInt64) throws(BusError)
+        -> UInt64
+    {
+        let width = AccessWidth(widestAt: address, upTo: chunkOf(limit, from: address, upTo: last))
+        let value = try read(width, at: address)
+        withUnsafeBytes(of: value.littleEndian) { bytes in
+            if let base = bytes.baseAddress { host.copyMemory(from: base, byteCount: width.rawValue) }
+        }
+        return UInt64(width.rawValue)
+    }
+
+    /// Writes the widest piece that fits at `address`, which is in the window, and says how many bytes it was.
+    func copyIn(_ host: UnsafeRawPointer, at address: UInt64, upTo limit: UInt64) throws(BusError) -> UInt64 {
+        let width = AccessWidth(widestAt: address, upTo: chunkOf(limit, from: address, upTo: last))
+        var value: UInt64 = 0
+        withUnsafeMutableBytes(of: &value) { bytes in
+            bytes.baseAddress?.copyMemory(from: host, byteCount: width.rawValue)
+        }
+        try write(UInt64(littleEndian: value), width, at: address)
+        return UInt64(width.rawValue)
+    }
+
     /// Reads a register; `address` is in the window.
     func read(_ width: AccessWidth, at address: UInt64) throws(BusError) -> UInt64 {
         guard last &- address >= UInt64(width.rawValue) &- 1 else {

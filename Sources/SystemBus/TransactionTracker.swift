@@ -16,7 +16,9 @@ import Synchronization
 /// after that barrier, and so looks at the caches after it too. Where the kernel has no membarrier, entering
 /// takes a fence instead.
 package final class TransactionTracker: Sendable {
-    /// One requester's place in the tracker. Owned by one thread at a time.
+    /// One requester's place in the tracker.
+    ///
+    /// Owned by one thread at a time.
     package struct Slot: @unchecked Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// [0] a sequence number, odd while inside; [1...] the owner's counters.
@@ -72,7 +74,9 @@ package final class TransactionTracker: Sendable {
         }
     }
 
-    /// Takes a slot for one requester. The tracker must outlive it.
+    /// Takes a slot for one requester.
+    ///
+    /// The tracker must outlive it.
     package func acquireSlot() -> Slot {
         storage.withLock { storage in
             if storage.slots.free.isEmpty {
@@ -90,7 +94,9 @@ package final class TransactionTracker: Sendable {
         }
     }
 
-    /// Gives a slot back. Its owner is not inside a transaction and does not use it again.
+    /// Gives a slot back.
+    ///
+    /// Its owner is not inside a transaction and does not use it again.
     package func releaseSlot(_ slot: Slot) {
         storage.withLock { storage in
             for index in 0..<Self.counterCount {

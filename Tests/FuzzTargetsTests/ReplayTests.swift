@@ -48,7 +48,8 @@ private struct Noise: RandomNumberGenerator {
     }
 }
 
-@Suite struct FuzzReplayTests {
+// One after the other: the SMMU's targets share one bank of RAM, as a fuzzer runs one input at a time.
+@Suite(.serialized) struct FuzzReplayTests {
     @Test("Every regression and every seed of a fuzz target runs through", arguments: FuzzTarget.allCases)
     func recordedInputsRunThrough(_ target: FuzzTarget) {
         for (name, bytes) in inputs("Regressions", of: target) + inputs("Corpus", of: target) {

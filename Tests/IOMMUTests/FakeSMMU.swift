@@ -266,7 +266,9 @@ final class FakeSMMU: PhysicalAccess {
     func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
         try Self.checkRAM(address, UInt64(bytes.count))
         // The driver writes whole words.
-        guard address.rawValue.isMultiple(of: 8), bytes.count.isMultiple(of: 8) else { throw .unassigned(address) }
+        guard address.rawValue.isMultiple(of: 8), bytes.count.isMultiple(of: 8) else {
+            throw .unassigned(address)
+        }
         state.withLock { state in
             for start in stride(from: 0, to: bytes.count, by: 8) {
                 let word = bytes[start..<start + 8].reversed().reduce(0 as UInt64) { $0 << 8 | UInt64($1) }

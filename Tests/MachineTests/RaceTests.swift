@@ -3,8 +3,8 @@ import ControlProtocol
 import DeviceModel
 import Glibc
 import Machine
-import SystemBus
 import Synchronization
+import SystemBus
 import Testing
 
 @Suite("DMA against unmap: nothing lands once unmap has returned")
@@ -32,12 +32,15 @@ struct RaceTests {
             for _ in 0..<count {
                 var thread = pthread_t()
                 pthread_create(
-                    &thread, nil,
+                    &thread,
+                    nil,
                     { context in
                         guard let context else { return nil }
                         Unmanaged<Writers>.fromOpaque(context).takeRetainedValue().run()
                         return nil
-                    }, Unmanaged.passRetained(self).toOpaque())
+                    },
+                    Unmanaged.passRetained(self).toOpaque()
+                )
                 threads.append(thread)
             }
         }
@@ -78,7 +81,8 @@ struct RaceTests {
         for round in 0..<150 {
             _ = try client.call(
                 Methods.IOMMUMap.self,
-                .init(device: "dma@40000000", iova: Hex(iova), address: Hex(physical), length: 0x4000))
+                .init(device: "dma@40000000", iova: Hex(iova), address: Hex(physical), length: 0x4000)
+            )
             let before = writers.landed.load(ordering: .relaxed)
             while writers.landed.load(ordering: .relaxed) < before + 3 { sched_yield() }
             _ = try client.call(Methods.IOMMUUnmap.self, .init(device: "dma@40000000", iova: Hex(iova)))

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -26,6 +27,41 @@ static inline uint64_t smmud_compare_exchange_u64(void *p, uint64_t expected, ui
     return expected;
 }
 
+// Copies between shared memory and a buffer of our own. A naturally aligned piece of 1, 2, 4 or 8 bytes is one
+// atomic access, as a device's write of an index or of an MSI must be; longer ones are in no order.
+static inline void smmud_copy_to_shared(void *shared, const void *own, size_t count) {
+    uint16_t halfword;
+    uint32_t word;
+    uint64_t doubleword;
+    if (count <= 8 && (count & (count - 1)) == 0 && ((uintptr_t)shared & (count - 1)) == 0) {
+        switch (count) {
+        case 1: smmud_store_u8(shared, *(const uint8_t *)own); return;
+        case 2: memcpy(&halfword, own, 2); smmud_store_u16(shared, halfword); return;
+        case 4: memcpy(&word, own, 4); smmud_store_u32(shared, word); return;
+        case 8: memcpy(&doubleword, own, 8); smmud_store_u64(shared, doubleword); return;
+        default: return;  // 0 bytes.
+        }
+    }
+    // The buffer may be shared memory too, and the same.
+    memmove(shared, own, count);
+}
+
+static inline void smmud_copy_from_shared(void *own, const void *shared, size_t count) {
+    uint16_t halfword;
+    uint32_t word;
+    uint64_t doubleword;
+    if (count <= 8 && (count & (count - 1)) == 0 && ((uintptr_t)shared & (count - 1)) == 0) {
+        switch (count) {
+        case 1: *(uint8_t *)own = smmud_load_u8(shared); return;
+        case 2: halfword = smmud_load_u16(shared); memcpy(own, &halfword, 2); return;
+        case 4: word = smmud_load_u32(shared); memcpy(own, &word, 4); return;
+        case 8: doubleword = smmud_load_u64(shared); memcpy(own, &doubleword, 8); return;
+        default: return;  // 0 bytes.
+        }
+    }
+    memmove(own, shared, count);
+}
+
 static inline void smmud_fence_seq_cst(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void smmud_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 static inline void smmud_cpu_pause(void) {
@@ -41,6 +77,15 @@ void smmud_wait_a_little(int attempt);
 
 // Names the calling thread, for debuggers and top(1); at most 15 characters count.
 void smmud_name_thread(const char *name);
+
+// MARK: What the calling thread is inside of
+//
+// Transactions nest: a DMA reaches a register, whose device sends a DMA of its own. Each is pushed with a pointer that
+// names whose it is. Beyond 16 levels every question is answered with yes.
+void smmud_push_transaction(const void *owner);
+void smmud_pop_transaction(void);
+// Whether the calling thread is inside a transaction of this owner.
+bool smmud_is_in_transaction(const void *owner);
 
 // MARK: Waking a thread that polls
 
@@ -66,9 +111,6 @@ int smmud_memfd_create_unsealed(const char *name, uint64_t byte_count);
 // The size of the pages that a mapping of this file is made of: larger than the system's on hugetlbfs. 0 where the
 // descriptor is not open.
 size_t smmud_mapping_page_size(int fd);
-
-// Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
-bool smmud_is_fuse(int fd);
 
 // Whether the file is on a FUSE file system: page faults on it wait for whoever serves that.
 bool smmud_is_fuse(int fd);

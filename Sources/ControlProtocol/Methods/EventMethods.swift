@@ -125,8 +125,15 @@ package struct EventInfo: Codable, Sendable, Equatable {
     package var fields: [FieldInfo]
     /// The record: four 64-bit words.
     package var words: [Hex]
-    /// Whether the event queue took it: not, where it was full or not enabled.
+    /// Whether the event queue took it.
     package var recorded: Bool
+    /// What became of it: `recorded`, `overflow`, `not-writable`, `aborted` or `not-recorded`.
+    ///
+    /// An event that the configuration does not want recorded (CD.R == 0, CR2.RECINVSID == 0) is listed all the
+    /// same, as `not-recorded`.
+    package var disposition: String?
+    /// Why it happened, in a sentence: `the level-3 descriptor is invalid`.
+    package var reason: String?
 
     package init(
         sequence: Size,
@@ -139,7 +146,9 @@ package struct EventInfo: Codable, Sendable, Equatable {
         address: Hex? = nil,
         fields: [FieldInfo] = [],
         words: [Hex],
-        recorded: Bool
+        recorded: Bool,
+        disposition: String? = nil,
+        reason: String? = nil
     ) {
         self.sequence = sequence
         self.smmu = smmu
@@ -152,6 +161,8 @@ package struct EventInfo: Codable, Sendable, Equatable {
         self.fields = fields
         self.words = words
         self.recorded = recorded
+        self.disposition = disposition
+        self.reason = reason
     }
 }
 

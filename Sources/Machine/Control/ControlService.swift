@@ -44,7 +44,9 @@ package final class ControlService: Sendable {
         dispatcher = Self.makeDispatcher()
     }
 
-    /// The state of one connection. It is to be closed when the connection is.
+    /// The state of one connection.
+    ///
+    /// It is to be closed when the connection is.
     package func makeSession() -> ControlSession { ControlSession(service: self) }
 
     /// Carries a request out.

@@ -81,7 +81,9 @@ extension ControlService {
             address: hasAddress ? Hex(record.inputAddress) : nil,
             fields: fields.map(\.info),
             words: record.words.indices.map { Hex(record.words[$0]) },
-            recorded: event.event.disposition == .recorded
+            recorded: event.event.disposition == .recorded,
+            disposition: event.event.disposition.rawValue,
+            reason: event.event.reason
         )
     }
 

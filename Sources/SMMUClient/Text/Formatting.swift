@@ -70,13 +70,16 @@ package enum Format {
             + (fault.message.isEmpty ? "" : ": \(fault.message)")
     }
 
-    /// `text` with every control character but the newline replaced by `?`.
+    /// `text` with tabs as spaces, and every other control character but the newline replaced by `?`.
     ///
     /// Names come from device trees: a terminal must not take one for a command.
     package static func printable(_ text: String) -> String {
         String(
             String.UnicodeScalarView(
-                text.unicodeScalars.map { $0.properties.generalCategory == .control && $0 != "\n" ? "?" : $0 }
+                text.unicodeScalars.map { scalar in
+                    guard scalar.properties.generalCategory == .control, scalar != "\n" else { return scalar }
+                    return scalar == "\t" ? " " : "?"
+                }
             )
         )
     }

@@ -127,9 +127,10 @@ package enum EventReport {
         if let substream = event.substream { line += "  SubstreamID \(substream)" }
         if let device = event.device { line += "  \(device)" }
         if let address = event.address { line += "  address \(address)" }
-        if !event.recorded { line += "  not recorded" }
+        if !event.recorded { line += "  not recorded" + (event.disposition.map { " (\($0))" } ?? "") }
         line += Reports.lost(dropped) + "\n"
         guard showsFields else { return line }
+        if let reason = event.reason { line += "    \(Format.printable(reason))\n" }
         line += "    " + event.words.map(Format.word).joined(separator: " ") + "\n"
         return line + Reports.fields(event.fields, indent: "    ")
     }

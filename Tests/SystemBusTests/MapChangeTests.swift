@@ -1,0 +1,163 @@
+// Adding, removing, and how long what was removed lives.
+
+import AddressSpace
+import DeviceModel
+import GuestMemory
+import Synchronization
+import SystemBus
+import Testing
+
+/// A window that takes itself off the bus, as a handler that moves its own window does.
+private final class SelfRemovingTarget: RegisterTarget {
+    private let bus: SystemBus
+    private let range: AddressRange
+    let stillHere = Atomic<Bool>(false)
+
+    init(bus: SystemBus, range: AddressRange) {
+        self.bus = bus
+        self.range = range
+    }
+
+    func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64 { 0x55 }
+
+    func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
+        bus.removeWindow(at: range)
+        bus.reclaim()
+        stillHere.store(true, ordering: .sequentiallyConsistent)
+    }
+}
+
+@Suite("Changes of the map")
+struct MapChangeTests {
+    let bus = SystemBus()
+
+    @Test("entries are listed in order, with range, name and kind")
+    func entriesAreListed() throws {
+        try bus.addWindow(ByteTarget(byteCount: 16), at: range(0x9000, 0x900f), name: "uart")
+        try bus.addRAM(.anonymous(byteCount: 0x1000, name: "memfd"), at: address(0x4000), name: "memory@4000")
+        #expect(
+            bus.entries.map { "\($0.range) \($0.name) \($0.kind.rawValue)" } == [
+                "0x4000-0x4fff memory@4000 ram", "0x9000-0x900f uart window",
+            ]
+        )
+        #expect(bus.generation == 2)
+    }
+
+    @Test("what overlaps is refused with what is there, and nothing changes")
+    func conflictsNameWhatIsThere() throws {
+        let ram = try MemoryRegion.anonymous(byteCount: 0x1000, name: "ram")
+        try bus.addRAM(ram, at: address(0x4000), name: "ram")
+        let entries = bus.entries
+        for (first, last) in [
+            (0x4000, 0x4fff), (0x3000, 0x4000), (0x4fff, 0x6000), (0x4800, 0x4800), (0, .max),
+        ]
+            as [(UInt64, UInt64)]
+        {
+            let expected = AddressConflict(
+                inserting: try range(first, last),
+                existing: try range(0x4000, 0x4fff)
+            )
+            #expect(throws: expected) {
+                try bus.addWindow(ByteTarget(byteCount: 1), at: range(first, last), name: "window")
+            }
+        }
+        let expected = AddressConflict(
+            inserting: try range(0x4800, 0x57ff),
+            existing: try range(0x4000, 0x4fff)
+        )
+        #expect(throws: expected) { try bus.addRAM(ram, at: address(0x4800), name: "again") }
+        #expect(bus.entries == entries)
+        #expect(bus.generation == 1)
+        // What touches does not overlap, and one region may stand at two addresses.
+        try bus.addRAM(ram, at: address(0x5000), name: "alias")
+        try bus.storeRAM64(1, at: address(0x5008))
+        #expect(try bus.loadRAM64(at: address(0x4008)) == 1)
+    }
+
+    @Test("only the exact range and kind is removed")
+    func removingIsExact() throws {
+        let ram = try MemoryRegion.anonymous(byteCount: 0x1000, name: "ram")
+        try bus.addRAM(ram, at: address(0x4000), name: "ram")
+        try bus.addWindow(ByteTarget(byteCount: 16), at: range(0x9000, 0x900f), name: "uart")
+        #expect(bus.removeRAM(at: try range(0x4000, 0x4ffe)) == nil)
+        #expect(bus.removeRAM(at: try range(0x4001, 0x4fff)) == nil)
+        #expect(bus.removeRAM(at: try range(0x9000, 0x900f)) == nil)
+        try bus.removeWindow(at: range(0x4000, 0x4fff))
+        try bus.removeWindow(at: range(0x8000, 0x800f))
+        #expect(bus.entries.count == 2)
+        #expect(bus.removeRAM(at: try range(0x4000, 0x4fff)) === ram)
+        try bus.removeWindow(at: range(0x9000, 0x900f))
+        #expect(bus.entries == [])
+        #expect(throws: BusError.unassigned(address(0x4000))) { try bus.loadRAM64(at: address(0x4000)) }
+        #expect(throws: BusError.unassigned(address(0x9000))) { try bus.load(.byte, at: address(0x9000)) }
+    }
+
+    @Test("a slice is the region and the distance from where it was put")
+    func slices() throws {
+        let ram = try MemoryRegion.anonymous(byteCount: 0x1000, name: "ram")
+        try bus.addRAM(ram, at: address(0x4000), name: "ram")
+        let slice = try #require(bus.ramSlice(containing: address(0x4fff)))
+        #expect(slice.region === ram)
+        #expect(slice.offset == 0xfff)
+        #expect(bus.ramSlice(containing: address(0x5000)) == nil)
+        #expect(bus.ramSlice(containing: address(0x3fff)) == nil)
+    }
+
+    @Test("what was removed lives until it is reclaimed, and no longer")
+    func removedLivesUntilReclaimed() throws {
+        weak var region: MemoryRegion?
+        weak var target: ByteTarget?
+        do {
+            let newRegion = try MemoryRegion.anonymous(byteCount: 0x1000, name: "ram")
+            let newTarget = ByteTarget(byteCount: 16)
+            (region, target) = (newRegion, newTarget)
+            try bus.addRAM(newRegion, at: address(0x4000), name: "ram")
+            try bus.addWindow(newTarget, at: range(0x9000, 0x900f), name: "uart")
+        }
+        _ = bus.removeRAM(at: try range(0x4000, 0x4fff))
+        let generation = bus.generation
+        try bus.removeWindow(at: range(0x9000, 0x900f))
+        #expect(region != nil)
+        #expect(target != nil)
+        bus.reclaim(through: generation)
+        #expect(region == nil)
+        #expect(target != nil)
+        bus.reclaim(through: bus.generation)
+        #expect(target == nil)
+    }
+
+    @Test("the end of the bus frees what is on it and what is not yet reclaimed")
+    func busFreesEverything() throws {
+        weak var onBus: MemoryRegion?
+        weak var removed: MemoryRegion?
+        do {
+            let bus = SystemBus()
+            let first = try MemoryRegion.anonymous(byteCount: 0x1000, name: "first")
+            let second = try MemoryRegion.anonymous(byteCount: 0x1000, name: "second")
+            (onBus, removed) = (first, second)
+            try bus.addRAM(first, at: address(0x1000), name: "first")
+            try bus.addRAM(second, at: address(0x2000), name: "second")
+            _ = bus.removeRAM(at: try range(0x2000, 0x2fff))
+        }
+        #expect(onBus == nil)
+        #expect(removed == nil)
+    }
+
+    @Test(
+        "a target may take itself off the bus and reclaim while it answers, and lives until it has answered"
+    )
+    func targetRemovesItself() throws {
+        let place = try range(0x9000, 0x900f)
+        weak var target: SelfRemovingTarget?
+        do {
+            let newTarget = SelfRemovingTarget(bus: bus, range: place)
+            target = newTarget
+            try bus.addWindow(newTarget, at: place, name: "moving")
+        }
+        try bus.store(1, .word, at: address(0x9000))
+        #expect(target?.stillHere.load(ordering: .sequentiallyConsistent) == true)
+        #expect(throws: BusError.unassigned(address(0x9000))) { try bus.store(1, .word, at: address(0x9000)) }
+        bus.reclaim()
+        #expect(target == nil)
+    }
+}
