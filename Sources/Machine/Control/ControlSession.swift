@@ -72,8 +72,10 @@ package final class ControlSession: Sendable {
 
     // MARK: Subscribing
 
-    /// Whether the client is to hear of anything.
-    package var isSubscribed: Bool { state.withLock { $0.events != nil || !$0.interrupts.isEmpty } }
+    /// Whether anything is subscribed to.
+    package var hasSubscriptions: Bool {
+        state.withLock { $0.events != nil || !$0.interrupts.isEmpty }
+    }
 
     /// Hears of events from now on, of one SMMU or of all; replaces an earlier subscription.
     ///

@@ -33,7 +33,7 @@ final class ControlConnection: Sendable {
         let isIntact = answerRequests()
         let thread = notifier.withLock { $0 }
         // Who only closed his sending side goes on hearing what he subscribed to.
-        if isIntact, session.isSubscribed { connection.waitForHangUp() }
+        if isIntact, session.hasSubscriptions { connection.waitForHangUp() }
         session.close()
         guard let thread else { return }
         // Nobody reads any more what the notifier may be waiting to send, unless we are the ones who stop.
@@ -66,7 +66,7 @@ final class ControlConnection: Sendable {
             case .handle(let request): output += service.answer(request, session) ?? []
             }
             // The answer to a subscription goes out before what was subscribed to.
-            let needsNotifier = session.isSubscribed && !hasNotifier
+            let needsNotifier = session.hasSubscriptions && !hasNotifier
             if needsNotifier || output.count >= Self.outputByteCount {
                 guard writer.send(output) else { return false }
                 output.removeAll(keepingCapacity: true)
