@@ -71,6 +71,8 @@ final class SocketServer: Sendable {
     private func acceptConnections() {
         var reserve = Self.openReserve()
         defer { if reserve >= 0 { close(reserve) } }
+        // Clients can bring a failure about as often as they like; the log says it once, until accepting works.
+        var logged: Errno?
         var entries = [
             pollfd(fd: listener.descriptor, events: Int16(POLLIN), revents: 0),
             pollfd(fd: stopSignal.descriptor, events: Int16(POLLIN), revents: 0),
@@ -79,32 +81,34 @@ final class SocketServer: Sendable {
             guard poll(&entries, 2, -1) > 0, entries[1].revents == 0 else { continue }
             let descriptor = smmud_accept(listener.descriptor)
             if descriptor >= 0 {
+                logged = nil
                 takeConnection(descriptor)
-            } else {
-                handleRefusedAccept(Errno(rawValue: -descriptor), &reserve)
+                continue
             }
+            let error = Errno(rawValue: -descriptor)
+            // The client changed its mind.
+            if [.wouldBlock, .interrupted, .connectionAbort].contains(error) { continue }
+            if logged != error {
+                logger.error("clients are turned away: \(error.description)")
+                logged = error
+            }
+            handleRefusedAccept(error, &reserve)
         }
     }
 
     /// Goes on after a failed accept(2), without spinning on what made it fail.
     private func handleRefusedAccept(_ error: Errno, _ reserve: inout CInt) {
-        switch error {
-        case .wouldBlock, .interrupted, .connectionAbort:
-            // The client changed its mind.
-            return
-        case .tooManyOpenFiles where reserve >= 0:
+        if error == .tooManyOpenFiles, reserve >= 0 {
             // Give up the descriptor that is kept for this, so that the client can be taken and let go.
-            logger.error("no descriptor for a client: the limit on open files is reached")
             close(reserve)
             let descriptor = smmud_accept(listener.descriptor)
             if descriptor >= 0 { refuse(descriptor) }
-            reserve = Self.openReserve()
-        default:
-            logger.error("cannot accept a client: \(error.description)")
+        } else {
             // The system lacks something. The client waits; so do we, or until we are to stop.
-            if reserve < 0 { reserve = Self.openReserve() }
             stopSignal.wait(milliseconds: 100)
+            if reserve >= 0 { return }
         }
+        reserve = Self.openReserve()
     }
 
     private static func openReserve() -> CInt { open("/dev/null", O_RDONLY | O_CLOEXEC) }
