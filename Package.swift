@@ -55,6 +55,7 @@ let package = Package(
             swiftSettings: settings),
         .target(name: "SMMUv3Spec", dependencies: ["BitFields", "AddressSpace"], swiftSettings: safeSettings),
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
+        .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
         // Layer 3: the physical address map, and the driver's page tables.
         .target(
@@ -114,6 +115,7 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "SMMUv3SpecTests", dependencies: ["AddressSpace", "SMMUv3Spec"], swiftSettings: settings),
+        .testTarget(name: "VFIOUserProtocolTests", dependencies: ["VFIOUserProtocol"], swiftSettings: settings),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
         .testTarget(
             name: "SystemBusTests", dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SystemBus"],
