@@ -63,6 +63,7 @@ let package = Package(
             swiftSettings: safeSettings
         ),
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
+        .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
         // Layer 3: the physical address map, and the driver's page tables.
         .target(
@@ -146,6 +147,11 @@ let package = Package(
         .testTarget(
             name: "SMMUv3SpecTests",
             dependencies: ["AddressSpace", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "VFIOUserProtocolTests",
+            dependencies: ["VFIOUserProtocol"],
             swiftSettings: settings
         ),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
