@@ -213,8 +213,9 @@ let package = Package(
         .executableTarget(
             name: "smmud-bench",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
-                "SystemBus", argumentParser,
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
+                "SMMUv3", "SMMUv3Spec",
+                "SMMUClient", "SystemBus", argumentParser,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings
