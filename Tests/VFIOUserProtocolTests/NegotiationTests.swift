@@ -8,7 +8,8 @@ import Testing
 struct NegotiationTests {
     /// What QEMU's client sends, as the fact sheet has it.
     static let qemu = #"""
-        {"capabilities": {"migration": {"pgsize": 4096, "max_bitmap_size": 268435456}, "max_msg_fds": 16, "max_data_xfer_size": 1048576, "pgsizes": 4096, "max_dma_maps": 65535, "write_multiple": true}}
+        {"capabilities": {"migration": {"pgsize": 4096, "max_bitmap_size": 268435456}, "max_msg_fds": 16, \#
+        "max_data_xfer_size": 1048576, "pgsizes": 4096, "max_dma_maps": 65535, "write_multiple": true}}
         """#
 
     private func text(of action: VFIOUserServerAction) -> String? {
