@@ -213,7 +213,7 @@ let package = Package(
         .executableTarget(
             name: "smmud-bench",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
                 "SystemBus", argumentParser,
             ],
             path: "Benchmarks/smmud-bench",
