@@ -63,6 +63,7 @@ let package = Package(
             swiftSettings: safeSettings
         ),
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
+        .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
         // Layer 3: the physical address map, and the driver's page tables.
         .target(
@@ -148,6 +149,11 @@ let package = Package(
             dependencies: ["AddressSpace", "SMMUv3Spec"],
             swiftSettings: settings
         ),
+        .testTarget(
+            name: "VFIOUserProtocolTests",
+            dependencies: ["VFIOUserProtocol"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
         .testTarget(
             name: "SystemBusTests",
@@ -213,8 +219,9 @@ let package = Package(
         .executableTarget(
             name: "smmud-bench",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
-                "SystemBus", argumentParser,
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
+                "SMMUv3", "SMMUv3Spec",
+                "SMMUClient", "SystemBus", argumentParser,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings

@@ -25,17 +25,7 @@ struct SMMUDBench: ParsableCommand {
     @Flag(help: "One JSON array instead of the table.")
     var json = false
 
-    @Option(help: "A running daemon's DMA socket, to measure round trips to it too.")
-    var dmaSocket: String?
-
-    @Option(help: "The endpoint on whose behalf.")
-    var device = "dma-controller@100000"
-
-    @Option(help: "An address that is mapped for the endpoint, of at least 64 KiB.")
-    var address: UInt64 = 0x1_0000
-
     func run() throws {
-        signal(SIGPIPE, SIG_IGN)
         let chosen = benchmarks.filter { filter.map($0.name.contains) ?? true }
         guard !chosen.isEmpty else {
             throw ValidationError(
@@ -60,12 +50,7 @@ struct SMMUDBench: ParsableCommand {
         }
     }
 
-    private var benchmarks: [Benchmark] {
-        let endpoint = dmaSocket.map {
-            DaemonEndpoint(socketPath: $0, device: device, address: address)
-        }
-        return translationBenchmarks + (endpoint.map(socketBenchmarks) ?? [])
-    }
+    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks }
 }
 
 /// One line of the table.

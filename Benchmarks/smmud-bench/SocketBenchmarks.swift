@@ -1,165 +1,274 @@
-// A round trip to a running daemon's DMA socket, against one to a thread that answers as many bytes at once.
+// One DMA over the DMA socket, and a pipeline of them, each against a bare socket that carries the same bytes.
 
+import CLinux
 import ControlProtocol
 import Glibc
+import SMMUClient
 
-/// Where a running daemon takes DMA, and on whose behalf.
-struct DaemonEndpoint: Sendable {
-    var socketPath: String
-    var device: String
-    /// An address that is mapped for it.
-    var address: UInt64
-}
-
-/// Why there is nothing to measure.
-struct SocketBenchmarkError: Error, CustomStringConvertible {
+/// What a socket benchmark could not do.
+private struct SocketBenchmarkError: Error, CustomStringConvertible {
     let description: String
 }
 
-func socketBenchmarks(_ endpoint: DaemonEndpoint) -> [Benchmark] {
-    [
-        roundTrip(
-            "socket-echo",
-            "ECHO of 0 B by the daemon",
-            endpoint,
-            answerByteCount: DMAProtocol.headerByteCount
-        ) { _ in DMARequest(.echo, id: 3) },
-        roundTrip(
-            "socket-dma-64B",
-            "read of 64 B over the DMA socket",
-            endpoint,
-            answerByteCount: DMAProtocol.headerByteCount + 64
-        ) { handle in
-            var request = DMARequest(.read, id: 3)
-            request.endpoint = handle
-            request.iova = endpoint.address
-            request.count = 64
-            return request
-        },
-        roundTrip(
-            "socket-dma-64KiB",
-            "read of 64 KiB over the DMA socket",
-            endpoint,
-            answerByteCount: DMAProtocol.headerByteCount + 0x1_0000
-        ) { handle in
-            var request = DMARequest(.read, id: 3)
-            request.endpoint = handle
-            request.iova = endpoint.address
-            request.count = 0x1_0000
-            return request
-        },
-    ]
-}
+/// A daemon on a small board with a mapped buffer, and a raw connection to its DMA socket.
+private final class RunningDaemon {
+    static let iova: UInt64 = 0x10_0000
+    /// A request's header, which is all of a READ.
+    static let requestByteCount = DMAProtocol.headerByteCount
+    private let directory: String
+    private var process = pid_t()
+    let socket: CInt
 
-private func roundTrip(
-    _ name: String,
-    _ subject: String,
-    _ endpoint: DaemonEndpoint,
-    answerByteCount: Int,
-    _ request: @escaping @Sendable (UInt32) -> DMARequest
-) -> Benchmark {
-    Benchmark(
-        name: name,
-        subject: subject,
-        floor: "bare socket, as many bytes",
-        prepare: {
-            let (daemon, handle) = try connect(endpoint)
-            let echo = try startPeer(answerByteCount: answerByteCount)
-            let message = DMARequestEncoder.message(request(handle))
-            let answer = UnsafeMutableRawBufferPointer.allocate(byteCount: answerByteCount, alignment: 64)
-            try exchange(daemon, message, answer)
-            guard answer.loadUnaligned(fromByteOffset: 6, as: UInt16.self) == DMAStatus.ok.rawValue else {
-                throw SocketBenchmarkError(
-                    description: "the daemon refuses what is to be measured: is \(endpoint.device) mapped?"
+    private static let board = """
+        /dts-v1/;
+        / {
+            #address-cells = <2>;
+            #size-cells = <2>;
+            interrupt-parent = <&gic>;
+            memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x10000000>; };
+            gic: interrupt-controller@8000000 {
+                compatible = "arm,gic-v3";
+                reg = <0 0x08000000 0 0x10000>, <0 0x080a0000 0 0x40000>;
+                interrupt-controller;
+                #interrupt-cells = <3>;
+            };
+            smmu: iommu@9050000 {
+                compatible = "arm,smmu-v3";
+                reg = <0 0x09050000 0 0x20000>;
+                interrupts = <0 74 1>, <0 75 1>;
+                interrupt-names = "eventq", "gerror";
+                #iommu-cells = <1>;
+                dma-coherent;
+            };
+            dma@a000000 { compatible = "smmud,bench"; reg = <0 0x0a000000 0 0x1000>; iommus = <&smmu 0x42>; };
+        };
+        """
+
+    init() throws {
+        var template = Array("/tmp/smmud-bench-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else { throw SocketBenchmarkError(description: "mkdtemp failed") }
+        directory = String(cString: made)
+        let (control, dma) = (directory + "/control.sock", directory + "/dma.sock")
+        try Self.write(Self.board, to: directory + "/board.dts")
+        let compiler = try Self.spawn([
+            "dtc", "-q", "-I", "dts", "-O", "dtb", "-o", directory + "/board.dtb", directory + "/board.dts",
+        ])
+        var status: CInt = 0
+        waitpid(compiler, &status, 0)
+        guard status == 0 else { throw SocketBenchmarkError(description: "dtc failed") }
+        process = try Self.spawn([
+            Self.program("smmud"), directory + "/board.dtb", "--control", control, "--dma", dma,
+            "--log-level",
+            "error",
+        ])
+        let client = try Self.connect(control, of: process)
+        _ = try client.call(
+            Methods.IOMMUMap.self,
+            Methods.IOMMUMap.Parameters(device: "dma@a000000", iova: Hex(Self.iova), length: 0x10000)
+        )
+        socket = try Self.connectRaw(dma)
+        var hello = [UInt8](repeating: 0, count: Self.requestByteCount)
+        hello.withUnsafeMutableBytes { DMARequest.hello(id: 0).write(to: $0) }
+        try Self.exchange(socket, hello, answerByteCount: DMAProtocol.headerByteCount)
+    }
+
+    deinit {
+        close(socket)
+        kill(process, SIGTERM)
+        waitpid(process, nil, 0)
+        for name in ["board.dts", "board.dtb"] { unlink(directory + "/" + name) }
+        rmdir(directory)
+    }
+
+    /// READs of so many bytes, as they go over the wire.
+    static func reads(_ requests: Int, byteCount: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: requests * requestByteCount)
+        bytes.withUnsafeMutableBytes { bytes in
+            for index in 0..<requests {
+                let request = DMARequest(
+                    .read,
+                    id: UInt64(index),
+                    flags: .direct,
+                    endpoint: 0,
+                    stream: 0x42,
+                    iova: iova,
+                    count: UInt64(byteCount)
+                )
+                request.write(
+                    to: UnsafeMutableRawBufferPointer(rebasing: bytes[(index * requestByteCount)...])
                 )
             }
-            return (
-                { count in for _ in 0..<count { try exchange(daemon, message, answer) } },
-                { count in for _ in 0..<count { try exchange(echo, message, answer) } }
-            )
         }
-    )
-}
-
-/// Says HELLO and opens the endpoint.
-private func connect(_ endpoint: DaemonEndpoint) throws -> (socket: CInt, handle: UInt32) {
-    let descriptor = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_un()
-    address.sun_family = sa_family_t(AF_UNIX)
-    guard endpoint.socketPath.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
-        throw SocketBenchmarkError(description: "\(endpoint.socketPath) is too long for a socket")
+        return bytes
     }
-    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: endpoint.socketPath.utf8) }
-    let status = withUnsafePointer(to: address) { pointer in
-        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-            Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+
+    /// Sends requests and waits for as many bytes as their answers have.
+    static func exchange(_ socket: CInt, _ request: [UInt8], answerByteCount: Int) throws {
+        guard send(socket, request, request.count, CInt(MSG_NOSIGNAL)) == request.count else {
+            throw SocketBenchmarkError(description: "send failed")
+        }
+        var received = 0
+        try withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 16) { buffer in
+            while received < answerByteCount {
+                let count = recv(socket, buffer.baseAddress, min(buffer.count, answerByteCount - received), 0)
+                guard count > 0 else {
+                    throw SocketBenchmarkError(description: "the daemon closed the socket")
+                }
+                received += count
+            }
         }
     }
-    guard status == 0 else {
-        throw SocketBenchmarkError(description: "no daemon at \(endpoint.socketPath)")
+
+    private static func connect(_ path: String, of process: pid_t) throws -> ControlClient {
+        while true {
+            if let client = try? ControlClient(path: path) { return client }
+            guard kill(process, 0) == 0, waitpid(process, nil, WNOHANG) == 0 else {
+                throw SocketBenchmarkError(description: "smmud did not start")
+            }
+            usleep(1000)
+        }
     }
-    let answer = UnsafeMutableRawBufferPointer.allocate(byteCount: DMAProtocol.headerByteCount, alignment: 64)
-    defer { answer.deallocate() }
-    var hello = DMARequest(.hello, id: 1)
-    hello.iova = DMAProtocol.magic
-    hello.count = DMAProtocol.version
-    try exchange(descriptor, DMARequestEncoder.message(hello), answer)
-    let open = DMARequestEncoder.message(DMARequest(.open, id: 2), payload: Array(endpoint.device.utf8))
-    try exchange(descriptor, open, answer)
-    let response = DMAResponse(header: UnsafeRawBufferPointer(answer))
-    guard response.status == .ok else {
-        throw SocketBenchmarkError(description: "the daemon has no endpoint \(endpoint.device)")
+
+    private static func connectRaw(_ path: String) throws -> CInt {
+        let socket = Glibc.socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        let status = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.connect(socket, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        guard status == 0 else { throw SocketBenchmarkError(description: "cannot connect to \(path)") }
+        return socket
     }
-    return (descriptor, response.handle)
+
+    private static func write(_ text: String, to path: String) throws {
+        guard let file = fopen(path, "w") else {
+            throw SocketBenchmarkError(description: "cannot write \(path)")
+        }
+        fputs(text, file)
+        fclose(file)
+    }
+
+    /// A program that is built beside this one.
+    private static func program(_ name: String) -> String {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/self/exe", &buffer, buffer.count)
+        let own = String(decoding: buffer[..<max(0, count)].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return own.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/" + name
+    }
+
+    private static func spawn(_ words: [String]) throws -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0)
+        var arguments = words.map { strdup($0) } + [nil]
+        defer { for argument in arguments { free(argument) } }
+        var process = pid_t()
+        guard posix_spawnp(&process, words[0], &actions, nil, &arguments, environ) == 0 else {
+            throw SocketBenchmarkError(description: "cannot start \(words[0])")
+        }
+        return process
+    }
 }
 
-/// Sends a request and receives an answer of a known size.
-private func exchange(_ socket: CInt, _ message: [UInt8], _ answer: UnsafeMutableRawBufferPointer) throws {
-    guard send(socket, message, message.count, 0) == message.count else {
-        throw SocketBenchmarkError(description: "the socket takes nothing")
-    }
-    var received = 0
-    while received < answer.count {
-        let count = recv(socket, answer.baseAddress.map { $0 + received }, answer.count - received, 0)
-        guard count > 0 else { throw SocketBenchmarkError(description: "the daemon closed the connection") }
-        received += count
-    }
-}
+/// A thread that reads requests of one size and answers each with so many bytes: the least that a server does.
+private final class BareServer {
+    let socket: CInt
+    private let serverSocket: CInt
+    private var thread = pthread_t()
 
-/// A thread that answers each 64 bytes with as many bytes as the daemon would, and does nothing beside.
-private func startPeer(answerByteCount: Int) throws -> CInt {
-    var pair: [CInt] = [0, 0]
-    guard socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0, &pair) == 0 else {
-        throw SocketBenchmarkError(description: "no pair of sockets")
-    }
-    final class Peer: Sendable {
+    private final class Work {
         let socket: CInt
+        let requestByteCount: Int
         let answerByteCount: Int
 
-        init(_ socket: CInt, _ answerByteCount: Int) {
+        init(_ socket: CInt, _ requestByteCount: Int, _ answerByteCount: Int) {
             self.socket = socket
+            self.requestByteCount = requestByteCount
             self.answerByteCount = answerByteCount
         }
 
         func run() {
-            let answer = [UInt8](repeating: 0, count: answerByteCount)
-            var request = [UInt8](repeating: 0, count: DMAProtocol.headerByteCount)
-            while recv(socket, &request, request.count, CInt(MSG_WAITALL)) == request.count {
-                guard send(socket, answer, answer.count, 0) == answer.count else { return }
+            let buffer = UnsafeMutableRawPointer.allocate(byteCount: 64 << 10, alignment: 16)
+            defer { buffer.deallocate() }
+            memset(buffer, 0, 64 << 10)
+            var pending = 0
+            while true {
+                let count = recv(socket, buffer, 32 << 10, 0)
+                guard count > 0 else { return }
+                pending += count
+                let requests = pending / requestByteCount
+                pending %= requestByteCount
+                guard
+                    requests == 0
+                        || send(socket, buffer, requests * answerByteCount, CInt(MSG_NOSIGNAL)) > 0
+                else { return }
             }
         }
     }
-    var thread = pthread_t()
-    let context = Unmanaged.passRetained(Peer(pair[1], answerByteCount))
-    pthread_create(
-        &thread,
-        nil,
-        { context in
-            if let context { Unmanaged<Peer>.fromOpaque(context).takeRetainedValue().run() }
-            return nil
-        },
-        context.toOpaque()
+
+    init(requestByteCount: Int, answerByteCount: Int) throws {
+        var ends: [CInt] = [0, 0]
+        guard socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0, &ends) == 0 else {
+            throw SocketBenchmarkError(description: "socketpair failed")
+        }
+        (socket, serverSocket) = (ends[0], ends[1])
+        let work = Work(ends[1], requestByteCount, answerByteCount)
+        pthread_create(
+            &thread,
+            nil,
+            { context in
+                guard let context else { return nil }
+                Unmanaged<Work>.fromOpaque(context).takeRetainedValue().run()
+                return nil
+            },
+            Unmanaged.passRetained(work).toOpaque()
+        )
+    }
+
+    deinit {
+        shutdown(socket, CInt(SHUT_RDWR))
+        pthread_join(thread, nil)
+        close(socket)
+        close(serverSocket)
+    }
+}
+
+/// READs of 64 bytes, so many at a time, against bare exchanges of as many bytes.
+private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void, floor: (Int) throws -> Void)
+{
+    let answerByteCount = DMAProtocol.headerByteCount + 64
+    let daemon = try RunningDaemon()
+    let bare = try BareServer(
+        requestByteCount: RunningDaemon.requestByteCount,
+        answerByteCount: answerByteCount
     )
-    pthread_detach(thread)
-    return pair[0]
+    let requests = RunningDaemon.reads(inFlight, byteCount: 64)
+    func run(_ socket: CInt, _ count: Int) throws {
+        // One repetition is one request, however many go together.
+        for _ in 0..<max(1, count / inFlight) {
+            try RunningDaemon.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
+        }
+    }
+    return ({ try run(daemon.socket, $0) }, { try run(bare.socket, $0) })
+}
+
+var socketBenchmarks: [Benchmark] {
+    [
+        Benchmark(
+            name: "dma-socket",
+            subject: "read of 64 B over the DMA socket",
+            floor: "a bare socket, same bytes",
+            prepare: { try roundTrips(inFlight: 1) }
+        ),
+        Benchmark(
+            name: "dma-socket-64",
+            subject: "the same, 64 in flight: one of them",
+            floor: "a bare socket, same bytes",
+            prepare: { try roundTrips(inFlight: 64) }
+        ),
+    ]
 }
