@@ -24,7 +24,9 @@ let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let serviceLifecycle: Target.Dependency = .product(
-    name: "ServiceLifecycle", package: "swift-service-lifecycle")
+    name: "ServiceLifecycle",
+    package: "swift-service-lifecycle"
+)
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 
 let package = Package(
@@ -51,127 +53,189 @@ let package = Package(
         // Layer 2: what things are.
         .target(name: "DeviceModel", dependencies: ["AddressSpace"], swiftSettings: settings),
         .target(
-            name: "GuestMemory", dependencies: ["AddressSpace", "CLinux", systemPackage],
-            swiftSettings: settings),
-        .target(name: "SMMUv3Spec", dependencies: ["BitFields", "AddressSpace"], swiftSettings: safeSettings),
+            name: "GuestMemory",
+            dependencies: ["AddressSpace", "CLinux", systemPackage],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "SMMUv3Spec",
+            dependencies: ["BitFields", "AddressSpace"],
+            swiftSettings: safeSettings
+        ),
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
+        .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
         // Layer 3: the physical address map, and the driver's page tables.
         .target(
-            name: "SystemBus", dependencies: ["AddressSpace", "CLinux", "DeviceModel", "GuestMemory"],
-            swiftSettings: settings),
+            name: "SystemBus",
+            dependencies: ["AddressSpace", "CLinux", "DeviceModel", "GuestMemory"],
+            swiftSettings: settings
+        ),
         .target(
-            name: "IOPageTable", dependencies: ["AddressSpace", "BitFields", "DeviceModel"],
-            swiftSettings: safeSettings),
+            name: "IOPageTable",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel"],
+            swiftSettings: safeSettings
+        ),
 
         // Layer 4: the parts of a machine.
         .target(
             name: "SMMUv3",
             dependencies: [
-                "AddressSpace", "BitFields", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3Spec", "SystemBus",
+                "AddressSpace", "BitFields", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3Spec",
+                "SystemBus",
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .target(
-            name: "DeviceTree", dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"], swiftSettings: settings),
+            name: "DeviceTree",
+            dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
+            swiftSettings: settings
+        ),
         .target(
             name: "IOMMU",
             dependencies: ["AddressSpace", "BitFields", "DeviceModel", "IOPageTable", "SMMUv3Spec"],
-            swiftSettings: safeSettings),
+            swiftSettings: safeSettings
+        ),
 
         // Layer 5: the machine, and the client of the daemon's sockets.
         .target(
             name: "Machine",
             dependencies: [
-                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "IOMMU",
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
+                "IOMMU",
                 "IOPageTable",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .target(
-            name: "SMMUClient", dependencies: ["CLinux", "ControlProtocol", systemPackage],
-            swiftSettings: settings),
+            name: "SMMUClient",
+            dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            swiftSettings: settings
+        ),
 
         // Layer 6: programs.
         .executableTarget(
             name: "smmud",
             dependencies: [
-                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
+                "Machine",
                 "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
                 unixSignals,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .executableTarget(
-            name: "smmuctl", dependencies: ["ControlProtocol", "SMMUClient", argumentParser],
-            swiftSettings: settings),
+            name: "smmuctl",
+            dependencies: ["ControlProtocol", "SMMUClient", argumentParser],
+            swiftSettings: settings
+        ),
 
         // Tests, one target for each of the above that has behaviour.
         .testTarget(name: "BitFieldsTests", dependencies: ["BitFields"], swiftSettings: settings),
         .testTarget(name: "AddressSpaceTests", dependencies: ["AddressSpace"], swiftSettings: settings),
         .testTarget(
-            name: "DeviceModelTests", dependencies: ["AddressSpace", "DeviceModel"], swiftSettings: settings),
+            name: "DeviceModelTests",
+            dependencies: ["AddressSpace", "DeviceModel"],
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "GuestMemoryTests", dependencies: ["AddressSpace", "CLinux", "GuestMemory", systemPackage],
-            swiftSettings: settings),
+            name: "GuestMemoryTests",
+            dependencies: ["AddressSpace", "CLinux", "GuestMemory", systemPackage],
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "SMMUv3SpecTests", dependencies: ["AddressSpace", "SMMUv3Spec"], swiftSettings: settings),
+            name: "SMMUv3SpecTests",
+            dependencies: ["AddressSpace", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "VFIOUserProtocolTests",
+            dependencies: ["VFIOUserProtocol"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
         .testTarget(
-            name: "SystemBusTests", dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SystemBus"],
-            swiftSettings: settings),
+            name: "SystemBusTests",
+            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SystemBus"],
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "IOPageTableTests", dependencies: ["AddressSpace", "DeviceModel", "IOPageTable"],
-            swiftSettings: settings),
+            name: "IOPageTableTests",
+            dependencies: ["AddressSpace", "DeviceModel", "IOPageTable"],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "SMMUv3Tests",
             dependencies: [
                 "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "DeviceTreeTests", dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
-            swiftSettings: settings),
+            name: "DeviceTreeTests",
+            dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "IOMMUTests",
             dependencies: [
                 "AddressSpace", "DeviceModel", "GuestMemory", "IOMMU", "IOPageTable", "SMMUv3", "SMMUv3Spec",
                 "SystemBus",
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine", "SMMUv3", "SMMUv3Spec",
+                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
+                "SMMUv3", "SMMUv3Spec",
                 "SystemBus",
                 systemPackage,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "SMMUClientTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
-            swiftSettings: settings),
+            name: "SMMUClientTests",
+            dependencies: ["CLinux", "ControlProtocol", "SMMUClient"],
+            swiftSettings: settings
+        ),
         .testTarget(
-            name: "EndToEndTests", dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
-            swiftSettings: settings),
+            name: "EndToEndTests",
+            dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
+            swiftSettings: settings
+        ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
 
         // Tools that measure and that fuzz. They are in this package because they use its package-level API.
         .target(
             name: "BareMachine",
-            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus"],
-            path: "Benchmarks/BareMachine", swiftSettings: settings),
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+            ],
+            path: "Benchmarks/BareMachine",
+            swiftSettings: settings
+        ),
         .executableTarget(
             name: "smmud-bench",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec",
-                "SystemBus", argumentParser,
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
+                "SMMUv3", "SMMUv3Spec",
+                "SMMUClient", "SystemBus", argumentParser,
             ],
-            path: "Benchmarks/smmud-bench", swiftSettings: settings),
+            path: "Benchmarks/smmud-bench",
+            swiftSettings: settings
+        ),
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3", "SMMUv3Spec",
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
+                "SMMUv3Spec",
                 "SystemBus",
             ],
-            path: "Fuzz/Targets", swiftSettings: settings),
+            path: "Fuzz/Targets",
+            swiftSettings: settings
+        ),
     ]
 )
 
@@ -179,6 +243,10 @@ let package = Package(
 if Context.environment["SMMUD_FUZZ"] == "1" {
     package.targets.append(
         .executableTarget(
-            name: "smmud-fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/smmud-fuzz",
-            swiftSettings: settings + [.unsafeFlags(["-parse-as-library"])]))
+            name: "smmud-fuzz",
+            dependencies: ["FuzzTargets"],
+            path: "Fuzz/smmud-fuzz",
+            swiftSettings: settings + [.unsafeFlags(["-parse-as-library"])]
+        )
+    )
 }

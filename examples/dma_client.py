@@ -3,7 +3,7 @@
 
 As a program it reads or writes on behalf of a device, inline or through memory that it shares with the daemon:
 
-    dma_client.py read  dma@2b500000 0x10000 64
+    dma_client.py read  dma-controller@100000 0x10000 64
     dma_client.py write sid:0:0x42   0x10000 "some text" --shared
 
 It prints what it read, or the fault, and exits with 3 where there was one.

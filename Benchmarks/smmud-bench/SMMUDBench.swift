@@ -50,7 +50,7 @@ struct SMMUDBench: ParsableCommand {
         }
     }
 
-    private var benchmarks: [Benchmark] { translationBenchmarks }
+    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks }
 }
 
 /// One line of the table.

@@ -25,7 +25,7 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
     /// Parses a blob.
     ///
     /// - Throws: ``DeviceTreeErrors`` where the bytes are no whole, well-formed device tree. Says what they
-    /// are   instead, where that can be told.
+    ///   are instead, where that can be told.
     package init(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         try Self.checkHeader(bytes)
         var log = DiagnosticLog()
@@ -232,6 +232,12 @@ extension FlattenedDeviceTree {
                 "is truncated: \(count(bytes.count, "byte"))",
                 remedy: "its header alone has 40 bytes"
             )
+        }
+        // Before version 16 nodes had full paths for names. libfdt 1.6 reads through a null pointer at a root node
+        // that has none.
+        let version = bytes[20..<24].reduce(0) { $0 << 8 | Int($1) }
+        guard version >= 16 else {
+            throw malformed("is of version \(version)", remedy: "version 16 or 17 is needed: dtc writes 17")
         }
         let totalSize = bytes[4..<8].reduce(0) { $0 << 8 | Int($1) }
         guard totalSize <= bytes.count else {

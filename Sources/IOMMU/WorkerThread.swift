@@ -1,37 +1,8 @@
 // A thread that sleeps until it is kicked, runs its body once for any number of kicks, and sleeps again.
 
+import DeviceModel
 import Glibc
 import Synchronization
-
-/// A POSIX semaphore with a place of its own in memory.
-///
-/// Posting is a leaf: it takes no lock and waits for nobody.
-//
-// SAFETY of @unchecked Sendable: the pointer is set once, and semaphores are made for many threads.
-@safe
-private final class Semaphore: @unchecked Sendable {
-    private let storage: UnsafeMutablePointer<sem_t>
-
-    init() {
-        unsafe storage = .allocate(capacity: 1)
-        unsafe storage.initialize(to: sem_t())
-        let status = unsafe sem_init(storage, 0, 0)
-        precondition(status == 0, "sem_init fails for wrong arguments only")
-    }
-
-    func post() { _ = unsafe sem_post(storage) }
-
-    func wait() {
-        // A signal handler's return is the one reason to wake up early.
-        while unsafe sem_wait(storage) != 0, errno == EINTR {}
-    }
-
-    // SAFETY: whoever waits or posts holds a reference, so nobody does any more.
-    deinit {
-        unsafe sem_destroy(storage)
-        unsafe storage.deallocate()
-    }
-}
 
 /// One of the driver's interrupt threads.
 final class WorkerThread: Sendable {
@@ -82,7 +53,7 @@ final class WorkerThread: Sendable {
     ///
     /// Takes no lock, so it can be called under any.
     func kick() {
-        if !loop.isKicked.exchange(true, ordering: .acquiringAndReleasing) { loop.semaphore.post() }
+        if !loop.isKicked.exchange(true, ordering: .acquiringAndReleasing) { loop.semaphore.signal() }
     }
 
     /// Ends the thread after the body that runs now.
@@ -90,7 +61,7 @@ final class WorkerThread: Sendable {
     /// To be called once.
     func stop() {
         loop.isStopping.store(true, ordering: .releasing)
-        loop.semaphore.post()
+        loop.semaphore.signal()
         // The body may hold the last reference to the thread's owner, whose end is why we are here.
         if pthread_equal(thread, pthread_self()) != 0 {
             pthread_detach(thread)

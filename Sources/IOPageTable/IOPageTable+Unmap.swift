@@ -50,7 +50,7 @@ extension IOPageTable {
         throws(IOPageTableError) -> UInt64
     {
         let level = configuration.level(ofPages: run.pageByteCount)
-        let table = try tableForUnmapping(run.iova, level: level)
+        let table = try tableForUnmapping(run.iova, level: level, &invalidator)
         let first = configuration.index(of: run.iova, atLevel: level)
         let count = min(run.count, configuration.entryCount(atLevel: level) &- first)
         var cleared: UInt64 = 0
@@ -110,9 +110,11 @@ extension IOPageTable {
     }
 
     /// The table of `level` for `iova`; a block in the way is split where that is allowed.
-    private mutating func tableForUnmapping(_ iova: UInt64, level: Int) throws(IOPageTableError)
-        -> PhysicalAddress
-    {
+    private mutating func tableForUnmapping(
+        _ iova: UInt64,
+        level: Int,
+        _ invalidator: inout some PageTableInvalidator
+    ) throws(IOPageTableError) -> PhysicalAddress {
         var table = root
         var current = configuration.startLevel
         while current < level {
@@ -123,13 +125,16 @@ extension IOPageTable {
             case .foreign: throw .corrupted(descriptorAddress: entry, descriptor: descriptor.rawValue)
             case .table: table = try follow(descriptor, at: entry)
             case .leaf:
+                let size = configuration.entryByteCount(atLevel: current)
                 guard configuration.partialUnmap == .split else {
-                    throw .partOfBlock(
-                        IOVirtualAddress(iova),
-                        blockByteCount: configuration.entryByteCount(atLevel: current)
-                    )
+                    throw .partOfBlock(IOVirtualAddress(iova), blockByteCount: size)
                 }
                 table = try split(descriptor, at: entry, level: current)
+                invalidator.gather(
+                    IOVirtualAddress(iova & ~(size &- 1)),
+                    byteCount: size,
+                    pageByteCount: size
+                )
             }
             current += 1
         }
@@ -138,8 +143,8 @@ extension IOPageTable {
 
     /// Puts a table with the same translations in the place of the block at `entry`.
     ///
-    /// Nothing has to be invalidated for that alone: old and new say the same. The unmap that follows names an
-    /// address within the block, and that removes a cached block whole.
+    /// Old and new say the same, but the block has to be invalidated as a block: an invalidation of the pages
+    /// that go may name their level (TTL), and then a cached block need not heed it.
     private mutating func split(_ block: StageOneDescriptor, at entry: PhysicalAddress, level: Int)
         throws(IOPageTableError) -> PhysicalAddress
     {

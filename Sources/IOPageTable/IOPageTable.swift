@@ -35,8 +35,10 @@ package enum IOPageTableError: Error, Equatable, Sendable {
 ///
 /// Linux: `iommu_flush_ops`.
 package protocol PageTableInvalidator {
-    /// Leaves were cleared. What they translated may be cached until the user invalidates it (Leaf = 1), and
-    /// until then the memory behind them may still be accessed.
+    /// Leaves of one size were cleared, or replaced by a table.
+    ///
+    /// What they translated may be cached until the user invalidates it (Leaf = 1), and until then the memory
+    /// behind them may still be accessed.
     mutating func gather(_ iova: IOVirtualAddress, byteCount: UInt64, pageByteCount: UInt64)
 
     /// A table was unlinked and is about to be freed: invalidates the range, table entries included (Leaf = 0),

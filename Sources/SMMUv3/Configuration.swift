@@ -17,6 +17,7 @@ package struct Identification: Equatable, Sendable {
     ///   - streamIDBits: SMMU_IDR1.SIDSIZE, 0...32. The smallest that holds every StreamID of the board, and at
     ///     least 16.
     ///   - isCoherent: SMMU_IDR0.COHACC: the device tree's `dma-coherent`.
+    /// - Returns: The registers.
     package static func stage1(streamIDBits: UInt8 = 16, isCoherent: Bool = true) -> Identification {
         var idr0 = IDR0()
         idr0.s1P = true

@@ -32,7 +32,11 @@ final class ConfigurationCache: Sendable {
     private let capacity: Int
     let generation: InvalidationGeneration
 
-    /// - Parameter capacity: How many STEs, and how many CDs, to hold; 0 holds none.
+    /// Builds an empty cache.
+    ///
+    /// - Parameters:
+    ///   - capacity: How many STEs, and how many CDs, to hold; 0 holds none.
+    ///   - generation: The SMMU's count of invalidations.
     init(capacity: Int, generation: InvalidationGeneration) {
         self.capacity = capacity
         self.generation = generation

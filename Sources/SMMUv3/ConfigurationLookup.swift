@@ -185,10 +185,11 @@ extension SMMUv3 {
             guard stream.config.translatesStage1, table.log2Count > 0,
                 UInt64(substreamID.rawValue) < 1 << UInt64(table.log2Count)
             else {
+                let contexts = table.log2Count == 0 ? "no substreams" : "2^\(table.log2Count) CDs"
                 throw configurationFault(
                     .cBadSubstreamID,
                     transaction,
-                    "SubstreamID \(substreamID) with \(table.log2Count == 0 ? "no substreams" : "2^\(table.log2Count) CDs")"
+                    "SubstreamID \(substreamID) with \(contexts)"
                 )
             }
             if table.defaultSubstream == 0b10, substreamID.rawValue == 0 {

@@ -56,8 +56,7 @@ package final class SMMUv3: Sendable {
 
     /// Builds an SMMU in its reset state.
     ///
-    /// - Parameters:
-    ///   - bus: What its own accesses (structures, queues, walks) and its streams' transactions go to.
+    /// Its own accesses (structures, queues, walks) and its streams' transactions go to `bus`.
     package init(
         name: String,
         identification: Identification,

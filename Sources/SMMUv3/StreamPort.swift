@@ -112,9 +112,11 @@ package final class StreamPort: DMAPort {
 
     /// One transaction: as much of a DMA as one translation covers.
     ///
-    /// - Parameter access: Moves the bytes; its address is nil where the architecture answers with zeros and
-    ///   ignored writes (CD.A == 0).
+    /// `access` moves the bytes; its address is nil where the architecture answers with zeros and ignored writes
+    /// (CD.A == 0).
+    ///
     /// - Returns: How many bytes it was.
+    /// - Throws: ``DMAFault`` where it was terminated, or nobody is at the address that it was translated to.
     @inline(__always)  // Its closure must not become a heap object.
     private func transfer(
         _ kind: TransactionKind,

@@ -114,8 +114,11 @@ final class TranslationCache: Sendable {
     /// looked up or walked at an older generation must not be kept.
     let generation: InvalidationGeneration
 
-    /// - Parameter entryCount: How many translations to hold; rounded up to a power of two of at least one set.
-    ///   0 holds none.
+    /// Builds an empty cache.
+    ///
+    /// - Parameters:
+    ///   - entryCount: How many translations to hold; rounded up to a power of two of at least one set. 0 holds none.
+    ///   - generation: The SMMU's count of invalidations.
     init(entryCount: Int, generation: InvalidationGeneration) {
         var sets = 0
         if entryCount > 0 {

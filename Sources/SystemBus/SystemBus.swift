@@ -52,6 +52,7 @@ package final class SystemBus: @unchecked Sendable {
     /// What changes take a lock for.
     ///
     /// An object of its own, so that the lock's word does not share the cache line that every access reads.
+    // SAFETY of @unchecked Sendable: all there is is a Mutex.
     private final class Changes: @unchecked Sendable {
         let state = Mutex(State())
     }
@@ -95,6 +96,7 @@ package final class SystemBus: @unchecked Sendable {
 }
 
 /// Who is inside a counted access, on a cache line of its own: it is written at each of them.
+// SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
 private final class CountedReaders: @unchecked Sendable {
     struct Line: ~Copyable {
         /// How many accesses are under way.

@@ -150,5 +150,6 @@ package final class TransactionTracker: Sendable {
         return inside.count
     }
 
+    // SAFETY of @unchecked Sendable: the word is only ever loaded, atomically.
     private struct InsideSlot: @unchecked Sendable { let words: UnsafeMutablePointer<UInt64> }
 }

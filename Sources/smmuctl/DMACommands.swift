@@ -17,7 +17,7 @@ struct DMARead: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "read",
         abstract: "Reads on behalf of a device.",
-        discussion: "Example: smmuctl dma read dma@2b500000 0x10000 64"
+        discussion: "Example: smmuctl dma read dma-controller@100000 0x10000 64"
     )
     @OptionGroup var global: GlobalOptions
     @Argument(help: "The device's name or alias, or sid:STREAM.", completion: .devices)
@@ -118,7 +118,7 @@ struct DMACopy: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "copy",
         abstract: "Reads on behalf of one device and writes on behalf of another.",
-        discussion: "Example: smmuctl dma copy dma@2b500000 0x10000 0000:00:01.0 0x20000 4K"
+        discussion: "Example: smmuctl dma copy dma-controller@100000 0x10000 0000:00:01.0 0x20000 4K"
     )
     @OptionGroup var global: GlobalOptions
     @Argument(help: "Who reads: a device's name or alias, or sid:STREAM.", completion: .devices)
@@ -174,7 +174,7 @@ struct Translate: ParsableCommand {
         discussion: """
             Nothing is transferred and no event is recorded. Exits with 3 where the transaction would fault.
 
-            Example: smmuctl translate dma@2b500000 0x10000 --access w
+            Example: smmuctl translate dma-controller@100000 0x10000 --access w
             """
     )
     @OptionGroup var global: GlobalOptions
@@ -194,7 +194,7 @@ struct Explain: ParsableCommand {
             Each with its address, its raw words and its decoded fields, up to the physical address or the fault. \
             Nothing is transferred and no event is recorded. Exits with 3 where the transaction would fault.
 
-            Example: smmuctl explain dma@2b500000 0x10000 --access w
+            Example: smmuctl explain dma-controller@100000 0x10000 --access w
             """
     )
     @OptionGroup var global: GlobalOptions

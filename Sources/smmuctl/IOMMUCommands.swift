@@ -11,7 +11,7 @@ struct Map: ParsableCommand {
             Without --address, memory is allocated; it goes back when it is unmapped. Without --iova, the driver \
             chooses where the device sees it.
 
-            Example: smmuctl map dma@2b500000 64K --iova 0x10000 --permissions r
+            Example: smmuctl map dma-controller@100000 64K --iova 0x10000 --permissions r
             """
     )
     @OptionGroup var global: GlobalOptions
@@ -52,7 +52,7 @@ struct Unmap: ParsableCommand {
         discussion: """
             When this returns, the device does not reach the memory any more.
 
-            Example: smmuctl unmap dma@2b500000 0x10000
+            Example: smmuctl unmap dma-controller@100000 0x10000
             """
     )
     @OptionGroup var global: GlobalOptions
@@ -73,7 +73,7 @@ struct Unmap: ParsableCommand {
 struct Mappings: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Lists what is mapped for a device, or for all of them.",
-        discussion: "Example: smmuctl mappings dma@2b500000"
+        discussion: "Example: smmuctl mappings dma-controller@100000"
     )
     @OptionGroup var global: GlobalOptions
     @Argument(help: "The device's name or alias; all devices unless given.", completion: .devices)

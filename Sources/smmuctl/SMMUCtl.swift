@@ -13,9 +13,9 @@ struct SMMUCtl: ParsableCommand {
         discussion: """
             Example: give a device 64 KiB of memory, write to it as the device, and see how it got there.
 
-              smmuctl map dma@2b500000 64K --iova 0x10000
-              smmuctl dma write dma@2b500000 0x10000 --text "hello"
-              smmuctl explain dma@2b500000 0x10000
+              smmuctl map dma-controller@100000 64K --iova 0x10000
+              smmuctl dma write dma-controller@100000 0x10000 --text "hello"
+              smmuctl explain dma-controller@100000 0x10000
 
             A device goes by its name or an alias, as 'smmuctl board' lists them; any StreamID goes as sid:0x42, \
             or as sid:1:0x42 for the SMMU with index 1.

@@ -193,6 +193,28 @@ struct HostileClientTests {
         #expect(try daemon.serves(), "seed \(seed)")
     }
 
+    @Test func moreClientsThanItMayHaveFilesAreLetGoAndLaterOnesServed() throws {
+        let daemon = try Daemon(openFilesMax: 40)
+        var clients: [RawSocket] = []
+        for index in 0..<80 {
+            let socket = try RawSocket(index % 2 == 0 ? daemon.controlPath : daemon.dmaPath)
+            // Each is served, or let go; none is left waiting.
+            socket.send(
+                index % 2 == 0
+                    ? Array((#"{"jsonrpc":"2.0","id":1,"method":"daemon.version"}"# + "\n").utf8)
+                    : DMARequestEncoder.message(.hello(id: 1))
+            )
+            _ = try socket.receive()
+            clients.append(socket)
+        }
+        clients = []
+        var isServed = false
+        while !isServed { isServed = (try? daemon.serves()) ?? false }
+        let result = try daemon.stop()
+        #expect(result.exitCode == 0)
+        #expect(result.errors.contains("clients are turned away: Too many open files"))
+    }
+
     @Test func parametersThatNobodyMeantAreErrorsOnAConnectionThatGoesOn() throws {
         let socket = try RawSocket(daemon.controlPath)
         let big = "18446744073709551615"

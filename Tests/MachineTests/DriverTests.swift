@@ -1,3 +1,5 @@
+// The driver, the model and the control service of one machine together.
+
 import ControlProtocol
 import Machine
 import SMMUv3

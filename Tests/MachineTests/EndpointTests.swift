@@ -1,3 +1,5 @@
+// How requesters are found by name.
+
 import AddressSpace
 import DeviceModel
 import DeviceTree

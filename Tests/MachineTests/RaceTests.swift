@@ -1,3 +1,5 @@
+// DMA of real threads against unmap.
+
 import AddressSpace
 import ControlProtocol
 import DeviceModel

@@ -136,12 +136,12 @@ struct ReportTests {
     func interrupts() {
         #expect(
             Reports.interrupts(Fixtures.board.interrupts) == """
-                LINE  DEVICE           LABEL   INTERRUPT                        CONTROLLER                      PULSES  \
-                ASSERTED
-                   0  /iommu@2b400000  eventq  SPI 74 (INTID 106), edge-rising  /interrupt-controller@2f000000       2  \
-                       0
-                   1  /iommu@2b400000  gerror  <640 1>                          /mbigen@a0080000                     0  \
-                     now
+                LINE  DEVICE           LABEL   INTERRUPT                        CONTROLLER              \
+                        PULSES  ASSERTED
+                   0  /iommu@2b400000  eventq  SPI 74 (INTID 106), edge-rising  /interrupt-controller@2f\
+                000000       2         0
+                   1  /iommu@2b400000  gerror  <640 1>                          /mbigen@a0080000        \
+                             0       now
 
                 """
         )

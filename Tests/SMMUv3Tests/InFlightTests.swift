@@ -212,7 +212,7 @@ struct InFlightTests {
                 }
             }
         }
-        for round in 0..<300 {
+        for round in 0..<200 {
             let page = pages[round % 2]
             let before = race.landed.current
             try tables.map(0x1000, to: page)

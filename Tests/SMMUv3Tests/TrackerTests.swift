@@ -129,6 +129,7 @@ struct TrackerTests {
     func publication() {
         // A message of two words: the requester copies `source` to `target` while it is offered; the waiter
         // withdraws the offer, waits, and from then on owns `target`.
+        // SAFETY of @unchecked Sendable: the words are accessed atomically, or by who owns them.
         final class Shared: @unchecked Sendable {
             let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 64)
             init() { words.initialize(repeating: 0, count: 64) }

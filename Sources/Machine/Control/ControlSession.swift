@@ -72,6 +72,11 @@ package final class ControlSession: Sendable {
 
     // MARK: Subscribing
 
+    /// Whether anything is subscribed to.
+    package var hasSubscriptions: Bool {
+        state.withLock { $0.events != nil || !$0.interrupts.isEmpty }
+    }
+
     /// Hears of events from now on, of one SMMU or of all; replaces an earlier subscription.
     ///
     /// - Returns: The sequence number of the first event that it may hear of.

@@ -20,10 +20,6 @@ final class ControlConnection: Sendable {
     private static let inputByteCount = 64 << 10
     /// How many bytes of answers are gathered before they are sent.
     private static let outputByteCount = 64 << 10
-    /// From the first of these on there are notifications.
-    private static let subscriptions: Set = [
-        Methods.EventsSubscribe.name, Methods.InterruptsSubscribe.name,
-    ]
 
     init(_ connection: Connection, service: ControlService) {
         self.connection = connection
@@ -36,10 +32,8 @@ final class ControlConnection: Sendable {
     func run() {
         let isIntact = answerRequests()
         let thread = notifier.withLock { $0 }
-        if isIntact, thread != nil {
-            // It only closed its sending side, and goes on hearing what it subscribed to.
-            connection.waitForHangUp()
-        }
+        // Who only closed his sending side goes on hearing what he subscribed to.
+        if isIntact, session.hasSubscriptions { connection.waitForHangUp() }
         session.close()
         guard let thread else { return }
         // Nobody reads any more what the notifier may be waiting to send, unless we are the ones who stop.
@@ -67,34 +61,32 @@ final class ControlConnection: Sendable {
     private func answer(_ actions: [ControlServerCodec.Action]) -> Bool {
         var output: [UInt8] = []
         for action in actions {
-            var subscribes = false
             switch action {
             case .send(let line): output += line
-            case .handle(let request):
-                subscribes = Self.subscriptions.contains(request.method)
-                output += service.answer(request, session) ?? []
+            case .handle(let request): output += service.answer(request, session) ?? []
             }
             // The answer to a subscription goes out before what was subscribed to.
-            if subscribes || output.count >= Self.outputByteCount {
+            let needsNotifier = session.hasSubscriptions && !hasNotifier
+            if needsNotifier || output.count >= Self.outputByteCount {
                 guard writer.send(output) else { return false }
                 output.removeAll(keepingCapacity: true)
             }
-            if subscribes, !startNotifier() { return false }
+            if needsNotifier, !startNotifier() { return false }
         }
         return output.isEmpty || writer.send(output)
     }
 
+    private var hasNotifier: Bool { notifier.withLock { $0 != nil } }
+
     private func startNotifier() -> Bool {
-        notifier.withLock { thread in
-            guard thread == nil else { return true }
-            thread = try? SystemThread.start(named: "notify-\(connection.number)") { [session, writer] in
-                while let lines = session.waitForNotifications() {
-                    // After a failure the session is still emptied, until the connection's thread closes it.
-                    _ = writer.send(Array(lines.joined()))
-                }
+        let thread = try? SystemThread.start(named: "notify-\(connection.number)") { [session, writer] in
+            while let lines = session.waitForNotifications() {
+                // After a failure the session is still emptied, until the connection's thread closes it.
+                _ = writer.send(Array(lines.joined()))
             }
-            return thread != nil
         }
+        notifier.withLock { $0 = thread }
+        return thread != nil
     }
 }
 

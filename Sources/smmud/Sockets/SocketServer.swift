@@ -71,40 +71,57 @@ final class SocketServer: Sendable {
     private func acceptConnections() {
         var reserve = Self.openReserve()
         defer { if reserve >= 0 { close(reserve) } }
+        // Clients can bring a failure about as often as they like; the log says it once, until accepting works.
+        var logged: Errno?
         var entries = [
             pollfd(fd: listener.descriptor, events: Int16(POLLIN), revents: 0),
             pollfd(fd: stopSignal.descriptor, events: Int16(POLLIN), revents: 0),
         ]
         while !stopSignal.isSet {
             guard poll(&entries, 2, -1) > 0, entries[1].revents == 0 else { continue }
-            let descriptor = smmud_accept(listener.descriptor)
-            if descriptor >= 0 {
+            let descriptor = accept(&reserve)
+            guard descriptor < 0 else {
+                logged = nil
                 takeConnection(descriptor)
-            } else {
-                handleRefusedAccept(Errno(rawValue: -descriptor), &reserve)
+                continue
             }
+            let error = Errno(rawValue: -descriptor)
+            // The client changed its mind.
+            if [.wouldBlock, .interrupted, .connectionAbort].contains(error) { continue }
+            if logged != error {
+                logger.error("clients are turned away: \(error.description)")
+                logged = error
+            }
+            waitAfter(error, &reserve)
         }
     }
 
-    /// Goes on after a failed accept(2), without spinning on what made it fail.
-    private func handleRefusedAccept(_ error: Errno, _ reserve: inout CInt) {
-        switch error {
-        case .wouldBlock, .interrupted, .connectionAbort:
-            // The client changed its mind.
-            return
-        case .tooManyOpenFiles where reserve >= 0:
-            // Give up the descriptor that is kept for this, so that the client can be taken and let go.
-            logger.error("no descriptor for a client: the limit on open files is reached")
-            close(reserve)
+    /// Held while a descriptor may be taken for a client: the limit on them is the process's, and who gives one up
+    /// to let a client go must not lose it to the acceptor of another socket.
+    private static let descriptorLock = Mutex(())
+
+    /// Accepts a client, or lets it go where there is no descriptor for it.
+    ///
+    /// - Returns: The client's descriptor, or why there is none, a negated error.
+    private func accept(_ reserve: inout CInt) -> CInt {
+        Self.descriptorLock.withLock { _ in
             let descriptor = smmud_accept(listener.descriptor)
-            if descriptor >= 0 { refuse(descriptor) }
-            reserve = Self.openReserve()
-        default:
-            logger.error("cannot accept a client: \(error.description)")
-            // The system lacks something. The client waits; so do we, or until we are to stop.
-            if reserve < 0 { reserve = Self.openReserve() }
-            stopSignal.wait(milliseconds: 100)
+            if descriptor == -EMFILE, reserve >= 0 {
+                close(reserve)
+                let unwanted = smmud_accept(listener.descriptor)
+                if unwanted >= 0 { refuse(unwanted) }
+                reserve = Self.openReserve()
+            }
+            return descriptor
         }
+    }
+
+    /// Waits where trying again at once would only fail again.
+    private func waitAfter(_ error: Errno, _ reserve: inout CInt) {
+        guard error != .tooManyOpenFiles || reserve < 0 else { return }
+        // The system lacks something. The client waits; so do we, or until we are to stop.
+        stopSignal.wait(milliseconds: 100)
+        if reserve < 0 { reserve = Self.openReserve() }
     }
 
     private static func openReserve() -> CInt { open("/dev/null", O_RDONLY | O_CLOEXEC) }

@@ -17,7 +17,9 @@ final class ChildProcess {
     private let errors: CInt
     private var pendingOutput: [UInt8] = []
 
-    /// How long anything may take that a test waits for, in milliseconds. Only ever reached where it never comes.
+    /// How long anything may take that a test waits for, in milliseconds.
+    ///
+    /// Only ever reached where it never comes.
     static let patienceMilliseconds: Int32 = 60_000
 
     /// Starts a program; one without a slash in its name is looked for in PATH.

@@ -54,20 +54,28 @@ final class Daemon {
     var dmaPath: String { directory.file("dma.sock") }
 
     /// Starts one on ``TestBoard`` or another board, and waits until it is ready.
+    ///
+    /// - Parameter openFilesMax: How many files it may have open; as many as the tests where nil.
     init(
         board: String = TestBoard.source,
         in directory: TemporaryDirectory? = nil,
-        arguments: [String] = ["--driver", "none"]
+        arguments: [String] = ["--driver", "none"],
+        openFilesMax: Int? = nil
     ) throws {
         let directory = try directory ?? TemporaryDirectory()
         self.directory = directory
         let blob = try directory.compile(board)
-        process = try ChildProcess(
-            Paths.smmud,
+        let command =
             [
-                blob, "--control", directory.file("control.sock"), "--dma", directory.file("dma.sock"),
+                Paths.smmud, blob, "--control", directory.file("control.sock"), "--dma",
+                directory.file("dma.sock"),
             ] + arguments
-        )
+        if let openFilesMax {
+            let script = "ulimit -n \(openFilesMax); exec \"$@\""
+            process = try ChildProcess("sh", ["-c", script, "sh"] + command)
+        } else {
+            process = try ChildProcess(command[0], Array(command.dropFirst()))
+        }
         guard let line = try process.nextLine() else {
             throw TestFailure("smmud did not start: \(try process.wait())")
         }

@@ -56,7 +56,7 @@ enum Paths {
         return "/" + parts.dropLast(4).joined(separator: "/")
     }()
 
-    private static let programs: String = {
+    static let programs: String = {
         var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
         let count = buffer.withUnsafeMutableBytes { bytes in
             bytes.withMemoryRebound(to: CChar.self) { name in
