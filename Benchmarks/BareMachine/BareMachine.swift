@@ -63,7 +63,14 @@ package final class BareMachine {
         try bus.addWindow(smmu, at: window, name: "smmu")
     }
 
-    deinit { smmu.stop() }
+    /// Takes the SMMU off the bus: the bus holds it, and it holds the bus, so neither would ever go.
+    deinit {
+        smmu.stop()
+        if let window = AddressRange(start: Layout.window, byteCount: RegisterOffset.windowByteCount) {
+            bus.removeWindow(at: window)
+        }
+        bus.reclaim()
+    }
 
     // MARK: Registers and memory
 
