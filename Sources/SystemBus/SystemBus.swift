@@ -138,6 +138,8 @@ extension SystemBus {
 
     /// Puts a window of registers at a range of addresses.
     ///
+    /// The bus holds the target. One that holds the bus in turn goes only once it is removed and reclaimed.
+    ///
     /// - Throws: ``AddressConflict`` with what is there already; nothing changes.
     package func addWindow(_ target: any RegisterTarget, at range: AddressRange, name: String)
         throws(AddressConflict)
