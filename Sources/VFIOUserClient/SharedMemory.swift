@@ -166,7 +166,9 @@ public final class VFIOUserSharedMemory: VFIOUserSharedBytes {
     }
 }
 
-/// An area of a device's region, mapped. Offsets are from the area's start.
+/// An area of a device's region, mapped.
+///
+/// Offsets are from the area's start.
 public final class VFIOUserRegionMapping: VFIOUserSharedBytes {
     public let area: VFIOUserClient.MappableArea
     private let region: MemoryRegion

@@ -27,7 +27,7 @@ public final class VFIOUserEvent: Sendable {
         return Glibc.read(descriptor, &count, 8) == 8 ? count : 0
     }
 
-    /// Adds a signal. Never waits.
+    /// Adds a signal, without waiting.
     public func signal() {
         var one: UInt64 = 1
         _ = Glibc.write(descriptor, &one, 8)
