@@ -187,13 +187,15 @@ struct ConnectionTests {
 
     @Test("Closing ends calls that wait, from whichever thread")
     func closing() throws {
+        final class Flag: Sendable { let value = Atomic(false) }
+        let flag = Flag()
         try withServer { server in
             _ = try server.receive(32)
+            flag.value.store(true, ordering: .releasing)
             try server.expectEnd()
         } client: { client in
             let closer = try Script {
-                // The call has been sent when it waits; closing before is as good.
-                usleep(1000)
+                while !flag.value.load(ordering: .acquiring) { usleep(100) }
                 client.close()
             }
             let error = failure { _ = try client.deviceInfo() }
