@@ -13,6 +13,11 @@ extension PCIFunction {
         return state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
     }
 
+    /// What is stored of configuration space, without asking the model for its live capabilities.
+    package func readStoredConfiguration(at offset: Int, byteCount: Int) -> UInt32 {
+        state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
+    }
+
     /// Writes 1 to 4 bytes of configuration space.
     package func writeConfiguration(_ value: UInt32, at offset: Int, byteCount: Int) {
         guard offset >= 0, offset < configurationByteCount, (1...4).contains(byteCount) else { return }
