@@ -167,7 +167,8 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
                 "HostIO", "Machine",
-                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                "SMMUClient", "SMMUv3", "VFIOUserServer", argumentParser, logging, serviceLifecycle,
+                systemPackage,
                 unixSignals,
             ],
             swiftSettings: settings

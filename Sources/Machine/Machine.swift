@@ -1,7 +1,6 @@
 // A machine: everything that one device tree describes, built and wired.
 
 package import AddressSpace
-package import ControlProtocol
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
@@ -46,6 +45,9 @@ package final class Machine: Sendable {
     let physicalWindows: PhysicalWindows
     /// The MSI controllers' doorbells, in the order of the tree.
     package let doorbells: [MSIDoorbell]
+    /// The PCIe functions with a model, in the order in which they were asked for.
+    package let functions: [MachineFunction]
+    private let ports: PortMaker
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
@@ -92,7 +94,10 @@ package final class Machine: Sendable {
         events = MachineEventLog()
         var indices: [String: Int] = [:]
         for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
-        directory = Mutex(EndpointDirectory(board: board, smmuIndices: indices))
+        var directory = EndpointDirectory(board: board, smmuIndices: indices)
+        ports = PortMaker(bus: bus, directTracker: directTracker, smmus: models)
+        functions = try Self.makeFunctions(of: board, options, &directory, ports)
+        self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
@@ -194,20 +199,44 @@ package final class Machine: Sendable {
         }
     }
 
+    private static func makeFunctions(
+        of board: BoardDescription,
+        _ options: MachineOptions,
+        _ directory: inout EndpointDirectory,
+        _ ports: PortMaker
+    ) throws(MachineError) -> [MachineFunction] {
+        let builder = DeviceBuilder(options: options, ports: ports)
+        var functions: [MachineFunction] = []
+        for specification in try board.deviceSpecifications() + options.devices {
+            guard let endpoint = directory.endpoint(named: specification.place) else {
+                throw MachineError(
+                    "\(specification.source): the tree has no \(specification.place): a PCIe function's address "
+                        + "below one of its hosts, or a node's path"
+                )
+            }
+            guard endpoint.kind == .pcie else { continue }
+            if let other = functions.first(where: { $0.endpoint.name == endpoint.name }) {
+                throw MachineError(
+                    "\(specification.source): a \(other.kind.rawValue) stands at \(endpoint.name) already"
+                )
+            }
+            functions.append(try builder.function(specification, endpoint))
+        }
+        return functions
+    }
+
     // MARK: Clients' memory
 
     /// What is to become of the memory that a new client lends to a device of `endpoint`, or, with nil, to no device in
     /// particular: the machine's RAM where the options say so, otherwise mappings in the device's domain.
     ///
-    /// - Throws: ``ControlError`` where the endpoint's SMMU has no driver that could map.
-    package func makeClientMemory(for endpoint: Endpoint?) throws(ControlError) -> any VFIOUserMemory {
+    /// Where the endpoint's SMMU has no driver that could map, it takes none.
+    package func makeClientMemory(for endpoint: Endpoint?) -> any VFIOUserMemory {
         guard options.memory == .own, let endpoint, endpoint.smmuIndex != nil else {
             return GuestRAM(lentMemory)
         }
-        guard let system = operatingSystem.value else {
-            throw .noDriver("the daemon's own driver does not run: nobody could map for \(endpoint.name)")
-        }
-        return MappedMemory(lentMemory, physicalWindows, try system.managed(endpoint))
+        guard let managed = try? operatingSystem.value?.managed(endpoint) else { return NoMemory() }
+        return MappedMemory(lentMemory, physicalWindows, managed)
     }
 
     // MARK: The guest's interrupt controller
@@ -263,10 +292,7 @@ package final class Machine: Sendable {
 
     /// A view of memory for one user of a requester's identity.
     package func makePort(for identity: RequesterIdentity) -> any DMAPort {
-        guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
-            return DirectPort(bus: bus, tracker: directTracker)
-        }
-        return smmus[index].model.makePort(for: identity.streamID)
+        ports.port(for: identity)
     }
 }
 

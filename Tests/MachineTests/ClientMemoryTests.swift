@@ -73,8 +73,8 @@ struct GuestRAMTests {
     @Test("nothing is there before a client lends it, and nothing after the last has taken it back")
     func comesAndGoes() throws {
         let file = try ClientFile(byteCount: 1 << 20)
-        let first = try machine.makeClientMemory(for: nil)
-        let second = try machine.makeClientMemory(for: nil)
+        let first = machine.makeClientMemory(for: nil)
+        let second = machine.makeClientMemory(for: nil)
         #expect(throws: DMAFault.self) { try port.read(4, at: 0x4000_0000) }
         try first.map(range(0x4000_0000, 1 << 20), file.source())
         try second.map(range(0x4000_0000, 1 << 20), file.source())
@@ -89,7 +89,7 @@ struct GuestRAMTests {
     @Test("the same map again is no error, another over it is EEXIST, and each counts once")
     func mapsOverMaps() throws {
         let file = try ClientFile(byteCount: 1 << 20)
-        let memory = try machine.makeClientMemory(for: nil)
+        let memory = machine.makeClientMemory(for: nil)
         try memory.map(range(0x4000_0000, 0x8_0000), file.source())
         try memory.map(range(0x4000_0000, 0x8_0000), file.source())
         #expect(throws: VFIOUserError.exists) {
@@ -106,7 +106,7 @@ struct GuestRAMTests {
     @Test("an unmap takes whole maps, one or several, and none in part")
     func unmaps() throws {
         let file = try ClientFile(byteCount: 1 << 20)
-        let memory = try machine.makeClientMemory(for: nil)
+        let memory = machine.makeClientMemory(for: nil)
         try memory.map(range(0x4000_0000, 0x1000), file.source())
         try memory.map(range(0x4000_1000, 0x1000), file.source(offset: 0x1000))
         try memory.map(range(0x4000_4000, 0x2000), file.source(offset: 0x4000))
@@ -124,7 +124,7 @@ struct GuestRAMTests {
     @Test("memory lent for reading takes no DMA write, and memory that is truncated stops nobody")
     func readOnlyAndTruncated() throws {
         let file = try ClientFile(byteCount: 0x2000)
-        let memory = try machine.makeClientMemory(for: nil)
+        let memory = machine.makeClientMemory(for: nil)
         try memory.map(range(0x4000_0000, 0x2000, writable: false), file.source())
         #expect(throws: DMAFault.self) { try port.write([1], at: 0x4000_0000) }
         #expect(try port.read(1, at: 0x4000_0000) == [0])
@@ -147,8 +147,8 @@ struct GuestRAMTests {
 
     @Test("memory that clients keep is asked for over a connection that is still there")
     func keptMemory() throws {
-        let first = try machine.makeClientMemory(for: nil)
-        let second = try machine.makeClientMemory(for: nil)
+        let first = machine.makeClientMemory(for: nil)
+        let second = machine.makeClientMemory(for: nil)
         try first.map(range(0x1000, 0x1000), .messages(KeptMemory(0xAA)))
         try second.map(range(0x1000, 0x1000), .messages(KeptMemory(0xBB)))
         #expect(try port.read(2, at: 0x1800) == [0xAA, 0xAA])
@@ -160,7 +160,7 @@ struct GuestRAMTests {
 
     @Test("a descriptor that is no memory is refused")
     func noMemory() throws {
-        let memory = try machine.makeClientMemory(for: nil)
+        let memory = machine.makeClientMemory(for: nil)
         let directory = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         #expect(throws: VFIOUserError.invalid) {
             try memory.map(range(0, 0x1000), .descriptor(OwnedDescriptor(adopting: directory), offset: 0))
@@ -195,7 +195,7 @@ struct MappedMemoryTests {
     func mapAndUnmap() throws {
         defer { machine.stop() }
         let file = try ClientFile(byteCount: 4 << 20)
-        let memory = try machine.makeClientMemory(for: endpoint)
+        let memory = machine.makeClientMemory(for: endpoint)
         #expect(throws: DMAFault.self) { try port.read(1, at: 0x20_0000) }
         try memory.map(range(0x20_0000, 2 << 20), file.source(offset: 1 << 20))
         try port.write(Array(1...16), at: 0x20_0FF8)
@@ -213,7 +213,7 @@ struct MappedMemoryTests {
     func readOnly() throws {
         defer { machine.stop() }
         let file = try ClientFile(byteCount: 0x4000)
-        let memory = try machine.makeClientMemory(for: endpoint)
+        let memory = machine.makeClientMemory(for: endpoint)
         try memory.map(range(0x1_0000, 0x4000, writable: false), file.source())
         #expect(try port.read(4, at: 0x1_0000) == [0, 0, 0, 0])
         let fault = #expect(throws: DMAFault.self) { try port.write([1], at: 0x1_0000) }
@@ -226,8 +226,8 @@ struct MappedMemoryTests {
         defer { machine.stop() }
         let other = try #require(machine.endpoint(named: "0000:00:01.0"))
         let file = try ClientFile(byteCount: 0x1_0000)
-        let first = try machine.makeClientMemory(for: endpoint)
-        let second = try machine.makeClientMemory(for: other)
+        let first = machine.makeClientMemory(for: endpoint)
+        let second = machine.makeClientMemory(for: other)
         try first.map(range(0x1_0000, 0x1_0000), file.source())
         try second.map(range(0x8_0000, 0x1_0000), file.source())
         let places = [endpoint, other].compactMap { machine.clientMappings(of: $0).first?.address.value }
@@ -245,7 +245,7 @@ struct MappedMemoryTests {
     func refusals() throws {
         defer { machine.stop() }
         let file = try ClientFile(byteCount: 0x4000)
-        let memory = try machine.makeClientMemory(for: endpoint)
+        let memory = machine.makeClientMemory(for: endpoint)
         #expect(throws: VFIOUserError.invalid) { try memory.map(range(0x1_0800, 0x1000), file.source()) }
         #expect(throws: VFIOUserError.invalid) { try memory.map(range(0x1_0000, 0x1800), file.source()) }
         // Beyond 48 bits of IOVA.
@@ -262,7 +262,7 @@ struct MappedMemoryTests {
     func nothingLandsLate() throws {
         defer { machine.stop() }
         let file = try ClientFile(byteCount: 0x1000)
-        let memory = try machine.makeClientMemory(for: endpoint)
+        let memory = machine.makeClientMemory(for: endpoint)
         let isOver = SharedFlag()
         let writer = machine.makePort(
             for: RequesterIdentity(
