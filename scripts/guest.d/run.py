@@ -40,9 +40,9 @@ def parse_arguments():
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--append", default="")
     parser.add_argument("--device", action="append", default=[])
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--disk", action="append", default=[], type=Path)
+    parser.add_argument("--logs", type=Path)
     parser.add_argument("--timeout", type=float, default=0)
-    parser.add_argument("--smmud-option", action="append", default=[])
     return parser.parse_args()
 
 
@@ -69,7 +69,7 @@ class Daemon:
         command = [
             arguments.smmud, board, "--memory", "client", "--driver", "none", "--vfio-user", self.sockets,
             "--qtest", folder / "qtest.sock", "--qtest-gic", gic,
-            "--control", folder / "control.sock", "--dma", folder / "dma.sock", *arguments.smmud_option,
+            "--control", folder / "control.sock", "--dma", folder / "dma.sock",
         ]
         for device in arguments.device:
             command += ["--device", device]
@@ -298,11 +298,11 @@ def main():
         print(f"guest: {error}", file=sys.stderr)
         return FAILED
     finally:
-        if arguments.keep:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
+        if arguments.logs:
+            arguments.logs.mkdir(parents=True, exist_ok=True)
             for name in ("console.log", "smmud.log", "qemu.log", "guest.dtb", "board.dtb"):
                 if (folder / name).exists():
-                    shutil.copy(folder / name, arguments.keep / name)
+                    shutil.copy(folder / name, arguments.logs / name)
         shutil.rmtree(folder, ignore_errors=True)
 
 
