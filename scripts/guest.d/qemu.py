@@ -70,13 +70,18 @@ class Channel:
             line = self.file.readline()
         except TimeoutError:
             raise QEMUError(f"QEMU does not answer on {self.path}") from None
+        except OSError as error:
+            raise QEMUError(f"QEMU closed {self.path}: {error.strerror}") from None
         if not line:
             raise QEMUError(f"QEMU closed {self.path}")
         return line
 
     def send(self, text):
-        self.file.write(text + "\n")
-        self.file.flush()
+        try:
+            self.file.write(text + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise QEMUError(f"QEMU closed {self.path}: {error.strerror}") from None
 
     def close(self):
         self.file.close()

@@ -40,6 +40,7 @@ def parse_arguments():
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--append", default="")
     parser.add_argument("--device", action="append", default=[])
+    parser.add_argument("--qemu", action="append", default=[])
     parser.add_argument("--disk", action="append", default=[], type=Path)
     parser.add_argument("--logs", type=Path)
     parser.add_argument("--timeout", type=float, default=0)
@@ -122,7 +123,7 @@ class Guest:
             "-qtest", f"unix:{folder / 'qtest.sock'},server=on,wait=off", "-qtest-log", "none",
             "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
             *qemu.carrier_arguments(sockets / "window.sock", carrier_bus),
-            *qemu.function_arguments(sockets, functions),
+            *qemu.function_arguments(sockets, functions), *arguments.qemu,
         ]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(

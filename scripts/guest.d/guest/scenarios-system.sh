@@ -160,14 +160,16 @@ all_came() {
     }
 }
 
+# 4 MiB over TCP.
 transfer() {
-    dd if=/dev/urandom of=/tmp/sent bs=64k count=64 2>/dev/null
-    there sh -c 'nc -l -p 5000 >/tmp/received' &
-    # The listener has to be there first.
-    until_true 5 there sh -c 'netstat -lnt | grep -q :5000' || return 1
-    nc -w 5 10.0.0.2 5000 </tmp/sent
-    wait $!
-    same "$(sha256sum </tmp/received)" "$(sha256sum </tmp/sent)"
+    local status=0
+    mkdir -p /tmp/served
+    dd if=/dev/urandom of=/tmp/served/data bs=64k count=64 2>/dev/null
+    there httpd -p 80 -h /tmp/served || return 1
+    wget -q -T 10 -O /tmp/received http://10.0.0.2/data || status=1
+    same "$(sha256sum </tmp/received)" "$(sha256sum </tmp/served/data)" || status=1
+    there pkill httpd
+    return $status
 }
 
 # net: two virtio-net functions, each in a network namespace of its own, reach each other.
