@@ -162,13 +162,15 @@ all_came() {
 
 # 4 MiB over TCP.
 transfer() {
-    local status=0
+    local status=0 server
     mkdir -p /tmp/served
     dd if=/dev/urandom of=/tmp/served/data bs=64k count=64 2>/dev/null
-    there httpd -p 80 -h /tmp/served || return 1
+    there httpd -f -p 80 -h /tmp/served &
+    server=$!
+    until_true 5 there sh -c 'netstat -lnt | grep -q :80' || return 1
     wget -q -T 10 -O /tmp/received http://10.0.0.2/data || status=1
     same "$(sha256sum </tmp/received)" "$(sha256sum </tmp/served/data)" || status=1
-    there pkill httpd
+    kill "$server"
     return $status
 }
 
