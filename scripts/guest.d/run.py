@@ -6,6 +6,7 @@ failed, and with 130 on Ctrl-C.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import selectors
@@ -60,6 +61,19 @@ def layout(arguments, board):
     return (parse_size(window["base"]), parse_size(window["size"])), answer["functions"]
 
 
+def end_with_parent():
+    """In a child: to be killed with us, however we end."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def start(command, log, **streams):
+    """A child in a session of its own: Ctrl-C in the terminal is for us, and we end it in our order."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **streams}
+    return subprocess.Popen(
+        list(map(str, command)), start_new_session=True, preexec_fn=end_with_parent, **streams)
+
+
 class Daemon:
     """smmud, with its sockets in `folder`."""
 
@@ -75,10 +89,7 @@ class Daemon:
         for device in arguments.device:
             command += ["--device", device]
         with open(self.log, "wb") as log:
-            # A group of its own: Ctrl-C is ours, and ends it after QEMU.
-            self.process = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                start_new_session=True)
+            self.process = start(command, log, stdout=subprocess.PIPE)
         self.wait_until_ready()
 
     def wait_until_ready(self):
@@ -126,8 +137,7 @@ class Guest:
             *qemu.function_arguments(sockets, functions), *arguments.qemu,
         ]
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self.process = start(command, log)
         try:
             self.console = qemu.Channel(folder / "console.sock", self.process).socket
             monitor = qemu.Monitor(folder / "qmp.sock", self.process)
