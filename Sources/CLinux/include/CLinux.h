@@ -135,6 +135,11 @@ const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size
 // Gives a registration back, before its munmap and after the last access to it.
 void smmud_guard_unregister(const uint32_t *flag);
 
+// MARK: Files
+
+// fallocate(2). Returns 0, or a negated errno.
+int smmud_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
+
 // MARK: Unix sockets
 
 // Takes the next client of a listening socket, close-on-exec. Returns the descriptor, or a negated errno.
