@@ -31,6 +31,9 @@ ESCAPE = b"\x01"
 ALWAYS_APPEND = "irqchip.gicv3_nolpi=1"
 
 
+DISK_SIZE = 64 << 20
+
+
 class GuestError(Exception):
     pass
 
@@ -48,11 +51,42 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def devices(arguments, board, folder):
+    """The --device options for smmud: the caller's, or else one device of each kind where the machine has a place."""
+    if arguments.device:
+        if arguments.disk:
+            raise GuestError("--disk is for the devices that are there without --device; name the file in file=...")
+        return [word for device in arguments.device for word in ("--device", device)]
+    disks = list(arguments.disk)
+
+    def disk():
+        if disks:
+            return str(disks.pop(0)).replace(",", ",,")
+        path = folder / f"disk{len(list(folder.glob('disk*')))}.img"
+        with open(path, "wb") as file:
+            file.truncate(DISK_SIZE)
+        return path
+
+    found = []
+    if tree.find_compatible(board, "pci-host-ecam-generic"):
+        found += [
+            f"virtio-blk,at=0000:00:01.0,file={disk()}", f"nvme,at=0000:00:02.0,file={disk()}",
+            "virtio-net,at=0000:00:03.0,link=a,mac=52:54:00:00:00:01",
+            "virtio-net,at=0000:00:04.0,link=a,mac=52:54:00:00:00:02",
+        ]
+    places = [node.path for node in board.walk()
+              if node.compatible("virtio,mmio") and "smmud,device" not in node.properties]
+    found += [f"virtio-blk,at={place},file={disk()}" for place in places[:1]]
+    found += [f"virtio-rng,at={place}" for place in places[1:2]]
+    if disks:
+        raise GuestError(f"there is no device for --disk {disks[0]}: use --device virtio-blk,at=...,file=...")
+    return [word for device in found for word in ("--device", device)]
+
+
 def layout(arguments, board):
     """What smmud says of the sockets that it is going to serve. The one place that knows its form."""
     command = [arguments.smmud, board, "--vfio-user-layout"]
-    for device in arguments.device:
-        command += ["--device", device]
+    command += arguments.devices
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if run.returncode:
         raise GuestError(f"smmud refuses the machine:\n{run.stderr.strip()}")
@@ -84,10 +118,8 @@ class Daemon:
         command = [
             arguments.smmud, board, "--memory", "client", "--driver", "none", "--vfio-user", self.sockets,
             "--qtest", folder / "qtest.sock", "--qtest-gic", gic,
-            "--control", folder / "control.sock", "--dma", folder / "dma.sock",
+            "--control", folder / "control.sock", "--dma", folder / "dma.sock", *arguments.devices,
         ]
-        for device in arguments.device:
-            command += ["--device", device]
         with open(self.log, "wb") as log:
             self.process = start(command, log, stdout=subprocess.PIPE)
         self.wait_until_ready()
@@ -131,7 +163,8 @@ class Guest:
             "-append", f"console=ttyAMA0 panic=-1 {ALWAYS_APPEND} {arguments.append}".strip(),
             "-chardev", f"socket,id=console,path={folder / 'console.sock'},server=on,wait=off",
             "-serial", "chardev:console",
-            "-qtest", f"unix:{folder / 'qtest.sock'},server=on,wait=off", "-qtest-log", "none",
+            # The daemon connects as soon as there is a socket of the name that it knows, and keeps it.
+            "-qtest", f"unix:{folder / 'qtest-setup.sock'},server=on,wait=off", "-qtest-log", "none",
             "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
             *qemu.carrier_arguments(sockets / "window.sock", carrier_bus),
             *qemu.function_arguments(sockets, functions), *arguments.qemu,
@@ -141,12 +174,12 @@ class Guest:
         try:
             self.console = qemu.Channel(folder / "console.sock", self.process).socket
             monitor = qemu.Monitor(folder / "qmp.sock", self.process)
-            qtest = qemu.QTest(folder / "qtest.sock", self.process)
+            qtest = qemu.QTest(folder / "qtest-setup.sock", self.process)
             qemu.open_window(qtest, carrier_bus, *window)
             if qtest.read32(window[0]) == 0xFFFFFFFF:
                 raise GuestError("smmud's window reads as all ones through QEMU")
-            # The daemon is the next client of this socket.
             qtest.close()
+            os.rename(folder / "qtest-setup.sock", folder / "qtest.sock")
             monitor.ask("cont")
             monitor.close()
         except (qemu.QEMUError, GuestError) as error:
@@ -263,6 +296,7 @@ def machine(arguments, folder):
     qemu_blob, gic = qemu.probe(arguments.cache, options, folder)
     board = folder / "board.dtb"
     board.write_bytes(tree.machine_blob(arguments.dts, parse(qemu_blob)))
+    arguments.devices = devices(arguments, parse(board.read_bytes()), folder)
     window, functions = layout(arguments, board)
     root = parse(qemu_blob)
     text = tree.merge(parse(board.read_bytes()), root, window)
