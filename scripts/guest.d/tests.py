@@ -24,20 +24,25 @@ QEMU_SOURCE = """/dts-v1/;
     interrupt-parent = <0x8003>; #address-cells = <2>; #size-cells = <2>; compatible = "linux,dummy-virt";
     psci { compatible = "arm,psci-1.0"; method = "hvc"; };
     memory@40000000 { device_type = "memory"; reg = <0 0x40000000 0 0x40000000>; };
-    pl061@9030000 { compatible = "arm,pl061"; reg = <0 0x9030000 0 0x1000>; interrupts = <0 7 4>; clocks = <0x8000>; };
+    pl061@9030000 { compatible = "arm,pl061"; reg = <0 0x9030000 0 0x1000>; interrupts = <0 7 4>; };
     pcie@10000000 {
         compatible = "pci-host-ecam-generic"; device_type = "pci"; #address-cells = <3>; #size-cells = <2>;
         #interrupt-cells = <1>; interrupt-map-mask = <0x1800 0 0 7>; interrupt-map = <0 0 0 1 0x8003 0 0 0 3 4>;
         ranges = <0x1000000 0 0 0 0x3eff0000 0 0x10000>, <0x2000000 0 0x10000000 0 0x10000000 0 0x2eff0000>;
         reg = <0x40 0x10000000 0 0x10000000>; bus-range = <0 0xff>; msi-map = <0 0x8004 0 0x10000>; dma-coherent;
     };
-    pl011@9000000 { compatible = "arm,pl011"; reg = <0 0x9000000 0 0x1000>; interrupts = <0 1 4>; clocks = <0x8000 0x8000>; };
+    pl011@9000000 { compatible = "arm,pl011"; reg = <0 0x9000000 0 0x1000>; interrupts = <0 1 4>; };
     intc@8000000 {
         phandle = <0x8003>; compatible = "arm,gic-v3"; reg = <0 0x8000000 0 0x10000 0 0x80a0000 0 0xf60000>;
         #interrupt-cells = <3>; interrupt-controller; #address-cells = <2>; #size-cells = <2>; ranges;
-        v2m@8020000 { phandle = <0x8004>; compatible = "arm,gic-v2m-frame"; msi-controller; reg = <0 0x8020000 0 0x1000>; };
+        v2m@8020000 {
+            phandle = <0x8004>; compatible = "arm,gic-v2m-frame"; msi-controller; reg = <0 0x8020000 0 0x1000>;
+        };
     };
-    cpus { #address-cells = <1>; #size-cells = <0>; cpu@0 { device_type = "cpu"; compatible = "arm,cortex-a72"; reg = <0>; }; };
+    cpus {
+        #address-cells = <1>; #size-cells = <0>;
+        cpu@0 { device_type = "cpu"; compatible = "arm,cortex-a72"; reg = <0>; };
+    };
     apb-pclk { phandle = <0x8000>; compatible = "fixed-clock"; #clock-cells = <0>; clock-frequency = <24000000>; };
     chosen { stdout-path = "/pl011@9000000"; };
 };
@@ -189,9 +194,10 @@ class DeviceTests(unittest.TestCase):
             self.devices(disk=[Path(name) for name in "bcde"])
 
     def test_devices_of_the_callers_are_all_there_is(self):
-        self.assertEqual(self.devices(device=["nvme,at=0000:00:01.0,file=x"]), ["--device", "nvme,at=0000:00:01.0,file=x"])
+        device = "nvme,at=0000:00:01.0,file=x"
+        self.assertEqual(self.devices(device=[device]), ["--device", device])
         with self.assertRaises(run.GuestError):
-            self.devices(device=["nvme,at=0000:00:01.0,file=x"], disk=[Path("y")])
+            self.devices(device=[device], disk=[Path("y")])
 
 
 class ConsoleTests(unittest.TestCase):

@@ -8,7 +8,7 @@ puts the right numbers into every reference. QEMU's begin at 0x8000, dtc's own a
 import subprocess
 from pathlib import Path
 
-from devicetree import TreeError, parse, registers, size_text, source
+from devicetree import TreeError, number, parse, registers, size_text, source
 
 # These are QEMU's whatever the machine's tree says of them: QEMU makes them from its command line.
 QEMU_OWN = {"chosen", "aliases", "cpus", "psci", "timer", "pmu"}
@@ -165,7 +165,7 @@ def check_window(root, window):
         raise TreeError("QEMU's tree has no PCIe host")
     cells = host.cells("ranges")
     for at in range(0, len(cells) - 6, 7):
-        kind, first, size = cells[at] >> 24 & 3, cells[at + 3] << 32 | cells[at + 4], cells[at + 5] << 32 | cells[at + 6]
+        kind, first, size = cells[at] >> 24 & 3, number(cells[at + 3:at + 5]), number(cells[at + 5:at + 7])
         if kind != 1 and first < window[0] + window[1] and window[0] < first + size:
             raise TreeError(
                 f"{host.path}: its memory from {first:#x} contains smmud's window at {window[0]:#x}: let its `ranges` "

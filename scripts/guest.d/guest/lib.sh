@@ -10,10 +10,12 @@ parameter() {
 
 # load NAME: a kernel module, after those that it needs. Nothing where this kernel has no such module.
 load() {
-    local folder file module
+    local folder name file module
     folder=/lib/modules/$(uname -r)
+    name=$1
     [ -f "$folder/order" ] || return 0
-    for file in $(sed -n "s/^$1: //p" "$folder/order"); do
+    # shellcheck disable=SC2013 # words, not lines
+    for file in $(sed -n "s/^$name: //p" "$folder/order"); do
         module=$(echo "$file" | tr - _)
         [ -d "/sys/module/$module" ] || insmod "$folder/$file.ko" || return 1
     done
@@ -108,4 +110,7 @@ run_tests() {
     [ "$checks" -gt 0 ] && [ "$failures" = 0 ]
 }
 
-for scenarios in /smmud/scenarios-*.sh; do . "$scenarios"; done
+for scenarios in /smmud/scenarios-*.sh; do
+    # shellcheck source=/dev/null
+    . "$scenarios"
+done

@@ -3,8 +3,8 @@
  *
  *     pmu-count PMU EVENT[=CONFIG1],... COMMAND...
  *
- * CONFIG1 is the number of the PMU's filters (for an SMMU's: StreamID | span << 32 | enable << 33). Prints a line for each
- * event: its name and its count.
+ * CONFIG1 is the number of the PMU's filters (for an SMMU's: StreamID | span << 32 | enable << 33). Prints a line for
+ * each event: its name and its count.
  */
 #include <linux/perf_event.h>
 #include <stdint.h>
