@@ -291,7 +291,7 @@ let package = Package(
             name: "VFIOUserClientTests",
             dependencies: [
                 "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
-                "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+                "VFIOUserClient", "VFIOUserProtocol", "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),

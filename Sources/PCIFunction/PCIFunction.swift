@@ -15,6 +15,8 @@ package final class PCIFunction: Sendable {
     package let model: any PCIFunctionModel
     let offsets: CapabilityOffsets
     let initial: ConfigurationSpace
+    /// Who has those bytes of configuration space that are not kept here, and which those are; nil where all are.
+    let foreign: PCIForeignSpace?
     let gate = BusMasterGate()
     private let portFactory: @Sendable () -> any DMAPort
     let state: Mutex<State>
@@ -52,6 +54,7 @@ package final class PCIFunction: Sendable {
         self.description = description
         self.model = model
         portFactory = makePort
+        foreign = nil
         var writer = CapabilityWriter(Self.header(description))
         for capability in description.capabilities { writer.add(capability) }
         initial = writer.space
@@ -59,6 +62,29 @@ package final class PCIFunction: Sendable {
         var table: MSIXTable?
         for case .msix(let layout) in description.capabilities { table = MSIXTable(layout) }
         state = Mutex(State(space: writer.space, table: table))
+    }
+
+    /// Builds a function whose configuration space is another's.
+    ///
+    /// - Parameters:
+    ///   - image: What it holds, and what of it is kept here.
+    ///   - configuration: Answers for the rest.
+    ///   - makePort: A new view of memory with the function's identity, for one user.
+    package init(
+        name: String,
+        image: PCIFunctionImage,
+        model: any PCIFunctionModel,
+        configuration: any PCIForeignConfiguration,
+        makePort: @escaping @Sendable () -> any DMAPort
+    ) {
+        self.name = name
+        description = image.description
+        self.model = model
+        portFactory = makePort
+        foreign = PCIForeignSpace(configuration: configuration, isOwn: image.isOwn)
+        initial = image.space
+        offsets = image.offsets
+        state = Mutex(State(space: image.space, table: image.msix.map { MSIXTable($0) }))
     }
 
     /// Says who carries the function.
@@ -163,7 +189,9 @@ package final class PCIFunction: Sendable {
         }
         switch place {
         case .model: try model.writeBAR(index, value, at: offset, width: width)
-        case .table: sendUnmasked()
+        case .table:
+            model.vectorsChanged()
+            sendUnmasked()
         // Software's writes to pending bits are undefined: they do nothing.
         case .pending: break
         case .refused(let error): throw error
