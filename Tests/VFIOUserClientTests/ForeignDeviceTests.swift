@@ -322,11 +322,12 @@ struct ForeignDeviceTests {
     @Test("A server that is gone reads as nothing, at once, and the header stays")
     func death() throws {
         let rig = try Rig()
+        let vendor = rig.capability(0x09)
         rig.server.stop()
         #expect(eventually { rig.device.client.ending != nil })
         #expect(throws: RegisterAccessError.noSuchRegister) { try rig.read(EngineRegister.scratch) }
         #expect(throws: RegisterAccessError.noSuchRegister) { try rig.write(1, EngineRegister.scratch) }
-        #expect(rig.function.readConfiguration(at: rig.capability(0x09) + 2, byteCount: 2) == 0xffff)
+        #expect(rig.function.readConfiguration(at: vendor + 2, byteCount: 2) == 0xffff)
         #expect(rig.function.readConfiguration(at: 0, byteCount: 4) == 0x11e8_1234)
         rig.function.reset()
         #expect(!rig.function.isBusMaster)
