@@ -28,8 +28,9 @@ package enum FetchedStructure: Equatable, Sendable {
     case ste(PhysicalAddress, STE)
     case l1cd(PhysicalAddress, L1CD)
     case cd(PhysicalAddress, CD)
-    /// A stage-1 descriptor: its address, the word, its level, and the granule of its table.
-    case descriptor(PhysicalAddress, Descriptor, level: Int, granule: Granule)
+    /// A descriptor of either stage: its physical address, the word in the processor's byte order, its level, and
+    /// its table's format.
+    case descriptor(PhysicalAddress, Descriptor, level: Int, format: TableFormat)
 }
 
 /// One step of an explained look-up.

@@ -93,7 +93,7 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
-        translationCache.invalidate(.all(nil))
+        translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
     }
 
