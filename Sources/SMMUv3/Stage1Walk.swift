@@ -202,7 +202,11 @@ extension SMMUv3 {
         do {
             return try update(current, to: new, format)
         } catch {
-            throw walkAbort(input, current.location, "the descriptor at \(current.location) cannot be updated")
+            throw walkAbort(
+                input,
+                current.location,
+                "the descriptor at \(current.location) cannot be updated"
+            )
         }
     }
 

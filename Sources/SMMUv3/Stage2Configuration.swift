@@ -91,7 +91,8 @@ extension Identification {
         let ds = idr5.ds && ste.s2DS
         let outputBits = AddressSize.effectiveBits(encoding: ste.s2PS, limit: idr5.oas)
         guard ste.s2TTB >> UInt64(outputBits) == 0, granule == .kib64 || ds || ste.s2TTB < 1 << 48 else {
-            return "STE.S2TTB 0x\(String(ste.s2TTB, radix: 16)) is beyond the \(outputBits)-bit output address "
+            return
+                "STE.S2TTB 0x\(String(ste.s2TTB, radix: 16)) is beyond the \(outputBits)-bit output address "
                 + "size of stage 2"
         }
         let largest = !idr3.stt ? 39 : granule == .kib64 ? 47 : 48

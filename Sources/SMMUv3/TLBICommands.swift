@@ -25,7 +25,8 @@ extension SMMUv3 {
         case .tlbiS12VMAll:
             return identification.idr0.s2P ? .vmid([.nsEL1, .nsEL1Stage2], vmid) : nil
         case .tlbiS2IPA:
-            guard identification.idr0.s2P, let addresses = addressScope(of: command, first: command.ipa) else {
+            guard identification.idr0.s2P, let addresses = addressScope(of: command, first: command.ipa)
+            else {
                 return nil
             }
             return .address(.nsEL1Stage2, vmid: vmid, asid: 0, addresses)
