@@ -7,8 +7,9 @@ import Testing
 
 @Suite("Page tables of stage 2")
 struct StageTwoTests {
-    /// Granule, ias, oas; the start level, the entries of the first table, and S2T0SZ and S2SL0 of the
-    /// specification's table. What is concatenated begins a level lower than in stage 1.
+    /// Granule, ias, oas; the start level, the entries of the first table, and S2T0SZ and S2SL0.
+    ///
+    /// By the specification's table. What is concatenated begins a level lower than in stage 1.
     static let shapes: [(PageTableGranule, Int, Int, level: Int, entries: UInt64, t0SZ: UInt8, sl0: UInt8)] =
         [
             (.kib4, 48, 48, 0, 512, 16, 2), (.kib4, 44, 44, 0, 32, 20, 2), (.kib4, 40, 44, 0, 2, 24, 2),

@@ -66,7 +66,9 @@ struct AttributeTests {
         }
     }
 
-    /// Rows: stage 1's MAIR byte. Columns: MemAttr nGnRE, NC, WT, WB; with FWB nGnRE, NC, WB, stage 1's.
+    /// Rows: stage 1's MAIR byte.
+    ///
+    /// Columns: MemAttr nGnRE, NC, WT, WB; with FWB nGnRE, NC, WB, stage 1's.
     static let combinations: [(mair: UInt64, plain: [UInt8], forced: [UInt8])] = [
         (0x00, [0x00, 0x00, 0x00, 0x00], [0x00, 0x00, 0xFF, 0x00]),
         (0x0C, [0x04, 0x0C, 0x0C, 0x0C], [0x04, 0x0C, 0xFF, 0x0C]),
