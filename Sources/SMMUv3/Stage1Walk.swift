@@ -90,6 +90,7 @@ extension SMMUv3 {
             )
             let (translation, updated) = try translation(of: descriptor.value, leaf, address, input)
             guard let updated else { return translation }
+            try checkBehind(translation, address, input)
             if try update(descriptor, entry, to: updated, format, input, &observer) { return translation }
             // Somebody else changed it meanwhile: what it says now counts.
             attempts += 1
@@ -97,6 +98,24 @@ extension SMMUv3 {
                 throw walkAbort(input, descriptor.location, "the descriptor at \(entry) never stays the same")
             }
         }
+    }
+
+    /// Whether stage 2 would let the access through: an access that faults there updates nothing in stage 1.
+    ///
+    /// Looks at memory alone, so that stage 2 is not updated either before stage 1 is.
+    private func checkBehind(_ translation: CachedTranslation, _ address: UInt64, _ input: WalkInput)
+        throws(TranslationFault)
+    {
+        guard let stage2 = input.stage2 else { return }
+        let request = Stage2Request(
+            transaction: input.transaction,
+            access: input.access,
+            purpose: .input,
+            ipa: translation.output(for: address),
+            lookup: LookupScope(policy: .uncached, generation: input.lookup.generation)
+        )
+        var observer = NoObserver()
+        _ = try translateStage2(request, stage2, &observer)
     }
 
     private func checkRange(_ address: UInt64, _ region: TableRegion, _ input: WalkInput)

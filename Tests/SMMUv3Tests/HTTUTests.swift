@@ -187,6 +187,28 @@ struct HTTUTests {
         }
     }
 
+    @Test("nested: an access that stage 2 refuses updates nothing in stage 1", arguments: [0, 1, 2])
+    func refusedBehind(_ reason: Int) throws {
+        let guest = try TestGuest.full()
+        let nested = try NestedSetup(guest, block: 3) { $0.ha = true } cd: { cd in
+            cd.ha = true
+            cd.hd = true
+        }
+        let page = try guest.page(holding: 6)
+        try nested.map(0x5000, toPhysical: page, Self.clean & ~Leaf.af)
+        let behind = try nested.stage2.entry(nested.ipa(page))
+        let good = try guest.peek(behind)
+        try guest.poke(behind, [0, good & ~Leaf2.write, good & ~Leaf2.write & ~Leaf2.af][reason])
+        #expect(guest.dmaWrite(6, 0x5000, 7) == (reason == 0 ? .fTranslation : .fPermission))
+        let leaf = try nested.stage1.entry(0x5000)
+        #expect(try guest.peek(leaf) == nested.ipa(page) | Self.clean & ~Leaf.af | 3)
+        if reason == 2 { #expect(try guest.peek(behind) & Leaf2.af == 0, "nor in stage 2") }
+        try guest.poke(behind, good)
+        try guest.sync(Raw.tlbiS12VMAll(7))
+        #expect(guest.dmaWrite(6, 0x5000, 7) == .ok(0))
+        #expect(try guest.peek(leaf) == nested.ipa(page) | Self.clean & ~Leaf.readOnly | 3)
+    }
+
     @Test("a descriptor that cannot be written is F_WALK_EABT")
     func readOnlyMemory() throws {
         let guest = try TestGuest.full()
