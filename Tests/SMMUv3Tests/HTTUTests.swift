@@ -190,7 +190,9 @@ struct HTTUTests {
     @Test("nested: an access that stage 2 refuses updates nothing in stage 1", arguments: [0, 1, 2])
     func refusedBehind(_ reason: Int) throws {
         let guest = try TestGuest.full()
-        let nested = try NestedSetup(guest, block: 3) { $0.ha = true } cd: { cd in
+        let nested = try NestedSetup(guest, block: 3) {
+            $0.ha = true
+        } cd: { cd in
             cd.ha = true
             cd.hd = true
         }
