@@ -29,12 +29,18 @@ final class TestDevice: VFIOUserDevice {
 
     init(_ description: VFIOUserDeviceDescription = .test) {
         self.description = description
-        let sizes = description.regions.map { Int(min($0.size, 1 << 22)) }
-        state = Mutex(State(regions: sizes.map { size in (0..<size).map { UInt8(truncatingIfNeeded: $0 / 3) } }))
+        state = Mutex(State(regions: description.regions.map { Self.pattern(Int($0.size)) }))
         file = smmud_memfd_create_unsealed("test-device", 0x20000)
     }
 
     deinit { close(file) }
+
+    /// A byte that changes every third byte, in the first 4 KiB.
+    private static func pattern(_ byteCount: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: byteCount)
+        for index in 0..<min(byteCount, 4096) { bytes[index] = UInt8(truncatingIfNeeded: index / 3) }
+        return bytes
+    }
 
     var log: [String] { state.withLock { $0.log } }
     var interrupts: (any VFIOUserInterrupts)? { state.withLock { $0.interrupts } }
