@@ -54,7 +54,9 @@ struct DeviceInfoTests {
         #expect(try client.ask(info(64, 7)) == success(5, words(32, 3, 7, 0) + longs(0x1000, 0)))
     }
 
-    @Test("test_device_get_region_info_zero_size: absent regions succeed with size 0, no flags, no capabilities")
+    @Test(
+        "test_device_get_region_info_zero_size: absent regions succeed with size 0, no flags, no capabilities"
+    )
     func absent() throws {
         for index: UInt32 in [5, 8] {
             #expect(try client.ask(info(32, index)) == success(5, words(32, 0, index, 0) + longs(0, 0)))
@@ -62,9 +64,13 @@ struct DeviceInfoTests {
         #expect(try client.ask(info(32, 6)) == success(5, words(32, 1, 6, 0) + longs(0x800, 0)))
     }
 
-    @Test("test_device_get_region_info_caps: first how much room, without descriptor; then all with exactly one")
+    @Test(
+        "test_device_get_region_info_caps: first how much room, without descriptor; then all with exactly one"
+    )
     func sparse() throws {
-        let short = try { client.send(info(32, 0)); return try client.message() }()
+        let short = try {
+            client.send(info(32, 0)); return try client.message()
+        }()
         #expect(short.bytes == success(5, words(80, 7, 0, 0) + longs(0x8000, 0x10000)))
         #expect(short.descriptors.isEmpty)
         client.send(info(80, 0))
@@ -92,7 +98,8 @@ struct DeviceInfoTests {
         for descriptor in answer.descriptors { close(descriptor) }
     }
 
-    private func ioDescriptors(_ argsz: UInt32, _ flags: UInt32, _ index: UInt32, _ count: UInt32) -> [UInt8] {
+    private func ioDescriptors(_ argsz: UInt32, _ flags: UInt32, _ index: UInt32, _ count: UInt32) -> [UInt8]
+    {
         command(6, words(argsz, flags, index, count))
     }
 
@@ -170,7 +177,10 @@ struct DeviceInfoTests {
     }
 
     // The reference library says EINVAL of features that it does not have; the kernel's ENOTTY tells more.
-    @Test("test_feature differs: what is not there is ENOTTY", arguments: [0x1_0001, 0x4_0001, 0x5_0002, 0x2_0006])
+    @Test(
+        "test_feature differs: what is not there is ENOTTY",
+        arguments: [0x1_0001, 0x4_0001, 0x5_0002, 0x2_0006]
+    )
     func features(_ flags: UInt32) throws {
         #expect(try client.ask(command(16, words(64, flags) + longs(0))) == refusal(16, 25))
     }

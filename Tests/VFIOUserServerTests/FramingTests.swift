@@ -10,7 +10,10 @@ struct FramingTests {
     private let info = command(4, words(16, 0, 0, 0))
     private let infoReply = success(4, words(16, 3, 9, 5))
 
-    @Test("test_msg_too_small: a message shorter than a header is refused, and the connection ends", arguments: [0, 15])
+    @Test(
+        "test_msg_too_small: a message shorter than a header is refused, and the connection ends",
+        arguments: [0, 15]
+    )
     func tooShort(_ size: Int) throws {
         let server = try TestServer()
         let client = try server.greeted()
@@ -38,7 +41,10 @@ struct FramingTests {
         #expect(try server.greeted().isAlive())
     }
 
-    @Test("A type that is neither command nor reply is refused, and the connection ends", arguments: [2, 3, 15])
+    @Test(
+        "A type that is neither command nor reply is refused, and the connection ends",
+        arguments: [2, 3, 15]
+    )
     func type(_ type: UInt32) throws {
         let server = try TestServer()
         let client = try server.greeted()
@@ -46,7 +52,10 @@ struct FramingTests {
         #expect(client.isAtEnd)
     }
 
-    @Test("test_unknown_command: refused with EINVAL, the connection goes on", arguments: [0, 14, 19, 0xffff])
+    @Test(
+        "test_unknown_command: refused with EINVAL, the connection goes on",
+        arguments: [0, 14, 19, 0xffff]
+    )
     func unknown(_ number: UInt16) throws {
         let server = try TestServer()
         let client = try server.greeted()
@@ -69,12 +78,16 @@ struct FramingTests {
         #expect(try client.message().bytes == success(9, access(4, 0xf, 6) + [5, 1, 2, 3, 4, 6]))
     }
 
-    @Test("Pieces of any size, cut anywhere", arguments: [2, 3, 5, 7, 13, 15, 16, 17, 31, 33, 35, 36, 37, 47, 100])
+    @Test(
+        "Pieces of any size, cut anywhere",
+        arguments: [2, 3, 5, 7, 13, 15, 16, 17, 31, 33, 35, 36, 37, 47, 100]
+    )
     func pieces(_ size: Int) throws {
         let server = try TestServer()
         let client = try server.greeted()
         let stream =
-            info + command(13) + command(9, access(4, 0, 2), id: 1) + command(10, access(4, 0, 1) + [9], id: 2)
+            info + command(13) + command(9, access(4, 0, 2), id: 1)
+            + command(10, access(4, 0, 1) + [9], id: 2)
             + command(13, id: 3) + command(9, access(4, 0, 8), id: 4) + info
         for start in stride(from: 0, to: stream.count, by: size) {
             client.send(Array(stream[start..<min(stream.count, start + size)]))
@@ -150,14 +163,18 @@ struct FramingTests {
         #expect(copies(of: file) == 1)
     }
 
-    @Test("Descriptors belong to the message whose first byte they came with, also behind messages that have none")
+    @Test(
+        "Descriptors belong to the message whose first byte they came with, also behind messages that have none"
+    )
     func descriptorsBehindOthers() throws {
         let server = try TestServer()
         let client = try server.greeted()
         let events = [try eventfd(), try eventfd()]
         defer { for event in events { close(event) } }
         // Short messages that are read together with the beginning of the next.
-        let bind = { (vector: UInt32) in command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, vector, 1)) }
+        let bind = { (vector: UInt32) in
+            command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, vector, 1))
+        }
         let unbind = command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, 9, 1))
         client.send(command(13) + command(13) + unbind + info)
         client.send(bind(0), descriptors: [events[0]])
@@ -223,7 +240,8 @@ struct FramingTests {
                 command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, 0, 1)),
                 command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, 0, 2)),
                 command(8, interrupts(IRQ.eventfd | IRQ.trigger, IRQ.msix, 2048, 1)),
-                command(9, access(4, 0, 4)), command(10, access(4, 0, 1) + [1]), command(99), command(13), info,
+                command(9, access(4, 0, 4)), command(10, access(4, 0, 1) + [1]), command(99), command(13),
+                info,
                 command(5, words(32, 0, 0, 0) + longs(0, 0)), command(6, words(512, 0, 2, 0)),
                 command(7, words(16, 0, 0, 0)), command(15, longs(0)), command(16, words(8, 0x10001)),
                 command(17, words(8, 8)), command(18, words(8, 0)),

@@ -62,11 +62,15 @@ struct InterruptTests {
         let event = try eventfd()
         defer { close(event) }
         for (payload, count) in [
-            (interrupts(IRQ.bool | IRQ.trigger, 2, 0, 1, [1]), 1), (interrupts(IRQ.none | IRQ.trigger, 2, 0, 1), 1),
+            (interrupts(IRQ.bool | IRQ.trigger, 2, 0, 1, [1]), 1),
+            (interrupts(IRQ.none | IRQ.trigger, 2, 0, 1), 1),
             (interrupts(IRQ.none | IRQ.trigger, 2, 0, 0), 1), (interrupts(Self.bindFlags, 2, 0, 1), 2),
             (interrupts(Self.bindFlags, 2, 0, 3), 2),
         ] {
-            let answer = try client.ask(command(8, payload), descriptors: Array(repeating: event, count: count))
+            let answer = try client.ask(
+                command(8, payload),
+                descriptors: Array(repeating: event, count: count)
+            )
             #expect(answer == refusal(8, 22))
             #expect(copies(of: event) == 1)
         }
@@ -133,7 +137,9 @@ struct InterruptTests {
         defer { for event in events { close(event) } }
         try bind(IRQ.msix, 0, events)
         for (start, count) in [(UInt32(4), UInt32(4)), (8, 8), (20, 4)] {
-            #expect(try client.ask(command(8, interrupts(IRQ.none | IRQ.trigger, 2, start, count))) == success(8))
+            #expect(
+                try client.ask(command(8, interrupts(IRQ.none | IRQ.trigger, 2, start, count))) == success(8)
+            )
         }
         #expect(events.map(drain) == Array(repeating: 0, count: 4) + Array(repeating: 1, count: 12))
     }
@@ -148,7 +154,9 @@ struct InterruptTests {
         #expect(events.map(drain) == [0, 1, 0, 1])
     }
 
-    @Test("test_irq_trigger: a vector that is not there or has no eventfd does nothing; one that has is counted")
+    @Test(
+        "test_irq_trigger: a vector that is not there or has no eventfd does nothing; one that has is counted"
+    )
     func trigger() throws {
         let event = try eventfd()
         defer { close(event) }
@@ -270,7 +278,9 @@ struct InterruptTests {
         server.device.interrupts?.setINTx(false)
         smmud_signal_eventfd(resample)
         // Given up, it does nothing any more.
-        #expect(try client.ask(command(8, interrupts(IRQ.eventfd | IRQ.unmask, IRQ.intx, 0, 1))) == success(8))
+        #expect(
+            try client.ask(command(8, interrupts(IRQ.eventfd | IRQ.unmask, IRQ.intx, 0, 1))) == success(8)
+        )
         #expect(copies(of: resample) == 1)
         #expect(copies(of: event) == 2)
     }

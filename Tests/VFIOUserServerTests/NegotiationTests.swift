@@ -57,7 +57,10 @@ struct NegotiationTests {
     func refused(_ index: Int) throws {
         let server = try TestServer()
         let client = try server.client()
-        #expect(try client.ask(command(1, Self.bad[index].payload)) == refusal(1, 22), "\(Self.bad[index].name)")
+        #expect(
+            try client.ask(command(1, Self.bad[index].payload)) == refusal(1, 22),
+            "\(Self.bad[index].name)"
+        )
         #expect(client.isAtEnd)
         // The next client is served.
         #expect(try server.greeted().isAlive())
@@ -71,7 +74,10 @@ struct NegotiationTests {
         #expect(try server.greeted(#"{"capabilities":{"migration":{"pgsize":4095}}}"#).isAlive())
     }
 
-    @Test("test_invalid_command: another first command is refused and the connection ends", arguments: [4, 13, 99])
+    @Test(
+        "test_invalid_command: another first command is refused and the connection ends",
+        arguments: [4, 13, 99]
+    )
     func otherFirst(_ number: UInt16) throws {
         let server = try TestServer()
         let client = try server.client()

@@ -14,12 +14,17 @@ struct RegionTests {
 
     @Test("What is written is read, in whole and in part, up to the last byte")
     func roundTrip() throws {
-        #expect(try client.ask(command(10, access(4, 0x21, 5) + [1, 2, 3, 4, 5])) == success(10, access(4, 0x21, 5)))
+        #expect(
+            try client.ask(command(10, access(4, 0x21, 5) + [1, 2, 3, 4, 5]))
+                == success(10, access(4, 0x21, 5))
+        )
         #expect(try client.ask(command(9, access(4, 0x22, 3))) == success(9, access(4, 0x22, 3) + [2, 3, 4]))
         #expect(try client.ask(command(10, access(4, 0xff, 1) + [9])) == success(10, access(4, 0xff, 1)))
         #expect(try client.ask(command(9, access(4, 0xff, 1))) == success(9, access(4, 0xff, 1) + [9]))
         // Mappable regions too.
-        #expect(try client.ask(command(9, access(0, 0x1000, 2))) == success(9, access(0, 0x1000, 2) + [0, 0]))
+        #expect(
+            try client.ask(command(9, access(0, 0x1000, 2))) == success(9, access(0, 0x1000, 2) + [0, 0])
+        )
     }
 
     @Test("The whole configuration space in one message")
@@ -54,7 +59,10 @@ struct RegionTests {
         #expect(try client.isAlive())
     }
 
-    @Test("max_data_xfer_size: one byte less and just as many are taken, one more is not", arguments: [-1, 0, 1])
+    @Test(
+        "max_data_xfer_size: one byte less and just as many are taken, one more is not",
+        arguments: [-1, 0, 1]
+    )
     func largest(_ beyond: Int) throws {
         let count = (1 << 20) + beyond
         let read = try client.ask(command(9, access(3, 0, UInt32(count))))
@@ -65,7 +73,10 @@ struct RegionTests {
             #expect(write == refusal(10, 22))
         } else {
             #expect(read.count == 32 + count)
-            #expect(Array(read.prefix(32)) == header(7, 9, size: 32 + count, flags: 1) + access(3, 0, UInt32(count)))
+            #expect(
+                Array(read.prefix(32)) == header(7, 9, size: 32 + count, flags: 1)
+                    + access(3, 0, UInt32(count))
+            )
             #expect(write == success(10, access(3, 1 << 20, UInt32(count))))
             #expect(server.device.bytes(3, 1 << 20..<(1 << 20) + count) == data)
         }
@@ -86,7 +97,8 @@ struct RegionTests {
 
     @Test("REGION_WRITE_MULTI: all writes in their order, and how many were done")
     func multiple() throws {
-        let writes = entry(4, 0x30, 4, 0x0403_0201) + entry(4, 0x32, 1, 9) + entry(4, 0x38, 8, 0x1122_3344_5566_7788)
+        let writes =
+            entry(4, 0x30, 4, 0x0403_0201) + entry(4, 0x32, 1, 9) + entry(4, 0x38, 8, 0x1122_3344_5566_7788)
         #expect(try client.ask(command(15, longs(3) + writes)) == success(15, longs(3)))
         #expect(server.device.bytes(4, 0x30..<0x34) == [1, 2, 9, 4])
         #expect(server.device.bytes(4, 0x38..<0x40) == [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11])
@@ -108,7 +120,10 @@ struct RegionTests {
             entry(4, 0x100, 1, 0), entry(6, 0, 1, 0), entry(9, 0, 1, 0), entry(4, 0, 9, 0), entry(4, 0, 0, 0),
             entry(4, 0xf0, 1, 0),
         ] {
-            #expect(try client.ask(command(15, longs(3) + good + bad + entry(4, 0x11, 1, 0xbb))) == success(15, longs(1)))
+            #expect(
+                try client.ask(command(15, longs(3) + good + bad + entry(4, 0x11, 1, 0xbb)))
+                    == success(15, longs(1))
+            )
         }
         #expect(server.device.bytes(4, 0x10..<0x12) == [0xaa, 5])
         for bad in [longs(2) + good, longs(UInt64.max) + good, [1, 2], longs(1) + entry(9, 0, 1, 0)] {

@@ -44,7 +44,9 @@ final class TestDevice: VFIOUserDevice {
 
     var log: [String] { state.withLock { $0.log } }
     var interrupts: (any VFIOUserInterrupts)? { state.withLock { $0.interrupts } }
-    func bytes(_ region: Int, _ range: Range<Int>) -> [UInt8] { state.withLock { Array($0.regions[region][range]) } }
+    func bytes(_ region: Int, _ range: Range<Int>) -> [UInt8] {
+        state.withLock { Array($0.regions[region][range]) }
+    }
 
     func clientAttached(_ interrupts: any VFIOUserInterrupts) {
         state.withLock { state in
@@ -133,7 +135,13 @@ extension VFIOUserDeviceDescription {
                     )
                 }
                     + [
-                        VFIOUserIOEvent(offset: 0x80, size: 2, descriptorIndex: 0, flags: 1, dataMatch: 0x5566),
+                        VFIOUserIOEvent(
+                            offset: 0x80,
+                            size: 2,
+                            descriptorIndex: 0,
+                            flags: 1,
+                            dataMatch: 0x5566
+                        ),
                         VFIOUserIOEvent(offset: 0x88, size: 0, descriptorIndex: 6),
                     ]
             ),
