@@ -131,6 +131,8 @@ extension ControllerCore {
         registers.withLock { state in
             state.isRunning = isStarted
             state.isRefused = !isStarted
+            // A shutdown of before is over.
+            if state.configuration.shutdownNotification == 0 { state.status.shutdown = .none }
             // A reset that came meanwhile is carried out next.
             if isStarted { state.status.isReady = true } else { state.status.isFatal = true }
         }

@@ -14,7 +14,7 @@ package struct NVMeParameters: Sendable {
     package var modelNumber: String
     /// The size of a logical block in bytes: 512 or 4096.
     package var logicalBlockByteCount: Int
-    /// How many pairs of I/O queues software may make, 1...64. Each submission queue has a thread.
+    /// How many pairs of I/O queues software may make, 1...64; each submission queue has a thread.
     package var ioQueueCount: Int
     /// How many entries a queue may have, 2...4096.
     package var queueEntryCountMax: Int
