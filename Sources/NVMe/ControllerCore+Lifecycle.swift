@@ -90,6 +90,7 @@ extension ControllerCore {
         asynchronousEvents.reset()
         features.withLock { $0 = FeatureValues() }
         isWriteCacheEnabled.store(true, ordering: .sequentiallyConsistent)
+        interruptMask.store(0, ordering: .sequentiallyConsistent)
         pendingVectors.store(0, ordering: .sequentiallyConsistent)
         registers.withLock { state in
             let shutdown = state.needsFlush ? ShutdownStatus.occurring : .none
@@ -165,19 +166,20 @@ extension ControllerCore {
         // A reset that came since then has said so before it is looked for here, or is halted by its stop.
         if registers.withLock({ $0.needsStop || $0.isTerminating }) { setHalted(true) }
         queues.withLock { $0.completions[0] = completions }
-        return startWorker(submissions)
+        return startWorker(submissions, pageByteCount: 1 << UInt64(configuration.memoryPageSize + 12))
     }
 
     /// Adds a submission queue and starts its thread.
-    func startWorker(_ queue: SubmissionQueue) -> Bool {
+    ///
+    /// - Parameter pageByteCount: CC.MPS as it was when the controller was enabled.
+    func startWorker(_ queue: SubmissionQueue, pageByteCount: UInt64) -> Bool {
         guard let function else { return false }
-        let shift = registers.withLock { $0.configuration.memoryPageSize } + 12
         // Made here, used there: a port has one user, and that is the thread from its start on.
         let port = PortBox(port: function.makePort())
         queues.withLock { $0.submissions[queue.id] = queue }
         do throws(Errno) {
             let handle = try ControllerThread.start("nvme-sq\(queue.id)") {
-                QueueWorker(self, queue, port.port, pageByteCount: 1 << UInt64(shift)).run()
+                QueueWorker(self, queue, port.port, pageByteCount: pageByteCount).run()
             }
             queues.withLock { $0.workers[queue.id] = handle }
             return true

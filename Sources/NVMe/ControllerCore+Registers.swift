@@ -144,6 +144,5 @@ extension ControllerCore {
         control.signal()
         guard !ControllerThread.isCurrent else { return }
         waiter.wait()
-        interruptMask.store(0, ordering: .sequentiallyConsistent)
     }
 }

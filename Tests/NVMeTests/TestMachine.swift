@@ -34,6 +34,8 @@ final class ImageFile: Sendable {
         return Array(bytes.prefix(max(0, got)))
     }
 
+    func truncate(to byteCount: Int) { Glibc.truncate(path, off_t(byteCount)) }
+
     func fill(_ bytes: [UInt8], at offset: Int) {
         let descriptor = open(path, O_WRONLY)
         defer { close(descriptor) }
@@ -109,6 +111,12 @@ final class TestMachine {
     // No thread of the controller uses memory that is about to go.
     deinit { function.reset() }
 
+    /// Puts a window of registers on the bus.
+    func addWindow(_ target: any RegisterTarget, at base: UInt64, byteCount: UInt64) throws {
+        let range = try #require(AddressRange(start: base, byteCount: byteCount))
+        try bus.addWindow(target, at: range, name: "window")
+    }
+
     // MARK: Registers
 
     func read32(_ offset: UInt64) -> UInt32 {
@@ -133,6 +141,10 @@ final class TestMachine {
     }
     func read(_ count: Int, at address: UInt64) -> [UInt8] {
         (try? bus.read(count, at: PhysicalAddress(address))) ?? []
+    }
+    /// Whether memory holds these bytes: a comparison that fails without printing them all.
+    func holds(_ expected: some Collection<UInt8>, at address: UInt64) -> Bool {
+        read(expected.count, at: address).elementsEqual(expected)
     }
     func load64(_ address: UInt64) -> UInt64 {
         (try? bus.load(.doubleword, at: PhysicalAddress(address))) ?? 0
@@ -195,6 +207,7 @@ func waitUntil(_ what: String, _ condition: () -> Bool) {
             Issue.record("30 s and still not: \(what)")
             return
         }
-        sched_yield()
+        // Leaves the processor to the threads that are waited for.
+        usleep(20)
     }
 }

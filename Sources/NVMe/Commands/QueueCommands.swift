@@ -74,7 +74,7 @@ extension ControllerCore {
             completionQueue: completions
         )
         if let shadow { try enable(queue.shadow, shadow.place(of: id, isCompletion: false), 0, worker) }
-        guard startWorker(queue) else { throw .internalError }
+        guard startWorker(queue, pageByteCount: worker.pageByteCount) else { throw .internalError }
     }
 
     func deleteSubmissionQueue(_ entry: SubmissionEntry) throws(CommandStatus) {

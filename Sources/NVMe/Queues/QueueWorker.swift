@@ -82,6 +82,8 @@ final class QueueWorker {
                 controller.fail()
             }
         }
+        // Of a queue that was deleted, what is completed is told.
+        if !controller.isHalted { signal() }
     }
 
     private func currentTail() throws(DMAFault) -> UInt32 {
@@ -155,7 +157,7 @@ final class QueueWorker {
     /// Posts an entry as soon as there is room; not at all where the queue is stopped before.
     private func post(_ entry: CompletionEntry) throws(DMAFault) {
         let completionQueue = queue.completionQueue
-        let wantsHead = controller.wantsHeads
+        let wantsHead = completionQueue.shadow.isEnabled && controller.wantsHeads
         if try !completionQueue.post(entry, port, wantsHead: wantsHead) {
             signal()
             completionQueue.beginWaiting(queue.wake)
