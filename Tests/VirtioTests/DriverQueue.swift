@@ -69,7 +69,7 @@ final class DriverQueue {
         }
     }
 
-    /// Makes a chain available; nil where there is no room. Returns its head.
+    /// Makes a chain available; nil where there is no room, else its head.
     @discardableResult
     func add(_ buffers: [DriverBuffer]) -> UInt16? {
         guard free.count >= buffers.count else { return nil }

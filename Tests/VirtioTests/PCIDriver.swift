@@ -50,7 +50,9 @@ extension TestDriver {
         #expect(eventually { status == 0 })
     }
 
-    /// From reset to DRIVER_OK. Status bits: ACKNOWLEDGE 1, DRIVER 2, DRIVER_OK 4, FEATURES_OK 8.
+    /// From reset to DRIVER_OK.
+    ///
+    /// Status bits: ACKNOWLEDGE 1, DRIVER 2, DRIVER_OK 4, FEATURES_OK 8.
     @discardableResult
     func start(
         features wanted: UInt64,
