@@ -18,7 +18,7 @@ import Virtio
 
     @Test(arguments: [UInt64.max, ~(1 << 29)])
     func indicesWrapAroundWithoutLosingABuffer(features: UInt64) throws {
-        let fixture = try TestDisk(features: features & ~(1 << 34), ringSize: 8)
+        let fixture = try TestDisk(features: features & ~(1 << 34), ringSize: 256)
         let queue = fixture.queues[0]
         let header = fixture.machine.allocate(16)
         let status = fixture.machine.allocate(1)
@@ -26,10 +26,10 @@ import Virtio
         fixture.machine.put(little(99, 4), header)
         var completed = 0
         while completed < 66_000 {
-            for _ in 0..<4 { queue.add([.out(header, 16), .into(status, 1)]) }
-            if queue.wantsNotification(added: 4) { fixture.driver.notify(0) }
-            for _ in 0..<4 { _ = try queue.await() }
-            completed += 4
+            for _ in 0..<120 { queue.add([.out(header, 16), .into(status, 1)]) }
+            if queue.wantsNotification(added: 120) { fixture.driver.notify(0) }
+            for _ in 0..<120 { _ = try queue.await() }
+            completed += 120
         }
         #expect(queue.usedIndex == UInt16(truncatingIfNeeded: completed))
         #expect(fixture.block.statistics["errors"] == UInt64(completed))

@@ -43,7 +43,18 @@ package final class VirtioQueue {
     ///
     /// The driver sees it after ``publish()``, or before.
     package func complete(_ chain: DescriptorChain, writtenByteCount: Int) throws(VirtqueueError) {
+        stage(chain, writtenByteCount: writtenByteCount)
+        try publishIfFull()
+    }
+
+    /// The same, but the driver sees it after ``publish()`` or ``publishIfFull()`` only: for chains that belong
+    /// together.
+    func stage(_ chain: DescriptorChain, writtenByteCount: Int) {
         ring.stage(chain, length: UInt32(clamping: writtenByteCount))
+    }
+
+    /// Shows the driver what was completed where it is enough for a batch.
+    func publishIfFull() throws(VirtqueueError) {
         if ring.isBatchFull { try publish() }
     }
 
