@@ -102,6 +102,7 @@ final class TestDisk {
         ringSize: Int = 16,
         isReadOnly: Bool = false,
         offersMSIX: Bool = false,
+        isPacked: Bool = false,
         wrap: (@Sendable (any DMAPort) -> any DMAPort)? = nil
     ) throws {
         machine = try TestMachine()
@@ -113,7 +114,7 @@ final class TestDisk {
             let port = makePort()
             return wrap?(port) ?? port
         }
-        queues = try driver.start(features: features, queues: queueCount, size: ringSize)
+        queues = try driver.start(features: features, queues: queueCount, size: ringSize, isPacked: isPacked)
         disk = DiskDriver(driver, queues[0])
     }
 

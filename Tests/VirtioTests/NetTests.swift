@@ -15,13 +15,19 @@ final class NetDriver {
     let receive: DriverQueue
     let transmit: DriverQueue
 
-    init(_ machine: TestMachine, _ backend: any NetBackend, features: UInt64 = .max, mtu: UInt16 = 1500)
+    init(
+        _ machine: TestMachine,
+        _ backend: any NetBackend,
+        features: UInt64 = .max,
+        mtu: UInt16 = 1500,
+        isPacked: Bool = false
+    )
         throws
     {
         self.machine = machine
         net = VirtioNet(backend: backend, address: try #require(MACAddress("52:54:00:12:34:56")), mtu: mtu)
         driver = try PCIDriver(machine, net)
-        let queues = try driver.start(features: features, queues: 2)
+        let queues = try driver.start(features: features, queues: 2, isPacked: isPacked)
         (receive, transmit) = (queues[0], queues[1])
     }
 

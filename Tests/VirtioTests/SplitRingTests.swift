@@ -18,7 +18,7 @@ import Virtio
 
     @Test(arguments: [UInt64.max, ~(1 << 29)])
     func indicesWrapAroundWithoutLosingABuffer(features: UInt64) throws {
-        let fixture = try TestDisk(features: features & ~(1 << 34), ringSize: 256)
+        let fixture = try TestDisk(features: features, ringSize: 256)
         let queue = fixture.queues[0]
         let header = fixture.machine.allocate(16)
         let status = fixture.machine.allocate(1)
