@@ -27,7 +27,7 @@ final class NetDriver {
         self.machine = machine
         net = VirtioNet(backend: backend, address: try #require(MACAddress("52:54:00:12:34:56")), mtu: mtu)
         driver = try PCIDriver(machine, net)
-        let queues = try driver.start(features: features, queues: 2, isPacked: isPacked)
+        let queues = try driver.start(features: features, queues: 2, size: 64, isPacked: isPacked)
         (receive, transmit) = (queues[0], queues[1])
     }
 
@@ -122,6 +122,21 @@ final class NetDriver {
         let all =
             machine.bytes(512, buffers[0]) + machine.bytes(512, buffers[1]) + machine.bytes(188, buffers[2])
         #expect(all == header(buffers: 3) + frame(9, 1200))
+    }
+
+    @Test(arguments: [false, true])
+    func aLongFrameTakesMoreBuffersThanOneBatchHas(isPacked: Bool) throws {
+        let (near, far) = try NetPackets.loop()
+        let one = try NetDriver(machine, near, mtu: 9000, isPacked: isPacked)
+        let two = try NetDriver(machine, far, mtu: 9000, isPacked: isPacked)
+        let place = machine.allocate(64 * 256)
+        for index in 0..<60 as Range<UInt64> {
+            two.receive.add([.into(place + 256 * index, 256)])
+        }
+        try one.send(frame(3, 9000))
+        // 9012 bytes in buffers of 256 are 36 buffers.
+        for index in 0..<36 { #expect(try two.receive.await().length == (index < 35 ? 256 : 52)) }
+        #expect(machine.bytes(9012, place) == header(buffers: 36) + frame(3, 9000))
     }
 
     @Test func aFrameTooLongForItsBuffer_isDroppedWhereBuffersAreNotMerged() throws {

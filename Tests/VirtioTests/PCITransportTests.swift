@@ -234,6 +234,33 @@ import Virtio
         #expect(accesses > 0)
     }
 
+    @Test func reset_underLoad_givesTheMemoryBack() throws {
+        let fixture = try TestDisk(queueCount: 4)
+        let (machine, driver) = (fixture.machine, fixture.driver)
+        var given: [(start: UInt64, end: UInt64)] = []
+        for round in 0..<60 {
+            let start = machine.allocate(4096)
+            let queues = try driver.start(features: .max, queues: 4, size: 32, isPacked: round % 2 == 1)
+            for (index, queue) in queues.enumerated() {
+                let disk = DiskDriver(driver, queue, index: index)
+                let data = machine.allocate(4096)
+                for sector in 0..<8 as Range<UInt64> { disk.add(0, sector: 8 * sector, [.into(data, 4096)]) }
+                driver.notify(index)
+            }
+            driver.reset()
+            #expect(!driver.pin.level)
+            // From here on it is ours.
+            let end = machine.allocate(4096)
+            machine.put([UInt8](repeating: 0xC5, count: Int(end - start)), start)
+            given.append((start, end))
+        }
+        for (start, end) in given {
+            #expect(machine.bytes(Int(end - start), start).allSatisfy { $0 == 0xC5 })
+        }
+        #expect(!fixture.needsReset)
+        #expect(fixture.block.statistics["dma-faults"] == 0)
+    }
+
     @Test func queueReset_stopsOneQueueWhichMayBeSetUpAnew() throws {
         let fixture = try TestDisk(queueCount: 2)
         let driver = fixture.driver

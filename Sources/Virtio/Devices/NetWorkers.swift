@@ -151,8 +151,8 @@ final class NetReceiver: VirtioWorker {
                 frameByteCount = 0
                 return true
             }
-            // A frame is spread over no more chains than are published at once.
-            guard chains.count < SplitRing.batchCount else {
+            // More buffers than the queue has are the same ones again.
+            guard chains.count < Int(device.queueSizesMax[0]) else {
                 throw queue.malformed("receive buffers too small for a frame")
             }
             var chain = DescriptorChain()
@@ -184,5 +184,6 @@ final class NetReceiver: VirtioWorker {
     private func writeHeader() {
         for index in 0..<VirtioNet.headerByteCount { frame[index] = 0 }
         frame[10] = UInt8(truncatingIfNeeded: chains.count)
+        frame[11] = UInt8(truncatingIfNeeded: chains.count >> 8)
     }
 }
