@@ -36,8 +36,8 @@ extension PCIFunction {
         sendUnmasked()
     }
 
-    /// Whether a write sets Device Control.Initiate Function Level Reset.
-    private func initiatesReset(_ value: UInt32, at offset: Int, byteCount: Int) -> Bool {
+    /// Whether a write of 1 to 4 bytes sets Device Control.Initiate Function Level Reset.
+    package func initiatesReset(_ value: UInt32, at offset: Int, byteCount: Int) -> Bool {
         guard let express = offsets.express else { return false }
         // Bit 15 of Device Control is bit 7 of its second byte.
         let place = express + 9
