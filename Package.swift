@@ -167,7 +167,8 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
                 "HostIO", "Machine",
-                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                "SMMUClient", "SMMUv3", "VFIOUserServer", argumentParser, logging, serviceLifecycle,
+                systemPackage,
                 unixSignals,
             ],
             swiftSettings: settings
@@ -292,10 +293,10 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
-                "SMMUv3", "SMMUv3Spec",
-                "SystemBus",
-                systemPackage,
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
+                "HostIO",
+                "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
+                "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),

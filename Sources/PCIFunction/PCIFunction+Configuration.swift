@@ -13,6 +13,11 @@ extension PCIFunction {
         return state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
     }
 
+    /// What is stored of configuration space, without asking the model for its live capabilities.
+    package func readStoredConfiguration(at offset: Int, byteCount: Int) -> UInt32 {
+        state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
+    }
+
     /// Writes 1 to 4 bytes of configuration space.
     package func writeConfiguration(_ value: UInt32, at offset: Int, byteCount: Int) {
         guard offset >= 0, offset < configurationByteCount, (1...4).contains(byteCount) else { return }
@@ -31,8 +36,8 @@ extension PCIFunction {
         sendUnmasked()
     }
 
-    /// Whether a write sets Device Control.Initiate Function Level Reset.
-    private func initiatesReset(_ value: UInt32, at offset: Int, byteCount: Int) -> Bool {
+    /// Whether a write of 1 to 4 bytes sets Device Control.Initiate Function Level Reset.
+    package func initiatesReset(_ value: UInt32, at offset: Int, byteCount: Int) -> Bool {
         guard let express = offsets.express else { return false }
         // Bit 15 of Device Control is bit 7 of its second byte.
         let place = express + 9

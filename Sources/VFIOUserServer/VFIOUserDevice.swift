@@ -7,7 +7,7 @@ package import VFIOUserProtocol
 /// A device that is offered to vfio-user clients, one client at a time.
 ///
 /// Called on the thread of the client's connection, which serves the client's commands in their order: a device
-/// never waits here for DMA, a walk or the client.
+/// never waits here for DMA, a walk or the client. Writes that come by ioeventfd come from another thread.
 package protocol VFIOUserDevice: AnyObject, Sendable {
     /// What clients are told of it; the same as long as it lives.
     var description: VFIOUserDeviceDescription { get }
@@ -25,10 +25,30 @@ package protocol VFIOUserDevice: AnyObject, Sendable {
     /// Writes `buffer` to a region; the bytes are in it, and it can be written.
     func writeRegion(_ region: VFIOUserRegionIndex, at offset: UInt64, _ buffer: UnsafeRawBufferPointer)
         throws(VFIOUserError)
-    /// The client bound vectors of this kind of interrupt, or let go of all of them.
+    /// The client bound vectors of this kind of interrupt, or let go of some or all of them.
+    ///
+    /// - Parameter boundVectors: How many there are up to the last that is bound; 0 where none is.
     func interruptsChanged(_ index: VFIOUserInterruptIndex, boundVectors: Int)
     /// DEVICE_RESET.
     func reset()
+    /// Whether the device, before this write returns, waits for the end of its DMA, as a function-level reset does.
+    ///
+    /// DMA that waits for the client is then broken off first: the thread that is to wait is the one that would
+    /// deliver the client's answer.
+    func stopsDMA(byWriting buffer: UnsafeRawBufferPointer, to region: VFIOUserRegionIndex, at offset: UInt64)
+        -> Bool
+    /// The file that a region is mapped through, where its description says that it can be; it stays the device's.
+    func regionDescriptor(_ region: VFIOUserRegionIndex) -> CInt?
+}
+
+extension VFIOUserDevice {
+    package func stopsDMA(
+        byWriting buffer: UnsafeRawBufferPointer,
+        to region: VFIOUserRegionIndex,
+        at offset: UInt64
+    ) -> Bool { false }
+
+    package func regionDescriptor(_ region: VFIOUserRegionIndex) -> CInt? { nil }
 }
 
 /// Where a device's interrupts go: the eventfds that a client bound.

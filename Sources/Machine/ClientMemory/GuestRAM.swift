@@ -48,3 +48,14 @@ final class GuestRAM: VFIOUserMemory {
         memory.remove(address: range.address, byteCount: range.byteCount, user: ObjectIdentifier(self))
     }
 }
+
+/// What a connection lends where nothing could map it: an SMMU stands before the device, and nobody here drives it.
+final class NoMemory: VFIOUserMemory {
+    func map(_ range: VFIOUserMemoryRange, _ source: consuming VFIOUserMemorySource) throws(VFIOUserError) {
+        throw .notSupported
+    }
+
+    func unmap(address: UInt64, byteCount: UInt64) throws(VFIOUserError) { throw .noEntry }
+
+    func unmapAll() {}
+}

@@ -17,14 +17,17 @@ package final class MSIDoorbell: RegisterTarget {
     private let base: UInt64
     /// The doorbell in the frame.
     private let doorbell: UInt64
-    private let client: QtestClient?
-    private let received = Mutex<(count: UInt64, last: UInt32?)>((0, nil))
+    private struct State: Sendable {
+        var count: UInt64 = 0
+        var last: UInt32?
+        var client: QtestClient?
+    }
+    private let state = Mutex(State())
 
-    init?(_ node: MSIControllerNode, client: QtestClient?) {
+    init?(_ node: MSIControllerNode) {
         guard let frame = node.registers.first else { return nil }
         path = node.path
         base = frame.range.first
-        self.client = client
         switch node.kind {
         case .gicV2m: doorbell = 0x40  // MSI_SETSPI_NS
         case .its: doorbell = 0x1_0040  // GITS_TRANSLATER
@@ -33,14 +36,20 @@ package final class MSIDoorbell: RegisterTarget {
     }
 
     /// How many messages came, and the last one's data.
-    package var messages: (count: UInt64, last: UInt32?) { received.withLock { $0 } }
+    package var messages: (count: UInt64, last: UInt32?) { state.withLock { ($0.count, $0.last) } }
+
+    func connect(_ client: QtestClient) { state.withLock { $0.client = client } }
 
     package func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64 { 0 }
 
     package func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
         guard offset == doorbell, width == .word || width == .halfword else { throw .noSuchRegister }
         let data = UInt32(truncatingIfNeeded: value)
-        received.withLock { $0 = ($0.count &+ 1, data) }
+        let client = state.withLock { state in
+            state.count &+= 1
+            state.last = data
+            return state.client
+        }
         client?.writeWord(data, at: base &+ offset)
     }
 }
