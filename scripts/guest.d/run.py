@@ -94,7 +94,7 @@ def layout(arguments, board):
     answer = json.loads(run.stdout)
     window = answer.get("window")
     if window is None:
-        raise GuestError("smmud has nothing to show a guest: the machine has no SMMU, or its registers are too far apart")
+        raise GuestError("smmud has nothing to show a guest: no registers, or they are too far apart")
     return (parse_size(window["base"]), parse_size(window["size"])), answer["functions"]
 
 
