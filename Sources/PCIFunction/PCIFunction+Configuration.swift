@@ -78,4 +78,16 @@ package struct PCIPageServices: Equatable, Sendable {
     package var isPASIDEnabled: Bool
     /// Outstanding Page Request Allocation.
     package var outstandingRequests: UInt32
+
+    package init(
+        isATSEnabled: Bool = false,
+        isPRIEnabled: Bool = false,
+        isPASIDEnabled: Bool = false,
+        outstandingRequests: UInt32 = 0
+    ) {
+        self.isATSEnabled = isATSEnabled
+        self.isPRIEnabled = isPRIEnabled
+        self.isPASIDEnabled = isPASIDEnabled
+        self.outstandingRequests = outstandingRequests
+    }
 }

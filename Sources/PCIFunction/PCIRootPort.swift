@@ -216,7 +216,19 @@ package struct PCIForwarding: Equatable, Sendable {
     /// Buses whose configuration accesses go down; nil where none do.
     package var buses: ClosedRange<UInt8>?
     /// PCI addresses whose memory accesses go down.
-    package var memory: [AddressRange] = []
+    package var memory: [AddressRange]
     /// Whether requests from below go up (Command.Bus Master Enable).
-    package var isUpstreamOpen = false
+    package var isUpstreamOpen: Bool
+
+    package init(
+        secondaryBus: UInt8,
+        buses: ClosedRange<UInt8>? = nil,
+        memory: [AddressRange] = [],
+        isUpstreamOpen: Bool = false
+    ) {
+        self.secondaryBus = secondaryBus
+        self.buses = buses
+        self.memory = memory
+        self.isUpstreamOpen = isUpstreamOpen
+    }
 }
