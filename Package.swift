@@ -106,7 +106,9 @@ let package = Package(
 
         .target(
             name: "PCIHost",
-            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SystemBus"],
+            dependencies: [
+                "AddressSpace", "DeviceModel", "HostIO", "PCIFunction", "SystemBus", systemPackage,
+            ],
             swiftSettings: settings
         ),
         .target(
