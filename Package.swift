@@ -34,6 +34,7 @@ let package = Package(
     products: [
         .executable(name: "smmud", targets: ["smmud"]),
         .executable(name: "smmuctl", targets: ["smmuctl"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -142,7 +143,10 @@ let package = Package(
         ),
         .target(
             name: "VFIOUserClient",
-            dependencies: ["CLinux", "GuestMemory", "HostIO", "VFIOUserProtocol", systemPackage],
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserProtocol", systemPackage,
+            ],
             swiftSettings: settings
         ),
 
@@ -288,7 +292,8 @@ let package = Package(
         .testTarget(
             name: "VFIOUserClientTests",
             dependencies: [
-                "CLinux", "GuestMemory", "HostIO", "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserClient", "VFIOUserProtocol", systemPackage,
             ],
             swiftSettings: settings
         ),
