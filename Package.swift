@@ -87,6 +87,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "PMCG",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .target(
             name: "DeviceTree",
             dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
             swiftSettings: settings
@@ -170,6 +175,11 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "PMCGTests",
+            dependencies: ["AddressSpace", "DeviceModel", "PMCG"],
             swiftSettings: settings
         ),
         .testTarget(

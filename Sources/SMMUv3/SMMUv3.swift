@@ -52,6 +52,7 @@ package final class SMMUv3: Sendable {
     let configurationCache: ConfigurationCache
     let tracker = TransactionTracker()
     let counters = Counters()
+    let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
 
     /// Builds an SMMU in its reset state.

@@ -142,6 +142,7 @@ package final class StreamPort: DMAPort {
             if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
         }
         slot.count(Counter.transactions)
+        if smmu.performance.countsTransactions { smmu.performance.record(.transaction, streamID) }
         let output: PhysicalAddress?
         let count: UInt64
         switch translate(address, wanted, kind, attributes) {
@@ -221,9 +222,10 @@ package final class StreamPort: DMAPort {
             kind: kind,
             address: address
         )
-        var observer = NoObserver()
+        var accesses = LookupAccesses()
         do {
-            let translation = try translateInContext(transaction, context, generation, &observer)
+            let translation = try translateInContext(transaction, context, generation, &accesses)
+            smmu.performance.record(accesses, streamID)
             let offset = address.rawValue & 0xFFF
             // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
             if smmu.options.tlbEntries > 0 {
@@ -238,6 +240,8 @@ package final class StreamPort: DMAPort {
             }
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
+            // First: who sees the event finds it counted.
+            smmu.performance.record(accesses, streamID)
             smmu.report(error, transaction)
             switch error.response {
             case .abort:
@@ -253,7 +257,7 @@ package final class StreamPort: DMAPort {
         _ transaction: Transaction,
         _ context: UInt64,
         _ generation: UInt64,
-        _ observer: inout NoObserver
+        _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
         if let known = configuration, known.generation == generation, known.context == context {
             return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
