@@ -108,7 +108,7 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
                 "IOMMU",
-                "IOPageTable",
+                "IOPageTable", "PMCG",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings

@@ -181,6 +181,9 @@ extension PMCG: SMMUPerformanceMonitor {
 
 /// One page of a counter group's registers, as the bus sees it.
 package final class PMCGPage: RegisterTarget {
+    /// 4 KiB.
+    package static let byteCount: UInt64 = 0x1000
+
     private let group: PMCG
     private let number: PMCGPageNumber
 
