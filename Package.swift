@@ -115,7 +115,7 @@ let package = Package(
         ),
         .target(
             name: "SMMUClient",
-            dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            dependencies: ["CLinux", "ControlProtocol", "SMMUv3Spec", systemPackage],
             swiftSettings: settings
         ),
 
