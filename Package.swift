@@ -50,8 +50,10 @@ let package = Package(
         .target(name: "BitFields", swiftSettings: safeSettings),
         .target(name: "AddressSpace", swiftSettings: safeSettings),
 
-        // Layer 2: what things are.
+        // Layer 2: what things are, and what of the host they use.
         .target(name: "DeviceModel", dependencies: ["AddressSpace"], swiftSettings: settings),
+        .target(name: "HostIO", dependencies: ["CLinux", logging, systemPackage], swiftSettings: settings),
+        .target(name: "BlockStorage", dependencies: ["CLinux", systemPackage], swiftSettings: settings),
         .target(
             name: "GuestMemory",
             dependencies: ["AddressSpace", "CLinux", systemPackage],
@@ -65,10 +67,15 @@ let package = Package(
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
         .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
-        // Layer 3: the physical address map, and the driver's page tables.
+        // Layer 3: the physical address map, PCIe functions, and the driver's page tables.
         .target(
             name: "SystemBus",
             dependencies: ["AddressSpace", "CLinux", "DeviceModel", "GuestMemory"],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "PCIFunction",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel"],
             swiftSettings: settings
         ),
         .target(
@@ -102,13 +109,53 @@ let package = Package(
             swiftSettings: safeSettings
         ),
 
+        .target(
+            name: "PCIHost",
+            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SystemBus"],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "Virtio",
+            dependencies: [
+                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "HostIO", "PCIFunction",
+                systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "NVMe",
+            dependencies: [
+                "AddressSpace", "BitFields", "BlockStorage", "DeviceModel", "HostIO", "PCIFunction",
+                systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "PlatformDevices",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "HostIO", "PCIFunction"],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "VFIOUserServer",
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserProtocol", logging, systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "VFIOUserClient",
+            dependencies: ["CLinux", "GuestMemory", "HostIO", "VFIOUserProtocol", systemPackage],
+            swiftSettings: settings
+        ),
+
         // Layer 5: the machine, and the client of the daemon's sockets.
         .target(
             name: "Machine",
             dependencies: [
-                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "IOMMU",
-                "IOPageTable", "PMCG",
+                "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings
@@ -124,7 +171,7 @@ let package = Package(
             name: "smmud",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "Machine",
+                "HostIO", "Machine",
                 "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
                 unixSignals,
             ],
@@ -166,6 +213,16 @@ let package = Package(
             swiftSettings: settings
         ),
         .testTarget(
+            name: "BlockStorageTests",
+            dependencies: ["BlockStorage", systemPackage],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "PCIFunctionTests",
+            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction"],
+            swiftSettings: settings
+        ),
+        .testTarget(
             name: "IOPageTableTests",
             dependencies: ["AddressSpace", "DeviceModel", "IOPageTable"],
             swiftSettings: settings
@@ -196,12 +253,59 @@ let package = Package(
             swiftSettings: settings
         ),
         .testTarget(
-            name: "MachineTests",
+            name: "PCIHostTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
-                "SMMUv3", "SMMUv3Spec",
+                "AddressSpace", "DeviceModel", "GuestMemory", "PCIFunction", "PCIHost", "SystemBus",
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "VirtioTests",
+            dependencies: [
+                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "GuestMemory", "HostIO",
+                "PCIFunction",
+                "SystemBus", "Virtio", systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "NVMeTests",
+            dependencies: [
+                "AddressSpace", "BlockStorage", "DeviceModel", "GuestMemory", "NVMe", "PCIFunction",
                 "SystemBus",
                 systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "PlatformDevicesTests",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "PCIFunction", "PlatformDevices", "SystemBus",
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "VFIOUserServerTests",
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserProtocol", "VFIOUserServer", logging, systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "VFIOUserClientTests",
+            dependencies: [
+                "CLinux", "GuestMemory", "HostIO", "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MachineTests",
+            dependencies: [
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
+                "HostIO",
+                "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
+                "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),

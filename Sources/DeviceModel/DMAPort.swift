@@ -1,6 +1,7 @@
 // A device's whole view of memory.
 
 package import AddressSpace
+package import Glibc
 
 /// What a transaction says of itself beside its address, as the device drives it.
 package struct TransactionAttributes: Hashable, Sendable {
@@ -49,6 +50,25 @@ package struct DMAFault: Error, Equatable, Sendable {
     }
 }
 
+/// Which way the bytes of a DMA go.
+package enum DMADirection: Hashable, Sendable {
+    /// The device reads memory.
+    case read
+    /// The device writes memory.
+    case write
+}
+
+/// Bytes in a row, as the device addresses them.
+package struct DMARange: Hashable, Sendable {
+    package var address: IOVirtualAddress
+    package var byteCount: Int
+
+    package init(address: IOVirtualAddress, byteCount: Int) {
+        self.address = address
+        self.byteCount = byteCount
+    }
+}
+
 /// A device's whole view of memory, bound to one requester identity when the machine is wired: a device cannot
 /// tell whether an SMMU stands before it.
 ///
@@ -67,4 +87,68 @@ package protocol DMAPort: AnyObject {
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
     ) throws(DMAFault)
+    /// Lends the memory behind `ranges` to `body`, in their order, for a system call that fills or drains it.
+    ///
+    /// The loan is one transaction in flight: a CMD_SYNC waits for its end, as it would for outstanding beats. So
+    /// `body` makes one call that moves bytes and returns; it uses no port. A call to memory that a peer has
+    /// truncated fails with `EFAULT`.
+    ///
+    /// - Returns: Whether there was memory to lend. Where not (a register window, a peer's own memory, an
+    ///   answer of zeros) `body` was not called: copy instead, with ``read(at:into:_:)`` and ``write(_:at:_:)``.
+    /// - Throws: ``DMAFault`` where a transaction was terminated; `body` was not called.
+    func lend(
+        _ ranges: [DMARange],
+        for direction: DMADirection,
+        _ attributes: TransactionAttributes,
+        _ body: (UnsafeBufferPointer<iovec>) -> Void
+    ) throws(DMAFault) -> Bool
+}
+
+extension DMAPort {
+    /// Reads one aligned word of `width` bytes, little-endian: single-copy atomic, and before every access to
+    /// memory that follows.
+    package func load(
+        _ width: AccessWidth,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes = .plain
+    ) throws(DMAFault) -> UInt64 {
+        var value: UInt64 = 0
+        var fault: DMAFault?
+        withUnsafeMutableBytes(of: &value) { bytes in
+            do throws(DMAFault) {
+                try read(
+                    at: address,
+                    into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<width.rawValue]),
+                    attributes
+                )
+            } catch {
+                fault = error
+            }
+        }
+        if let fault { throw fault }
+        return UInt64(littleEndian: value)
+    }
+
+    /// Writes one aligned word of `width` bytes, little-endian: single-copy atomic, and after every access to
+    /// memory that came before.
+    package func store(
+        _ value: UInt64,
+        _ width: AccessWidth,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes = .plain
+    ) throws(DMAFault) {
+        var fault: DMAFault?
+        withUnsafeBytes(of: value.littleEndian) { bytes in
+            do throws(DMAFault) {
+                try write(
+                    UnsafeRawBufferPointer(rebasing: bytes[..<width.rawValue]),
+                    at: address,
+                    attributes
+                )
+            } catch {
+                fault = error
+            }
+        }
+        if let fault { throw fault }
+    }
 }

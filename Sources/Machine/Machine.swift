@@ -1,6 +1,7 @@
 // A machine: everything that one device tree describes, built and wired.
 
 package import AddressSpace
+package import ControlProtocol
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
@@ -8,6 +9,7 @@ import PMCG
 package import SMMUv3
 import Synchronization
 package import SystemBus
+package import VFIOUserServer
 
 /// An SMMUv3 of the machine.
 package struct MachineSMMU: Sendable {
@@ -40,7 +42,13 @@ package final class Machine: Sendable {
     /// RAM as it was made, for lending it to clients.
     package let memory: [RAM]
     /// The transactions of devices without an SMMU.
-    let directTracker = TransactionTracker()
+    let directTracker: TransactionTracker
+    /// What clients lend.
+    let lentMemory: LentMemory
+    /// Where memory of clients goes that have no addresses for it themselves.
+    let physicalWindows: PhysicalWindows
+    /// The MSI controllers' doorbells, in the order of the tree.
+    package let doorbells: [MSIDoorbell]
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
@@ -61,7 +69,9 @@ package final class Machine: Sendable {
         self.options = options
         let bus = SystemBus()
         self.bus = bus
-        memory = try Self.makeMemory(of: board, on: bus)
+        memory = options.memory == .own ? try Self.makeMemory(of: board, on: bus) : []
+        let directTracker = TransactionTracker()
+        self.directTracker = directTracker
 
         var lines = LineTable()
         var smmus: [MachineSMMU] = []
@@ -72,6 +82,15 @@ package final class Machine: Sendable {
         var pmcgs: [MachinePMCG] = []
         for node in board.pmcgs { pmcgs.append(try Self.makePMCG(node, beside: smmus, on: bus, &lines)) }
         self.pmcgs = pmcgs
+        let models = smmus.map(\.model)
+        lentMemory = LentMemory(bus: bus) {
+            let generation = bus.generation
+            for model in models { model.waitForAccessesInFlight() }
+            directTracker.waitForTransactionsInFlight()
+            bus.reclaim(through: generation)
+        }
+        physicalWindows = PhysicalWindows(in: Self.upperHalf(of: models))
+        doorbells = Self.makeDoorbells(of: board, on: bus)
         interrupts = lines.sources
         events = MachineEventLog()
         var indices: [String: Int] = [:]
@@ -158,6 +177,78 @@ package final class Machine: Sendable {
             }
         }
         return UInt8(truncatingIfNeeded: 32 - largest.leadingZeroBitCount)
+    }
+
+    /// The upper half of the addresses that every SMMU can drive: boards have nothing there.
+    private static func upperHalf(of smmus: [SMMUv3]) -> AddressRange {
+        let bits = UInt64(smmus.map(\.identification.outputAddressBits).min() ?? 48)
+        guard let range = AddressRange(start: 1 << (bits - 1), byteCount: 1 << (bits - 1)) else {
+            preconditionFailure("addresses have 32 to 52 bits")
+        }
+        return range
+    }
+
+    /// Doorbells where the tree has MSI controllers whose registers nothing else overlaps.
+    private static func makeDoorbells(of board: BoardDescription, on bus: SystemBus) -> [MSIDoorbell] {
+        board.msiControllers.compactMap { node in
+            guard let doorbell = MSIDoorbell(node), let frame = node.registers.first,
+                (try? bus.addWindow(doorbell, at: frame.range, name: node.path)) != nil
+            else { return nil }
+            return doorbell
+        }
+    }
+
+    // MARK: Clients' memory
+
+    /// What is to become of the memory that a new client lends to a device of `endpoint`, or, with nil, to no device in
+    /// particular: the machine's RAM where the options say so, otherwise mappings in the device's domain.
+    ///
+    /// - Throws: ``ControlError`` where the endpoint's SMMU has no driver that could map.
+    package func makeClientMemory(for endpoint: Endpoint?) throws(ControlError) -> any VFIOUserMemory {
+        guard options.memory == .own, let endpoint, endpoint.smmuIndex != nil else {
+            return GuestRAM(lentMemory)
+        }
+        guard let system = operatingSystem.value else {
+            throw .noDriver("the daemon's own driver does not run: nobody could map for \(endpoint.name)")
+        }
+        return MappedMemory(lentMemory, physicalWindows, try system.managed(endpoint))
+    }
+
+    // MARK: The guest's interrupt controller
+
+    /// Passes interrupts and messages on to a guest of QEMU.
+    ///
+    /// - Returns: Lines that have no input there, a sentence each.
+    package func connect(_ client: QtestClient) -> [String] {
+        var complaints: [String] = []
+        for line in Set(interrupts.map { ObjectIdentifier($0.line) }) {
+            guard let source = interrupts.first(where: { ObjectIdentifier($0.line) == line }) else {
+                continue
+            }
+            guard let number = source.line.identity.interruptID, number >= 32,
+                number - 32 < QtestClient.interruptCount
+            else {
+                complaints.append(
+                    "\(source.device): \(source.label): \(source.line.identity.controller) has no such SPI; "
+                        + "a guest has SPIs 0 to \(QtestClient.interruptCount - 1)"
+                )
+                continue
+            }
+            source.line.connect(QtestInterruptSink(client, number: number - 32))
+        }
+        for doorbell in doorbells { doorbell.connect(client) }
+        return complaints.sorted()
+    }
+
+    /// Every window of ours that a guest is to see: SMMUs, counter groups and platform devices.
+    package var platformWindows: [AddressRange] {
+        let doorbells = Set(board.msiControllers.map(\.path))
+        return bus.entries.filter { $0.kind == .window && !doorbells.contains($0.name) }.map(\.range)
+    }
+
+    /// The window through which a guest sees them; nil where there are none, or they are too far apart.
+    package func makeWindow() -> MachineWindow? {
+        MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
     }
 
     // MARK: Requesters

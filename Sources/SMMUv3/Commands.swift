@@ -33,7 +33,7 @@ extension SMMUv3 {
         guard let pending = nextCommand() else { return false }
         let outcome: CommandOutcome
         do {
-            let command = Command(words: try bus.loadRAM64x2(at: PhysicalAddress(pending.address)))
+            let command = Command(words: try fetchCommand(at: PhysicalAddress(pending.address)))
             counters.addCommand(command.opcode)
             outcome = execute(command)
         } catch {
@@ -51,6 +51,13 @@ extension SMMUv3 {
             return false
         }
         return true
+    }
+
+    /// Reads a command from the queue, as an access that is under way.
+    private func fetchCommand(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
+        commandSlot.enter()
+        defer { commandSlot.leave() }
+        return try bus.loadRAM64x2(at: address)
     }
 
     /// The command that CONS points at, if it may be executed now.

@@ -25,7 +25,7 @@ extension SMMUv3 {
     package func explain(_ transaction: Transaction) -> Explanation {
         var recorder = StepRecorder()
         let controls = currentControls()
-        let outcome = look(transaction, controls, .uncached, &recorder)
+        let outcome = withOwnAccess { look(transaction, controls, .uncached, &recorder) }
         return Explanation(
             steps: recorder.steps,
             outcome: outcome,
@@ -36,7 +36,7 @@ extension SMMUv3 {
     /// Translates from memory as it is now, past every cache, recording nothing.
     package func probe(_ transaction: Transaction) -> Explanation.Outcome {
         var observer = NoObserver()
-        return look(transaction, currentControls(), .uncached, &observer)
+        return withOwnAccess { look(transaction, currentControls(), .uncached, &observer) }
     }
 
     private func look(

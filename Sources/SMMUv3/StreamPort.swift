@@ -2,6 +2,7 @@
 
 package import AddressSpace
 package import DeviceModel
+package import Glibc
 import SMMUv3Spec
 import SystemBus
 
@@ -108,6 +109,71 @@ package final class StreamPort: DMAPort {
             done += count
         }
         slot.count(Counter.bytesWritten, UInt64(done))
+    }
+
+    package func lend(
+        _ ranges: [DMARange],
+        for direction: DMADirection,
+        _ attributes: TransactionAttributes,
+        _ body: (UnsafeBufferPointer<iovec>) -> Void
+    ) throws(DMAFault) -> Bool {
+        if executesInline { smmu.commandProcessor.enterTransaction() }
+        slot.enter()
+        defer {
+            slot.leave()
+            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
+        }
+        slot.count(Counter.transactions)
+        var segments: [iovec] = []
+        var total = 0
+        var translations: UInt64 = 0
+        var isLent = true
+        defer {
+            // Where it is copied instead, that is what counts.
+            if isLent, smmu.performance.countsTransactions {
+                smmu.performance.record(.transaction, streamID, translations)
+            }
+        }
+        for range in ranges {
+            isLent = try append(range, direction, attributes, to: &segments, &translations)
+            guard isLent else { return false }
+            total &+= range.byteCount
+        }
+        segments.withUnsafeBufferPointer(body)
+        slot.count(direction == .read ? Counter.bytesRead : Counter.bytesWritten, UInt64(max(0, total)))
+        return true
+    }
+
+    /// Appends the host's segments of one range, translation by translation, and counts those.
+    private func append(
+        _ range: DMARange,
+        _ direction: DMADirection,
+        _ attributes: TransactionAttributes,
+        to segments: inout [iovec],
+        _ translations: inout UInt64
+    ) throws(DMAFault) -> Bool {
+        var done = 0
+        while done < range.byteCount {
+            // Past the top of the address space: the copying path says what becomes of it.
+            guard let address = range.address.advanced(by: UInt64(done)) else { return false }
+            let wanted = UInt64(range.byteCount - done)
+            translations &+= 1
+            switch translate(address, wanted, direction == .read ? .read : .write, attributes) {
+            case .output(let output, let count):
+                let piece = Int(truncatingIfNeeded: count)
+                guard smmu.bus.appendSegments(at: output, byteCount: piece, for: direction, to: &segments)
+                else { return false }
+                done += piece
+            case .readAsZero: return false
+            case .terminated(let event):
+                throw DMAFault(
+                    cause: event.map { .event($0) } ?? .aborted,
+                    address: address,
+                    bytesTransferred: 0
+                )
+            }
+        }
+        return true
     }
 
     /// One transaction: as much of a DMA as one translation covers.

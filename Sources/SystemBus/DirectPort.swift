@@ -2,6 +2,8 @@
 
 package import AddressSpace
 package import DeviceModel
+package import Glibc
+import GuestMemory
 
 /// A device's view of plain memory: its addresses are physical addresses.
 ///
@@ -46,6 +48,29 @@ package final class DirectPort: DMAPort {
         } catch {
             throw fault(error, address, buffer.count)
         }
+    }
+
+    package func lend(
+        _ ranges: [DMARange],
+        for direction: DMADirection,
+        _ attributes: TransactionAttributes,
+        _ body: (UnsafeBufferPointer<iovec>) -> Void
+    ) throws(DMAFault) -> Bool {
+        slot.enter()
+        defer { slot.leave() }
+        var segments: [iovec] = []
+        for range in ranges where range.byteCount > 0 {
+            guard
+                bus.appendSegments(
+                    at: PhysicalAddress(range.address.rawValue),
+                    byteCount: range.byteCount,
+                    for: direction,
+                    to: &segments
+                )
+            else { return false }
+        }
+        segments.withUnsafeBufferPointer(body)
+        return true
     }
 
     /// The fault's place, from the physical address at which the bus gave up.

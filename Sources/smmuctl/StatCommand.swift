@@ -69,7 +69,12 @@ struct Stat: ParsableCommand {
         let result = try global.withClient { client throws(ClientError) in
             var drivers = try drivers(client)
             for index in drivers.indices {
-                try drivers[index].start(events(of: drivers[index]), of: selection)
+                do throws(ClientError) {
+                    try drivers[index].start(events(of: drivers[index]), of: selection)
+                } catch {
+                    for started in 0..<index { _ = try drivers[started].stop() }
+                    throw error
+                }
             }
             let start = Clock.now
             do throws(FileProblem) {

@@ -2,6 +2,7 @@
 
 import ControlProtocol
 import Glibc
+import HostIO
 import Logging
 import Machine
 import ServiceLifecycle

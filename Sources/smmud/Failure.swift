@@ -1,6 +1,7 @@
 // What the daemon says when it cannot do what it was started for, and the exit code that goes with it.
 
 import Glibc
+import HostIO
 
 /// Why the daemon ends early: sentences for a person, and a code for a script.
 struct Failure: Error {

@@ -1,5 +1,6 @@
 // The daemon's parts as services: started together, stopped in the opposite order.
 
+import HostIO
 import Machine
 import ServiceLifecycle
 import Synchronization

@@ -85,6 +85,24 @@ struct PerformanceTests {
         #expect(monitor.take(1) == [4, 4, 1, 12, 2])
     }
 
+    @Test("memory that is lent counts as what is copied does, and an attempt that ends in copying does not")
+    func lentMemory() throws {
+        let (guest, monitor) = try guest()
+        let tables = try guest.attachTables(1)
+        for page in UInt64(0)..<4 { try tables.map(0x1000 * page, to: TestGuest.ram + 0x10_0000) }
+        let range = DMARange(address: IOVirtualAddress(0xC00), byteCount: 0x2800)
+        #expect(try guest.port(1).lend([range, range], for: .write, .plain) { _ in })
+        #expect(monitor.take(1) == [8, 4, 1, 12, 2])
+        // Nobody can lend a register window.
+        try tables.map(0x8000, to: TestGuest.window)
+        let window = DMARange(address: IOVirtualAddress(0x8000), byteCount: 4)
+        #expect(try !guest.port(1).lend([range, window], for: .read, .plain) { _ in })
+        #expect(monitor.take(1)[0] == 0)
+        let unmapped = DMARange(address: IOVirtualAddress(0x3C00), byteCount: 0x800)
+        #expect(throws: DMAFault.self) { try guest.port(1).lend([unmapped], for: .read, .plain) { _ in } }
+        #expect(monitor.take(1) == [2, 1, 0, 3, 0])
+    }
+
     @Test("accesses that nobody answers are accesses; what is invalid was fetched")
     func failedAccesses() throws {
         let (guest, monitor) = try guest()

@@ -92,6 +92,39 @@ bool smmud_is_in_transaction(const void *owner);
 // A close-on-exec eventfd that never blocks, or a negated errno.
 int smmud_eventfd(void);
 
+// MARK: Eventfds that a peer shares
+//
+// Their flags and their counters are the peer's to change at any time, between any two calls of ours.
+
+// Whether this is an eventfd; not, where there is no /proc to ask.
+bool smmud_is_eventfd(int fd);
+
+// Adds 1 to an eventfd's counter, and does nothing where it is full: whoever reads it is woken already.
+void smmud_signal_eventfd(int fd);
+
+// MARK: Waiting for many descriptors
+//
+// By edges: each signal of an eventfd wakes once, and nobody needs to read it, which could block.
+
+// A close-on-exec epoll instance, or a negated errno.
+int smmud_epoll_create(void);
+// Returns 0, or a negated errno.
+int smmud_epoll_watch(int epoll, int fd, uint64_t token);
+// To be called before the descriptor is closed: the kernel watches the file, which others may have open.
+void smmud_epoll_forget(int epoll, int fd);
+// Waits; returns how many tokens there are, 0 where a signal handler ran, or a negated errno.
+int smmud_epoll_wait(int epoll, uint64_t *tokens, int capacity);
+
+// MARK: Waiting with an end
+
+// A counting semaphore, or NULL.
+void *smmud_semaphore_create(unsigned value);
+void smmud_semaphore_destroy(void *semaphore);
+void smmud_semaphore_signal(void *semaphore);
+// Waits until then on the monotonic clock; negative is for ever. False where it ended without a signal.
+bool smmud_semaphore_wait(void *semaphore, int64_t deadline_nanoseconds);
+int64_t smmud_monotonic_nanoseconds(void);
+
 // MARK: membarrier(2)
 
 // Asks the kernel for MEMBARRIER_CMD_PRIVATE_EXPEDITED. True where it can be had: then
@@ -134,6 +167,11 @@ const uint32_t *smmud_guard_register(void *base, size_t length, size_t page_size
 
 // Gives a registration back, before its munmap and after the last access to it.
 void smmud_guard_unregister(const uint32_t *flag);
+
+// MARK: Files
+
+// fallocate(2). Returns 0, or a negated errno.
+int smmud_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
 
 // MARK: Unix sockets
 

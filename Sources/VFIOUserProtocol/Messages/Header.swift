@@ -66,6 +66,8 @@ package struct VFIOUserError: Error, RawRepresentable, Hashable, Sendable {
     package static let exists = Self(rawValue: 17)
     /// EINVAL.
     package static let invalid = Self(rawValue: 22)
+    /// EMFILE.
+    package static let tooManyOpenFiles = Self(rawValue: 24)
     /// ENOTTY.
     package static let noSuchFeature = Self(rawValue: 25)
     /// ENOSPC.

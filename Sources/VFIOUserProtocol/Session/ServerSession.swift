@@ -14,6 +14,8 @@ package struct VFIOUserServerSession: Sendable {
     /// VERSION.
     package private(set) var client: VFIOUserCapabilities?
     private var framer: MessageFramer
+    /// Of the regions, by index.
+    let bounds: [RegionBounds]
 
     /// The highest minor version of major version 0 that is spoken here.
     package static let minorVersion: UInt16 = 1
@@ -21,6 +23,7 @@ package struct VFIOUserServerSession: Sendable {
     package init(device: VFIOUserDeviceDescription, limits: VFIOUserServerLimits = VFIOUserServerLimits()) {
         self.device = device
         self.limits = limits
+        bounds = device.regions.map(RegionBounds.init)
         // A header, the fields of an access and its data: nothing is longer.
         framer = MessageFramer(
             messageByteCountMax: VFIOUserHeader.byteCount + VFIOUserRegionAccess.byteCount
@@ -32,6 +35,9 @@ package struct VFIOUserServerSession: Sendable {
     ///
     /// 0 once the connection is to be closed.
     package var byteCountWanted: Int { framer.byteCountWanted }
+
+    /// Whether VERSION has been agreed on.
+    var isServing: Bool { client != nil }
 
     /// Whether the client may have left here without breaking a message off.
     package var isBetweenMessages: Bool { framer.isAtMessageStart }
@@ -116,7 +122,9 @@ package struct VFIOUserServerSession: Sendable {
     /// What to say: our own limits always, because some clients insist on a text, and else only what the client
     /// spoke of, because some have no room for a reply that is longer than their request.
     private func agree(to offer: VFIOUserCapabilities) -> VFIOUserCapabilities {
-        let usesTwinSocket = offer.twinSocket == true && limits.offersTwinSocket
+        // A client that takes no descriptors cannot be given one.
+        let usesTwinSocket =
+            offer.twinSocket == true && limits.offersTwinSocket && offer.descriptorCountMax != 0
         return VFIOUserCapabilities(
             descriptorCountMax: UInt64(limits.descriptorCountMax),
             dataByteCountMax: min(offer.dataByteCountMax ?? .max, UInt64(limits.dataByteCountMax)),

@@ -1,6 +1,7 @@
 // One client of the control socket: requests in, answers and notifications out.
 
 import ControlProtocol
+import HostIO
 import Machine
 import Synchronization
 import SystemPackage

@@ -6,6 +6,7 @@ import ControlProtocol
 import DeviceModel
 import Glibc
 import GuestMemory
+import HostIO
 import Machine
 
 /// Serves one connection of the DMA socket, on one thread.

@@ -1,6 +1,7 @@
 // The DMA socket's limits and what it tells those it does not serve.
 
 import ControlProtocol
+import HostIO
 import Logging
 import Machine
 import SystemPackage

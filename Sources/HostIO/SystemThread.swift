@@ -1,15 +1,15 @@
 // Threads of our own for I/O that blocks: Swift's tasks share few threads, which must not be held up.
 
-import CLinux
+package import CLinux
 import Glibc
-import SystemPackage
+package import SystemPackage
 
 /// Starts and joins threads.
-enum SystemThread {
+package enum SystemThread {
     /// What pthreads calls a thread.
     ///
     /// To be given to ``join(_:)`` exactly once.
-    typealias Handle = pthread_t
+    package typealias Handle = pthread_t
 
     /// Starts a thread.
     ///
@@ -17,7 +17,9 @@ enum SystemThread {
     ///   - name: For debuggers; its first 15 bytes count.
     ///   - body: What it does.
     /// - Throws: `EAGAIN` where the host permits no more threads.
-    static func start(named name: String, _ body: @escaping @Sendable () -> Void) throws(Errno) -> Handle {
+    package static func start(named name: String, _ body: @escaping @Sendable () -> Void) throws(Errno)
+        -> Handle
+    {
         let start = Unmanaged.passRetained(Start(name: name, body: body))
         var handle = pthread_t()
         let error = pthread_create(
@@ -40,10 +42,10 @@ enum SystemThread {
     }
 
     /// Waits for a thread's end.
-    static func join(_ handle: Handle) { pthread_join(handle, nil) }
+    package static func join(_ handle: Handle) { pthread_join(handle, nil) }
 
     /// Does what blocks on a thread of its own while the task waits.
-    static func run(named name: String, _ body: @escaping @Sendable () -> Void) async {
+    package static func run(named name: String, _ body: @escaping @Sendable () -> Void) async {
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             do throws(Errno) {
                 let handle = try start(named: name) {

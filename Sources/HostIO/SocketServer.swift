@@ -2,19 +2,25 @@
 
 import CLinux
 import Glibc
-import Logging
+package import Logging
 import Synchronization
-import SystemPackage
+package import SystemPackage
 
 /// A listening socket with a thread that accepts, and a thread for each connection.
-final class SocketServer: Sendable {
-    struct Configuration: Sendable {
+package final class SocketServer: Sendable {
+    package struct Configuration: Sendable {
         /// For threads and log lines: `control`.
-        var name: String
+        package var name: String
         /// How many connections there may be at a time.
-        var connectionCountMax: Int
+        package var connectionCountMax: Int
         /// What a client beyond that number is told before it is let go.
-        var refusal: [UInt8]
+        package var refusal: [UInt8]
+
+        package init(name: String, connectionCountMax: Int, refusal: [UInt8] = []) {
+            self.name = name
+            self.connectionCountMax = connectionCountMax
+            self.refusal = refusal
+        }
     }
 
     private struct Entry: Sendable {
@@ -44,7 +50,7 @@ final class SocketServer: Sendable {
     /// - Parameters:
     ///   - serve: Serves one connection, on a thread of its own, until it returns.
     /// - Throws: The system's error where it gives no descriptor.
-    init(
+    package init(
         _ configuration: Configuration,
         listener: UnixListener,
         logger: Logger,
@@ -61,7 +67,7 @@ final class SocketServer: Sendable {
     /// Starts accepting.
     ///
     /// - Throws: The system's error where it gives no thread.
-    func start() throws(Errno) {
+    package func start() throws(Errno) {
         let thread = try SystemThread.start(named: configuration.name) { [self] in acceptConnections() }
         state.withLock { $0.acceptor = thread }
     }
@@ -202,7 +208,7 @@ final class SocketServer: Sendable {
     ///
     /// - Parameters:
     ///   - graceMilliseconds: How long clients have to read their last answers.
-    func stop(graceMilliseconds: Int32) {
+    package func stop(graceMilliseconds: Int32) {
         stopSignal.set()
         let acceptor = state.withLock { state in
             let acceptor = state.acceptor

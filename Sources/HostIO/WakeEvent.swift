@@ -2,17 +2,17 @@
 
 import CLinux
 import Glibc
-import SystemPackage
+package import SystemPackage
 
 /// An eventfd.
 ///
 /// Readable from the first ``signal()`` on, until it is ``reset()``.
-final class WakeEvent: Sendable {
+package final class WakeEvent: Sendable {
     /// To poll for `POLLIN`.
-    let descriptor: CInt
+    package let descriptor: CInt
 
     /// - Throws: The system's error: `EMFILE` where the process may open no more.
-    init() throws(Errno) {
+    package init() throws(Errno) {
         let descriptor = smmud_eventfd()
         guard descriptor >= 0 else { throw Errno(rawValue: -descriptor) }
         self.descriptor = descriptor
@@ -21,20 +21,20 @@ final class WakeEvent: Sendable {
     deinit { _ = close(descriptor) }
 
     /// Makes it readable.
-    func signal() {
+    package func signal() {
         // Fails only where the counter is full, and then it is readable.
         var one: UInt64 = 1
         _ = write(descriptor, &one, MemoryLayout<UInt64>.size)
     }
 
     /// Makes it unreadable until the next signal.
-    func reset() {
+    package func reset() {
         var count: UInt64 = 0
         _ = read(descriptor, &count, MemoryLayout<UInt64>.size)
     }
 
     /// Waits until it is readable, at most so long; nil is for ever.
-    func wait(milliseconds: Int32?) {
+    package func wait(milliseconds: Int32?) {
         var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         // An interrupted wait is a short one, and every caller looks for itself at what it waits for.
         _ = poll(&entry, 1, milliseconds ?? -1)

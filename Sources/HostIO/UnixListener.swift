@@ -2,10 +2,10 @@
 
 import Glibc
 import Synchronization
-import SystemPackage
+package import SystemPackage
 
 /// Why there is no socket at a path.
-enum ListenerError: Error, Equatable {
+package enum ListenerError: Error, Equatable {
     /// The path is no path for a socket.
     case badPath(path: String, byteCount: Int, byteCountMax: Int)
     /// Another process serves it.
@@ -19,7 +19,7 @@ enum ListenerError: Error, Equatable {
 }
 
 extension ListenerError: CustomStringConvertible {
-    var description: String {
+    package var description: String {
         switch self {
         case .badPath(let path, let byteCount, let byteCountMax):
             "\(path.isEmpty ? "\"\"" : path): a path of \(byteCount) bytes; a Unix socket's has 1 to \(byteCountMax)"
@@ -36,10 +36,10 @@ extension ListenerError: CustomStringConvertible {
 }
 
 /// A listening socket at a path.
-final class UnixListener: Sendable {
-    let path: String
+package final class UnixListener: Sendable {
+    package let path: String
     /// Never blocks in accept(2).
-    let descriptor: CInt
+    package let descriptor: CInt
     private let file: FileIdentity
     private let isOpen = Mutex(true)
 
@@ -55,7 +55,7 @@ final class UnixListener: Sendable {
     /// Listens at `path`, whose file can only be connected to by this user.
     ///
     /// A socket file that nobody serves any more is replaced.
-    init(path: String) throws(ListenerError) {
+    package init(path: String) throws(ListenerError) {
         let address = try Self.address(of: path)
         let lock = try DirectoryLock(of: path)
         defer { withExtendedLifetime(lock) {} }
@@ -89,7 +89,7 @@ final class UnixListener: Sendable {
     /// Removes the file, if it is still this socket's, and ends listening.
     ///
     /// Nobody may use ``descriptor`` any more.
-    func close() {
+    package func close() {
         isOpen.withLock { isOpen in
             guard isOpen else { return }
             isOpen = false
@@ -192,7 +192,7 @@ private struct DirectoryLock: ~Copyable {
 
 extension UnixListener {
     /// Makes the directory in which the sockets are when nobody says otherwise, for this user alone.
-    static func makeDirectory(_ path: String) throws(ListenerError) {
+    package static func makeDirectory(_ path: String) throws(ListenerError) {
         guard mkdir(path, S_IRWXU) != 0 else { return }
         guard errno == EEXIST else { throw .refused(path: path, call: "mkdir", Errno(rawValue: errno)) }
         var status = stat()

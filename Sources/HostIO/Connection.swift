@@ -8,28 +8,28 @@ import Synchronization
 /// A connected socket that a ``SocketServer`` lends to the thread that serves it.
 ///
 /// The server closes it when that thread is done, and ends its waiting when it stops itself.
-final class Connection: Sendable {
+package final class Connection: Sendable {
     /// Counts the server's connections from 1.
-    let number: UInt64
+    package let number: UInt64
     /// To lend to system calls.
-    let descriptor: CInt
+    package let descriptor: CInt
     private let stop: StopSignal
 
-    init(number: UInt64, descriptor: CInt, stop: StopSignal) {
+    package init(number: UInt64, descriptor: CInt, stop: StopSignal) {
         self.number = number
         self.descriptor = descriptor
         self.stop = stop
     }
 
     /// Whether the server stops: what takes long is to be broken off.
-    var isStopping: Bool { stop.isSet }
+    package var isStopping: Bool { stop.isSet }
 
     /// Waits for bytes.
     ///
     /// Descriptors that come along are closed by the kernel.
     ///
     /// - Returns: How many came, or 0: the client sends no more, or is gone, or the server stops.
-    func receive(into bytes: UnsafeMutableRawBufferPointer) -> Int {
+    package func receive(into bytes: UnsafeMutableRawBufferPointer) -> Int {
         while !isStopping {
             let count = recv(descriptor, bytes.baseAddress, bytes.count, 0)
             if count >= 0 { return count }
@@ -45,7 +45,7 @@ final class Connection: Sendable {
     ///   - descriptors: Room for `SMMUD_MAX_FDS` descriptors, which are then the caller's to close.
     /// - Returns: How many bytes and descriptors came; no bytes as for ``receive(into:)``. Descriptors that did
     ///   not all fit are all closed, and none are returned.
-    func receive(
+    package func receive(
         into bytes: UnsafeMutableRawBufferPointer,
         descriptors: UnsafeMutablePointer<CInt>
     ) -> (byteCount: Int, descriptorCount: Int) {
@@ -69,7 +69,7 @@ final class Connection: Sendable {
     /// Sends all of `bytes`, waiting for a client that does not read.
     ///
     /// - Returns: Whether they went out; not, where the client is gone.
-    func send(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    package func send(_ bytes: UnsafeRawBufferPointer) -> Bool {
         var sent = 0
         while sent < bytes.count {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[sent...])
@@ -86,7 +86,7 @@ final class Connection: Sendable {
     /// Sends bytes with a descriptor that the client gets a duplicate of.
     ///
     /// - Returns: Whether they went out; not, where the client is gone.
-    func send(_ bytes: UnsafeRawBufferPointer, lending lent: CInt) -> Bool {
+    package func send(_ bytes: UnsafeRawBufferPointer, lending lent: CInt) -> Bool {
         var vector = iovec(
             iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress),
             iov_len: bytes.count
@@ -98,10 +98,10 @@ final class Connection: Sendable {
     }
 
     /// Ends both directions: whoever waits for this client waits no longer.
-    func abandon() { shutdown(descriptor, CInt(SHUT_RDWR)) }
+    package func abandon() { shutdown(descriptor, CInt(SHUT_RDWR)) }
 
     /// Waits until the client, which sends no more, has closed its end too, or the server stops.
-    func waitForHangUp() {
+    package func waitForHangUp() {
         // POLLHUP needs not be asked for, and comes only when both directions have ended.
         var entries = [
             pollfd(fd: descriptor, events: 0, revents: 0),
@@ -112,22 +112,22 @@ final class Connection: Sendable {
 }
 
 /// Tells all threads of a server that it stops.
-final class StopSignal: Sendable {
+package final class StopSignal: Sendable {
     private let flag = Atomic(false)
     private let event: WakeEvent
 
-    init(_ event: WakeEvent) { self.event = event }
+    package init(_ event: WakeEvent) { self.event = event }
 
     /// Readable once the signal is set.
-    var descriptor: CInt { event.descriptor }
+    package var descriptor: CInt { event.descriptor }
 
     // Relaxed: nothing else is read in its name, and whoever waits for it is woken through the event.
-    var isSet: Bool { flag.load(ordering: .relaxed) }
+    package var isSet: Bool { flag.load(ordering: .relaxed) }
 
     /// Waits for it, at most so long.
-    func wait(milliseconds: Int32) { event.wait(milliseconds: milliseconds) }
+    package func wait(milliseconds: Int32) { event.wait(milliseconds: milliseconds) }
 
-    func set() {
+    package func set() {
         flag.store(true, ordering: .relaxed)
         event.signal()
     }

@@ -1,0 +1,1 @@
+// PCIe host bridges of the machine.

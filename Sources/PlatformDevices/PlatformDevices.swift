@@ -1,0 +1,1 @@
+// Platform devices, and the DMA test engine.

@@ -1,0 +1,1 @@
+// A client of vfio-user device servers.

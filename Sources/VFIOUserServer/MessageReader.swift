@@ -1,0 +1,122 @@
+// Messages out of a client's stream with as few system calls as there can be.
+
+import Glibc
+import VFIOUserProtocol
+
+/// The bytes that came and were not taken yet, and whose the descriptors are that came along.
+///
+/// A descriptor belongs to the message whose first byte came with it. Linux lets one receive end with the piece that
+/// brought descriptors along, and of bytes that came together nobody can tell which of them that piece began with. So
+/// a receive goes beyond a header only as far as the shortest message reaches that may have descriptors: what it then
+/// holds besides the beginning of the last message is messages that may not, and the descriptors are the last one's.
+struct MessageReader: ~Copyable {
+    private let stream: any ClientStream
+    private let buffer: UnsafeMutableRawBufferPointer
+    private var start = 0
+    private var end = 0
+    /// The descriptors that came with the last receive that brought some, and which bytes came then.
+    private var pending = ReceivedDescriptors()
+    private var pendingBytes = 0..<0
+    /// Of the message that begins at `start`, once its header is there.
+    var descriptors = ReceivedDescriptors()
+
+    /// DEVICE_SET_IRQS, with one eventfd.
+    private static let speculativeByteCount = VFIOUserHeader.byteCount + VFIOUserInterruptSet.byteCount
+
+    /// - Parameter messageByteCountMax: The longest message that ``message(byteCount:)`` is asked for.
+    init(_ stream: any ClientStream, messageByteCountMax: Int) {
+        self.stream = stream
+        buffer = .allocate(
+            byteCount: max(messageByteCountMax, Self.speculativeByteCount) + Self.speculativeByteCount,
+            alignment: 16
+        )
+    }
+
+    deinit { buffer.deallocate() }
+
+    /// What came and was not taken.
+    var available: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: buffer[start..<end]) }
+
+    /// Waits for the next message's header, which stays ``available``.
+    ///
+    /// - Returns: Nil at the end of the stream.
+    mutating func header() -> VFIOUserHeader? {
+        while end - start < VFIOUserHeader.byteCount {
+            // All of what is there is this message's, and so is what came with its first byte.
+            if start < end { claim(isWhole: false) }
+            compact()
+            let limit = start + Self.speculativeByteCount
+            var received = ReceivedDescriptors()
+            let count = stream.receive(into: .init(rebasing: buffer[end..<limit]), &received)
+            guard count > 0 else { return nil }
+            if !received.isEmpty {
+                pending.replace(with: &received)
+                pendingBytes = end..<end + count
+            }
+            end += count
+        }
+        guard let header = VFIOUserHeader(at: available) else { return nil }
+        if !pending.isEmpty {
+            let messageEnd = start + max(VFIOUserHeader.byteCount, Int(header.messageByteCount))
+            claim(isWhole: messageEnd < pendingBytes.upperBound)
+        }
+        return header
+    }
+
+    /// Settles whose the pending descriptors are.
+    ///
+    /// - Parameter isWhole: Whether another message began in the same bytes.
+    private mutating func claim(isWhole: Bool) {
+        guard !pending.isEmpty, !isWhole else { return }
+        if pendingBytes.contains(start) {
+            descriptors.replace(with: &pending)
+        } else {
+            // They came in the middle of a message.
+            pending.closeAll()
+        }
+    }
+
+    /// Waits for more of a message.
+    ///
+    /// - Parameter byteCount: How many bytes of it there shall be, no more than there are room for.
+    /// - Returns: Nil at the end of the stream.
+    mutating func message(byteCount: Int) -> UnsafeRawBufferPointer? {
+        while end - start < byteCount {
+            if start + byteCount > buffer.count { compact() }
+            guard receive(upTo: start + byteCount) else { return nil }
+        }
+        return UnsafeRawBufferPointer(rebasing: buffer[start..<start + byteCount])
+    }
+
+    /// Waits for at least a byte, and at most as many as these, of a message of which none is there.
+    mutating func piece(byteCountMax: Int) -> UnsafeRawBufferPointer? {
+        if start == end {
+            compact()
+            guard receive(upTo: min(byteCountMax, buffer.count)) else { return nil }
+        }
+        return UnsafeRawBufferPointer(rebasing: buffer[start..<min(end, start + byteCountMax)])
+    }
+
+    private mutating func receive(upTo limit: Int) -> Bool {
+        // Descriptors in the middle of a message are nobody's.
+        var stray = ReceivedDescriptors()
+        let count = stream.receive(into: .init(rebasing: buffer[end..<limit]), &stray)
+        end += max(0, count)
+        return count > 0
+    }
+
+    /// Takes bytes away from the front.
+    mutating func consume(_ byteCount: Int) { start += byteCount }
+
+    /// Closes what the message that was taken brought along and nobody took.
+    mutating func finishMessage() { if !descriptors.isEmpty { descriptors.closeAll() } }
+
+    /// Moves what is there to the front of the buffer.
+    private mutating func compact() {
+        guard start > 0 else { return }
+        if start < end, let base = buffer.baseAddress { memmove(base, base + start, end - start) }
+        pendingBytes = pendingBytes.lowerBound - start..<pendingBytes.upperBound - start
+        end -= start
+        start = 0
+    }
+}

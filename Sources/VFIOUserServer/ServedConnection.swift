@@ -1,0 +1,319 @@
+// One client, from its first message to its last.
+
+import CLinux
+import DeviceModel
+import GuestMemory
+import HostIO
+import Synchronization
+import SystemPackage
+import VFIOUserProtocol
+
+/// Serves one client on the calling thread.
+///
+/// What the client sends is read, checked and answered in its order. What the device does of its own accord, its
+/// interrupts and its DMA, goes by other threads through ``InterruptTable`` and ``ClientMemory``.
+final class ServedConnection {
+    private let stream: any ClientStream
+    private let device: any VFIOUserDevice
+    private let memory: any VFIOUserMemory
+    private let clientMemory: ClientMemory
+    private let interrupts: InterruptTable
+    private let services: ConnectionServices
+    private let events: IOEvents
+    private var session: VFIOUserServerSession
+    private var reader: MessageReader
+    private let reply: UnsafeMutableRawBufferPointer
+    private var twin: TwinSocket?
+    private var isClientMemoryOpen = false
+    private var violation: VFIOUserViolation?
+
+    init(
+        _ stream: any ClientStream,
+        device: any VFIOUserDevice,
+        memory: any VFIOUserMemory,
+        configuration: VFIOUserServer.Configuration
+    ) {
+        self.stream = stream
+        self.device = device
+        self.memory = memory
+        let description = device.description
+        let services = ConnectionServices(name: configuration.name)
+        self.services = services
+        clientMemory = ClientMemory(timeoutMilliseconds: Int64(configuration.dmaTimeoutMilliseconds))
+        interrupts = InterruptTable(description.interrupts) { () throws(Errno) in try services.watcher() }
+        events = IOEvents(description)
+        session = VFIOUserServerSession(device: description, limits: configuration.limits)
+        let messageByteCountMax =
+            VFIOUserServerSession.accessByteCount + configuration.limits.dataByteCountMax
+        reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
+        reply = .allocate(byteCount: messageByteCountMax, alignment: 16)
+    }
+
+    deinit { reply.deallocate() }
+
+    /// Serves until the client leaves, breaks the rules, or the stream is abandoned.
+    ///
+    /// - Returns: What the client did that nobody may, where it did.
+    func serve() -> VFIOUserViolation? {
+        clientMemory.servedByThisThread()
+        device.clientAttached(interrupts)
+        while serveMessage() {}
+        end()
+        return violation
+    }
+
+    private func end() {
+        // First nobody waits for the client any longer; then its memory goes, which waits for who uses it.
+        stream.abandon()
+        twin?.stop()
+        clientMemory.close()
+        services.stop()
+        interrupts.close()
+        memory.unmapAll()
+        device.clientDetached()
+    }
+
+    // MARK: Messages
+
+    /// Returns whether the connection goes on.
+    private func serveMessage() -> Bool {
+        guard let header = reader.header() else { return false }
+        defer { reader.finishMessage() }
+        if header.command == .readRegion || header.command == .writeRegion, reader.descriptors.isEmpty,
+            let byteCount = Int(exactly: header.messageByteCount), byteCount <= reply.count
+        {
+            guard let message = reader.message(byteCount: byteCount) else { return false }
+            if let request = session.regionRequest(message) {
+                let isAlive = serve(request, message)
+                reader.consume(byteCount)
+                return isAlive
+            }
+        }
+        return serveStepwise()
+    }
+
+    /// Hands the next message to the session in the pieces that it wants.
+    private func serveStepwise() -> Bool {
+        var isFirst = true
+        repeat {
+            guard let piece = reader.piece(byteCountMax: session.byteCountWanted) else { return false }
+            let action = session.receive(
+                piece,
+                descriptorCount: isFirst ? reader.descriptors.count : 0,
+                areDescriptorsLost: isFirst && reader.descriptors.areLost
+            )
+            isFirst = false
+            reader.consume(piece.count)
+            guard follow(action) else { return false }
+        } while !session.isBetweenMessages
+        return true
+    }
+
+    /// Returns whether the connection goes on.
+    private func follow(_ action: VFIOUserServerAction) -> Bool {
+        switch action {
+        case .more: return true
+        case .send(let message, let attachment):
+            if twin == nil, attachment == .twinSocket { return sendGreeting(message) }
+            openClientMemory(stream)
+            return send(message, attachment)
+        case .perform(let operation, let header): return perform(operation, header)
+        case .deliver(let header, let payload):
+            guard let violation = clientMemory.deliver(header, payload) else { return true }
+            self.violation = violation
+            return false
+        case .close(let message, let violation):
+            self.violation = violation
+            if let message { _ = send(message, .none) }
+            return false
+        }
+    }
+
+    private func send(_ message: [UInt8], _ attachment: VFIOUserAttachment) -> Bool {
+        switch attachment {
+        case .none, .twinSocket: return send(message, lending: [])
+        case .region(let index):
+            let descriptor = device.regionDescriptor(VFIOUserRegionIndex(rawValue: UInt32(index)))
+            return send(message, lending: descriptor.map { [$0] } ?? [])
+        case .ioEvents(let region, let count):
+            do throws(Errno) {
+                let watcher = try services.watcher()
+                return send(message, lending: try events.descriptors(region, count, watcher, device))
+            } catch {
+                guard let header = VFIOUserHeader(message) else { return false }
+                return send(header.failure(VFIOUserError(rawValue: UInt32(error.rawValue))), lending: [])
+            }
+        }
+    }
+
+    /// Sends the answer to VERSION with the client's end of a socket for our commands.
+    private func sendGreeting(_ message: [UInt8]) -> Bool {
+        do throws(Errno) {
+            let twin = try TwinSocket(services.name, clientMemory, client: stream)
+            self.twin = twin
+            openClientMemory(twin.stream)
+            return twin.sendingClientEnd { send(message, lending: [$0]) }
+        } catch {
+            // Without the socket that it announces the answer would be wrong, and no other can be made any more.
+            return false
+        }
+    }
+
+    /// Once the client has said how much it takes at a time.
+    private func openClientMemory(_ stream: any ClientStream) {
+        guard !isClientMemoryOpen, let client = session.client else { return }
+        isClientMemoryOpen = true
+        clientMemory.open(stream, dataByteCountMax: client.dataByteCountMax ?? 0)
+    }
+
+    private func send(_ message: [UInt8], lending descriptors: [CInt]) -> Bool {
+        message.withUnsafeBytes { stream.send($0, lending: descriptors, until: .never) }
+    }
+
+    // MARK: Accesses
+
+    /// Carries an access out where its data lies, and answers it from a buffer that is there.
+    private func serve(_ request: VFIOUserRegionRequest, _ message: UnsafeRawBufferPointer) -> Bool {
+        let region = VFIOUserRegionIndex(rawValue: request.access.region)
+        let data = VFIOUserServerSession.accessByteCount
+        do throws(VFIOUserError) {
+            if request.isWrite {
+                try write(.init(rebasing: message[data...]), to: region, at: request.access.offset)
+            } else {
+                let bytes = UnsafeMutableRawBufferPointer(
+                    rebasing: reply[data..<data + Int(request.access.count)]
+                )
+                try device.readRegion(region, at: request.access.offset, into: bytes)
+            }
+        } catch {
+            return !request.wantsReply || send(request.header.failure(error), lending: [])
+        }
+        guard request.wantsReply else { return true }
+        let byteCount = request.writeSuccess(to: reply)
+        return stream.send(.init(rebasing: reply[..<byteCount]), lending: [], until: .never)
+    }
+
+    private func write(_ data: UnsafeRawBufferPointer, to region: VFIOUserRegionIndex, at offset: UInt64)
+        throws(VFIOUserError)
+    {
+        guard device.stopsDMA(byWriting: data, to: region, at: offset) else {
+            return try device.writeRegion(region, at: offset, data)
+        }
+        try clientMemory.pausing { () throws(VFIOUserError) in
+            try device.writeRegion(region, at: offset, data)
+        }
+    }
+
+    // MARK: Operations
+
+    private func perform(_ operation: VFIOUserOperation, _ header: VFIOUserHeader) -> Bool {
+        let message: [UInt8]
+        do throws(VFIOUserError) {
+            message = header.success(payload: try carryOut(operation))
+        } catch {
+            message = header.failure(error)
+        }
+        return !header.wantsReply || send(message, lending: [])
+    }
+
+    /// Returns the reply's payload.
+    private func carryOut(_ operation: VFIOUserOperation) throws(VFIOUserError) -> [UInt8] {
+        switch operation {
+        case .mapDMA(let request, let hasDescriptor):
+            try map(request, hasDescriptor)
+            return []
+        case .unmapDMA(let request):
+            try clientMemory.unmapping(address: request.address, byteCount: request.size) {
+                () throws(VFIOUserError) in
+                try memory.unmap(address: request.address, byteCount: request.size)
+            }
+            return request.bytes
+        case .unmapAllDMA(let request):
+            clientMemory.unmapping(address: 0, byteCount: .max) { memory.unmapAll() }
+            return request.bytes
+        case .setInterrupts(let change):
+            try interrupts.apply(change, &reader.descriptors)
+            tellDevice(change)
+            return []
+        case .readRegion(let access):
+            let region = VFIOUserRegionIndex(rawValue: access.region)
+            var data = [UInt8](repeating: 0, count: Int(access.count))
+            let error = data.withUnsafeMutableBytes { bytes in
+                failure { () throws(VFIOUserError) in
+                    try device.readRegion(region, at: access.offset, into: bytes)
+                }
+            }
+            if let error { throw error }
+            return access.bytes + data
+        case .writeRegion(let access, let data):
+            let region = VFIOUserRegionIndex(rawValue: access.region)
+            let error = data.withUnsafeBytes { bytes in
+                failure { () throws(VFIOUserError) in try write(bytes, to: region, at: access.offset) }
+            }
+            if let error { throw error }
+            return access.bytes
+        case .writeRegions(let writes): return carryOut(writes)
+        case .reset:
+            clientMemory.pausing { device.reset() }
+            return []
+        }
+    }
+
+    private func failure(_ body: () throws(VFIOUserError) -> Void) -> VFIOUserError? {
+        do throws(VFIOUserError) {
+            try body()
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    private func map(_ request: VFIOUserDMAMap, _ hasDescriptor: Bool) throws(VFIOUserError) {
+        let range = VFIOUserMemoryRange(
+            address: request.address,
+            byteCount: request.size,
+            isReadable: request.flags.contains(.readable),
+            isWritable: request.flags.contains(.writable)
+        )
+        if hasDescriptor, let descriptor = reader.descriptors.takeFirst() {
+            return try memory.map(
+                range,
+                .descriptor(OwnedDescriptor(adopting: descriptor), offset: request.offset)
+            )
+        }
+        let isKnown = clientMemory.isKnown(range)
+        do throws(VFIOUserError) {
+            try memory.map(range, .messages(clientMemory.range(range)))
+        } catch {
+            if !isKnown { clientMemory.forget(range) }
+            throw error
+        }
+    }
+
+    private func tellDevice(_ change: VFIOUserInterruptChange) {
+        let index: VFIOUserInterruptIndex
+        switch change {
+        case .disable(let changed), .bind(.trigger, let changed, _), .unbind(.trigger, let changed, _):
+            index = changed
+        default: return
+        }
+        device.interruptsChanged(index, boundVectors: interrupts.boundCount(index))
+    }
+
+    /// Carries writes out until one fails.
+    private func carryOut(_ writes: [VFIOUserSmallWrite]) -> [UInt8] {
+        var done: UInt64 = 0
+        for write in writes {
+            let region = VFIOUserRegionIndex(rawValue: write.region)
+            let error = withUnsafeBytes(of: write.data.littleEndian) { bytes in
+                failure { () throws(VFIOUserError) in
+                    let data = UnsafeRawBufferPointer(rebasing: bytes[..<min(8, Int(write.count))])
+                    try self.write(data, to: region, at: write.offset)
+                }
+            }
+            guard error == nil else { break }
+            done += 1
+        }
+        return withUnsafeBytes(of: done.littleEndian) { Array($0) }
+    }
+}

@@ -1,0 +1,4 @@
+// Configuration space.
+
+import PCIFunction
+import Testing

@@ -1,0 +1,3 @@
+// Tests to come with the target.
+
+import Testing
