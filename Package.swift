@@ -343,7 +343,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PMCG",
+                "SMMUv3",
                 "SMMUv3Spec",
                 "SystemBus",
             ],
