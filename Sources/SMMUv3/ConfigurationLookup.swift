@@ -54,6 +54,7 @@ extension SMMUv3 {
         if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
         let address = try steAddress(transaction, controls, &observer)
         let ste: STE
+        observer.accessing(.configuration)
         do {
             ste = STE(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
         } catch {
@@ -94,6 +95,7 @@ extension SMMUv3 {
         let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
         let l1Address = l1Base &+ (UInt64(streamID) &>> UInt64(split)) &* 8
         let l1: L1STD
+        observer.accessing(.configuration)
         do {
             l1 = L1STD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
         } catch {
@@ -251,6 +253,7 @@ extension SMMUv3 {
         if policy == .cached, let cd = configurationCache.context(key) { return cd }
         let address = try cdAddress(index, stream, transaction, &observer)
         let cd: CD
+        observer.accessing(.configuration)
         do {
             cd = CD(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
         } catch {
@@ -276,6 +279,7 @@ extension SMMUv3 {
         guard let leaf = table.log2LeafCount else { return table.base &+ UInt64(index) &* 64 }
         let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
         let l1: L1CD
+        observer.accessing(.configuration)
         do {
             l1 = L1CD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
         } catch {

@@ -132,6 +132,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Descriptor {
         let word: UInt64
+        observer.accessing(.translationTable)
         do {
             word = try bus.loadRAM64(at: address)
         } catch {
