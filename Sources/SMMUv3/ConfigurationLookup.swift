@@ -56,6 +56,7 @@ extension SMMUv3 {
         if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
         let address = try steAddress(transaction, controls, &observer)
         let ste: STE
+        observer.accessing(.configuration)
         do {
             ste = STE(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
         } catch {
@@ -96,6 +97,7 @@ extension SMMUv3 {
         let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
         let l1Address = l1Base &+ (UInt64(streamID) &>> UInt64(split)) &* 8
         let l1: L1STD
+        observer.accessing(.configuration)
         do {
             l1 = L1STD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
         } catch {
@@ -255,6 +257,7 @@ extension SMMUv3 {
         let address = try cdAddress(index, stream, transaction, lookup, &observer)
         let location = try physicalContext(address, stream, transaction, lookup, &observer)
         let cd: CD
+        observer.accessing(.configuration)
         do {
             cd = CD(words: try bus.loadRAM64x8(at: location))
         } catch {
@@ -303,6 +306,7 @@ extension SMMUv3 {
         let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
         let location = try physicalContext(l1Address, stream, transaction, lookup, &observer)
         let l1: L1CD
+        observer.accessing(.configuration)
         do {
             l1 = L1CD(word: try bus.loadRAM64(at: location))
         } catch {

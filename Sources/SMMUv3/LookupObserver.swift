@@ -7,11 +7,25 @@ package import SMMUv3Spec
 ///
 /// Specialised away where ``NoObserver`` is given.
 protocol LookupObserver {
+    /// The look-up is about to read memory, whether or not somebody answers there.
+    mutating func accessing(_ kind: LookupAccess)
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure)
     mutating func note(_ text: @autoclosure () -> String)
 }
 
-/// Nobody watches: what transactions use.
+extension LookupObserver {
+    @inline(__always)  // Must vanish where nobody counts.
+    mutating func accessing(_ kind: LookupAccess) {}
+}
+
+/// What a look-up reads memory for.
+enum LookupAccess {
+    /// A stream table, a CD table, or one of their first levels.
+    case configuration
+    case translationTable
+}
+
+/// Nobody watches.
 struct NoObserver: LookupObserver {
     // Thread Sanitizer looks at the address of what is passed inout, and a type without contents has none.
     private var hasAddress = true

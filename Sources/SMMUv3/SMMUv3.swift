@@ -58,6 +58,7 @@ package final class SMMUv3: Sendable {
     /// The command consumer's place there: there is one consumer at a time.
     let commandSlot: TransactionTracker.Slot
     let counters = Counters()
+    let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
 
     /// Builds an SMMU in its reset state.

@@ -167,6 +167,7 @@ extension SMMUv3 {
             location = try physicalTable(address, .tableRead, stage2, input, &observer)
         }
         let descriptor: LocatedDescriptor
+        observer.accessing(.translationTable)
         do {
             descriptor = try loadDescriptor(at: location, format)
         } catch {

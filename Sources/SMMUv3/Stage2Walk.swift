@@ -181,6 +181,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> LocatedDescriptor {
         let descriptor: LocatedDescriptor
+        observer.accessing(.translationTable)
         do {
             descriptor = try loadDescriptor(at: location, stage2.format)
         } catch {
