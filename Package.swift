@@ -351,10 +351,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PMCG",
-                "SMMUv3",
-                "SMMUv3Spec",
-                "SystemBus",
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PCIFunction",
+                "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

@@ -11,6 +11,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case tables
     /// A counter group's registers, its SMMU at work, and its messages.
     case counters
+    /// Configuration space and BARs of a host bridge's functions, their DMA and their messages.
+    case pci
     /// A device tree blob.
     case deviceTree = "device-tree"
     /// What comes on the DMA socket, at the daemon and at a client.
@@ -24,6 +26,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .registers: fuzzRegisters(&input)
         case .tables: fuzzTables(&input)
         case .counters: fuzzCounters(&input)
+        case .pci: fuzzPCI(&input)
         case .deviceTree: fuzzDeviceTree(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)

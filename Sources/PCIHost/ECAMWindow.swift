@@ -125,6 +125,9 @@ extension PCIHostBridge {
 
     // MARK: Resets that software asks for
 
+    /// Whether a reset that software asked for is not over.
+    package var isResetting: Bool { state.withLock { state in state.slots.contains(where: \.isResetting) } }
+
     /// Resets a function on a thread of its own: a reset waits for the device's DMA, and a register access for nothing.
     ///
     /// Until it is over nobody answers for the function, and its requests go nowhere.

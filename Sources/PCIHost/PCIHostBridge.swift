@@ -7,7 +7,7 @@ import Synchronization
 package import SystemBus
 package import SystemPackage
 
-/// One memory window of a host bridge (`ranges` of `pci-host-ecam-generic`): CPU addresses that turn into PCI addresses.
+/// One memory window of a host bridge (`ranges` in its node): CPU addresses that turn into PCI addresses.
 package struct PCIHostWindow: Hashable, Sendable {
     /// Where it starts on the PCI side.
     package var pciAddress: UInt64
