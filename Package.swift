@@ -95,6 +95,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "PMCG",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .target(
             name: "DeviceTree",
             dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
             swiftSettings: settings
@@ -107,7 +112,9 @@ let package = Package(
 
         .target(
             name: "PCIHost",
-            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SystemBus"],
+            dependencies: [
+                "AddressSpace", "DeviceModel", "HostIO", "PCIFunction", "SystemBus", systemPackage,
+            ],
             swiftSettings: settings
         ),
         .target(
@@ -153,7 +160,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
-                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost",
+                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
                 "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
@@ -161,7 +168,7 @@ let package = Package(
         ),
         .target(
             name: "SMMUClient",
-            dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            dependencies: ["CLinux", "ControlProtocol", "SMMUv3Spec", systemPackage],
             swiftSettings: settings
         ),
 
@@ -232,6 +239,11 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "PMCGTests",
+            dependencies: ["AddressSpace", "DeviceModel", "PMCG"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -339,9 +351,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
-                "SMMUv3Spec",
-                "SystemBus",
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PCIFunction",
+                "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings
