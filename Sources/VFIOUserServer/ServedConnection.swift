@@ -21,10 +21,11 @@ final class ServedConnection {
     private let services: ConnectionServices
     private let events: IOEvents
     private var session: VFIOUserServerSession
+    private let requests: VFIOUserRegionRequestReader
     private var reader: MessageReader
     private let reply: UnsafeMutableRawBufferPointer
     private var twin: TwinSocket?
-    private var isClientMemoryOpen = false
+    private var isGreeted = false
     private var violation: VFIOUserViolation?
 
     init(
@@ -43,8 +44,9 @@ final class ServedConnection {
         interrupts = InterruptTable(description.interrupts) { () throws(Errno) in try services.watcher() }
         events = IOEvents(description)
         session = VFIOUserServerSession(device: description, limits: configuration.limits)
+        requests = VFIOUserRegionRequestReader(device: description, limits: configuration.limits)
         let messageByteCountMax =
-            VFIOUserServerSession.accessByteCount + configuration.limits.dataByteCountMax
+            VFIOUserRegionRequestReader.headByteCount + configuration.limits.dataByteCountMax
         reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
         reply = .allocate(byteCount: messageByteCountMax, alignment: 16)
     }
@@ -79,17 +81,22 @@ final class ServedConnection {
     private func serveMessage() -> Bool {
         guard let header = reader.header() else { return false }
         defer { reader.finishMessage() }
-        if header.command == .readRegion || header.command == .writeRegion, reader.descriptors.isEmpty,
-            let byteCount = Int(exactly: header.messageByteCount), byteCount <= reply.count
-        {
+        let byteCount = Int(header.messageByteCount)
+        if isGreeted, Self.isAccess(header), reader.descriptors.isEmpty, byteCount <= reply.count {
             guard let message = reader.message(byteCount: byteCount) else { return false }
-            if let request = session.regionRequest(message) {
+            if let request = requests.request(message) {
                 let isAlive = serve(request, message)
                 reader.consume(byteCount)
                 return isAlive
             }
         }
         return serveStepwise()
+    }
+
+    /// REGION_READ or REGION_WRITE.
+    private static func isAccess(_ header: VFIOUserHeader) -> Bool {
+        let number = header.command.rawValue
+        return number == 9 || number == 10
     }
 
     /// Hands the next message to the session in the pieces that it wants.
@@ -105,6 +112,7 @@ final class ServedConnection {
             isFirst = false
             reader.consume(piece.count)
             guard follow(action) else { return false }
+            openClientMemory(stream)
         } while !session.isBetweenMessages
         return true
     }
@@ -115,7 +123,6 @@ final class ServedConnection {
         case .more: return true
         case .send(let message, let attachment):
             if twin == nil, attachment == .twinSocket { return sendGreeting(message) }
-            openClientMemory(stream)
             return send(message, attachment)
         case .perform(let operation, let header): return perform(operation, header)
         case .deliver(let header, let payload):
@@ -161,8 +168,8 @@ final class ServedConnection {
 
     /// Once the client has said how much it takes at a time.
     private func openClientMemory(_ stream: any ClientStream) {
-        guard !isClientMemoryOpen, let client = session.client else { return }
-        isClientMemoryOpen = true
+        guard !isGreeted, let client = session.client else { return }
+        isGreeted = true
         clientMemory.open(stream, dataByteCountMax: client.dataByteCountMax ?? 0)
     }
 
@@ -177,7 +184,7 @@ final class ServedConnection {
     /// Carries an access out where its data lies, and answers it from a buffer that is there.
     private func serve(_ request: VFIOUserRegionRequest, _ message: UnsafeRawBufferPointer) -> Bool {
         let region = VFIOUserRegionIndex(rawValue: request.access.region)
-        let data = VFIOUserServerSession.accessByteCount
+        let data = 32
         do throws(VFIOUserError) {
             if request.isWrite {
                 try write(.init(rebasing: message[data...]), to: region, at: request.access.offset)
