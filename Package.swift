@@ -333,9 +333,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
-                "SMMUv3Spec",
-                "SystemBus",
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "HostIO", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

@@ -91,12 +91,11 @@ final class ClientMemory: Sendable {
     ///
     /// Where `body` throws they are as before.
     func unmapping<Failure: Error>(
-        address: UInt64,
-        byteCount: UInt64,
+        _ bytes: ClosedRange<UInt64>,
         _ body: () throws(Failure) -> Void
     ) throws(Failure) {
         let (ranges, waiters) = state.withLock { state in
-            let ranges = state.ranges.values.filter { $0.isInside(address, byteCount) }
+            let ranges = state.ranges.values.filter { $0.isInside(bytes) }
             for range in ranges { range.close() }
             return (ranges, Self.breakOff(&state) { waiter in ranges.contains { $0 === waiter.range } })
         }
@@ -232,9 +231,9 @@ final class ClientMemoryRange: RemoteMemory {
     func reopen() { flag.store(true, ordering: .relaxed) }
 
     /// Whether all of it is among these bytes.
-    func isInside(_ address: UInt64, _ byteCount: UInt64) -> Bool {
-        guard range.address >= address, range.byteCount <= byteCount else { return false }
-        return range.address - address <= byteCount - range.byteCount
+    func isInside(_ bytes: ClosedRange<UInt64>) -> Bool {
+        // A range has a byte at least, and all of them below 2^64: the session sees to it.
+        range.address >= bytes.lowerBound && range.address &+ (range.byteCount &- 1) <= bytes.upperBound
     }
 
     private func contains(_ offset: UInt64, _ byteCount: Int) -> Bool {

@@ -6,13 +6,13 @@ import GuestMemory
 import HostIO
 import Synchronization
 import SystemPackage
-import VFIOUserProtocol
+package import VFIOUserProtocol
 
 /// Serves one client on the calling thread.
 ///
 /// What the client sends is read, checked and answered in its order. What the device does of its own accord, its
 /// interrupts and its DMA, goes by other threads through ``InterruptTable`` and ``ClientMemory``.
-final class ServedConnection {
+package final class ServedConnection {
     private let stream: any ClientStream
     private let device: any VFIOUserDevice
     private let memory: any VFIOUserMemory
@@ -28,7 +28,7 @@ final class ServedConnection {
     private var isGreeted = false
     private var violation: VFIOUserViolation?
 
-    init(
+    package init(
         _ stream: any ClientStream,
         device: any VFIOUserDevice,
         memory: any VFIOUserMemory,
@@ -56,7 +56,7 @@ final class ServedConnection {
     /// Serves until the client leaves, breaks the rules, or the stream is abandoned.
     ///
     /// - Returns: What the client did that nobody may, where it did.
-    func serve() -> VFIOUserViolation? {
+    package func serve() -> VFIOUserViolation? {
         clientMemory.servedByThisThread()
         device.clientAttached(interrupts)
         while serveMessage() {}
@@ -232,13 +232,13 @@ final class ServedConnection {
             try map(request, hasDescriptor)
             return []
         case .unmapDMA(let request):
-            try clientMemory.unmapping(address: request.address, byteCount: request.size) {
-                () throws(VFIOUserError) in
+            let bytes = request.address...request.address &+ (request.size &- 1)
+            try clientMemory.unmapping(bytes) { () throws(VFIOUserError) in
                 try memory.unmap(address: request.address, byteCount: request.size)
             }
             return request.bytes
         case .unmapAllDMA(let request):
-            clientMemory.unmapping(address: 0, byteCount: .max) { memory.unmapAll() }
+            clientMemory.unmapping(0...UInt64.max) { memory.unmapAll() }
             return request.bytes
         case .setInterrupts(let change):
             try interrupts.apply(change, &reader.descriptors)

@@ -376,6 +376,18 @@ struct ClientMemoryTests {
         if way < 2 { #expect(try read(remote, 0, Bytes(1)).end() == false) }
     }
 
+    @Test("Giving everything back includes memory at the end of 64 bits")
+    func endOfAddresses() throws {
+        let server = try TestServer { $0.dmaTimeoutMilliseconds = 20_000 }
+        let client = try server.greeted()
+        try #require(try client.ask(command(2, map(0xffff_ffff_ffff_f000, 0x1000))) == success(2))
+        let remote = try remote(server)
+        let writing = try write(remote, 0xfff, [1])
+        #expect(try client.message().bytes.dropFirst(16).prefix(8) == longs(UInt64.max)[...])
+        #expect(try client.ask(command(3, unmap(0, 0, flags: 2))) == success(3, unmap(0, 0, flags: 2)))
+        #expect(writing.end() == false)
+    }
+
     @Test("A DMA_UNMAP that fails leaves the memory as it was")
     func failedUnmap() throws {
         let (server, client, remote) = try lend()
