@@ -112,6 +112,12 @@ struct MessageReader: ~Copyable {
     /// Closes what the message that was taken brought along and nobody took.
     mutating func finishMessage() { if !descriptors.isEmpty { descriptors.closeAll() } }
 
+    /// Closes all that came and nobody took.
+    mutating func closeDescriptors() {
+        descriptors.closeAll()
+        pending.closeAll()
+    }
+
     /// Moves what is there to the front of the buffer.
     private mutating func compact() {
         guard start > 0 else { return }

@@ -67,6 +67,7 @@ package final class ServedConnection {
     private func end() {
         // First nobody waits for the client any longer; then its memory goes, which waits for who uses it.
         stream.abandon()
+        reader.closeDescriptors()
         twin?.stop()
         clientMemory.close()
         services.stop()
