@@ -34,6 +34,7 @@ let package = Package(
     products: [
         .executable(name: "smmud", targets: ["smmud"]),
         .executable(name: "smmuctl", targets: ["smmuctl"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -94,6 +95,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "PMCG",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .target(
             name: "DeviceTree",
             dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
             swiftSettings: settings
@@ -106,7 +112,9 @@ let package = Package(
 
         .target(
             name: "PCIHost",
-            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SystemBus"],
+            dependencies: [
+                "AddressSpace", "DeviceModel", "HostIO", "PCIFunction", "SystemBus", systemPackage,
+            ],
             swiftSettings: settings
         ),
         .target(
@@ -140,7 +148,10 @@ let package = Package(
         ),
         .target(
             name: "VFIOUserClient",
-            dependencies: ["CLinux", "GuestMemory", "HostIO", "VFIOUserProtocol", systemPackage],
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserProtocol", systemPackage,
+            ],
             swiftSettings: settings
         ),
 
@@ -148,16 +159,16 @@ let package = Package(
         .target(
             name: "Machine",
             dependencies: [
-                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "IOMMU",
-                "IOPageTable",
+                "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
         .target(
             name: "SMMUClient",
-            dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            dependencies: ["CLinux", "ControlProtocol", "SMMUv3Spec", systemPackage],
             swiftSettings: settings
         ),
 
@@ -167,7 +178,8 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
                 "HostIO", "Machine",
-                "SMMUClient", "SMMUv3", argumentParser, logging, serviceLifecycle, systemPackage,
+                "SMMUClient", "SMMUv3", "VFIOUserServer", argumentParser, logging, serviceLifecycle,
+                systemPackage,
                 unixSignals,
             ],
             swiftSettings: settings
@@ -230,6 +242,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .testTarget(
+            name: "PMCGTests",
+            dependencies: ["AddressSpace", "DeviceModel", "PMCG"],
+            swiftSettings: settings
+        ),
+        .testTarget(
             name: "DeviceTreeTests",
             dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
             swiftSettings: settings
@@ -285,17 +302,18 @@ let package = Package(
         .testTarget(
             name: "VFIOUserClientTests",
             dependencies: [
-                "CLinux", "GuestMemory", "HostIO", "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserClient", "VFIOUserProtocol", "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "AddressSpace", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory", "Machine",
-                "SMMUv3", "SMMUv3Spec",
-                "SystemBus",
-                systemPackage,
+                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
+                "HostIO",
+                "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
+                "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -334,7 +352,8 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
-                "HostIO", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
+                "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

@@ -69,6 +69,9 @@ extension Machine {
         Methods.IOMMUUnmap.Result(unmapped: Size(try system().managed(endpoint).unmap(parameters)))
     }
 
+    /// What is mapped for an endpoint, by a vfio-user client or over the control socket.
+    package func clientMappings(of endpoint: Endpoint) -> [MappingInfo] { mappings(of: endpoint) }
+
     func mappings(of endpoint: Endpoint?) -> [MappingInfo] {
         guard let system = operatingSystem.value else { return [] }
         guard let endpoint else { return system.allKnown.flatMap(\.mappings) }

@@ -4,9 +4,11 @@ package import AddressSpace
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
+import PMCG
 package import SMMUv3
 import Synchronization
 package import SystemBus
+package import VFIOUserServer
 
 /// An SMMUv3 of the machine.
 package struct MachineSMMU: Sendable {
@@ -30,6 +32,8 @@ package final class Machine: Sendable {
     package let bus: SystemBus
     /// The SMMUs that are enabled, in the order of the tree.
     package let smmus: [MachineSMMU]
+    /// The counter groups that are enabled, in the order of the tree.
+    package let pmcgs: [MachinePMCG]
     /// Who drives which line; two devices may drive one.
     package let interrupts: [InterruptSource]
     /// Every event of every SMMU, in one order.
@@ -37,7 +41,16 @@ package final class Machine: Sendable {
     /// RAM as it was made, for lending it to clients.
     package let memory: [RAM]
     /// The transactions of devices without an SMMU.
-    let directTracker = TransactionTracker()
+    let directTracker: TransactionTracker
+    /// What clients lend.
+    let lentMemory: LentMemory
+    /// Where memory of clients goes that have no addresses for it themselves.
+    let physicalWindows: PhysicalWindows
+    /// The MSI controllers' doorbells, in the order of the tree.
+    package let doorbells: [MSIDoorbell]
+    /// The PCIe functions with a model, in the order in which they were asked for.
+    package let functions: [MachineFunction]
+    private let ports: PortMaker
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
@@ -58,28 +71,43 @@ package final class Machine: Sendable {
         self.options = options
         let bus = SystemBus()
         self.bus = bus
-        memory = try Self.makeMemory(of: board, on: bus)
+        memory = options.memory == .own ? try Self.makeMemory(of: board, on: bus) : []
+        let directTracker = TransactionTracker()
+        self.directTracker = directTracker
 
         var lines = LineTable()
         var smmus: [MachineSMMU] = []
         for node in board.enabledSMMUs {
             smmus.append(try Self.makeSMMU(node, of: board, options, on: bus, &lines))
         }
-        for pmcg in board.pmcgs {
-            if let identity = pmcg.interrupt { _ = lines.line(identity, of: pmcg.path, labelled: "overflow") }
-        }
         self.smmus = smmus
+        var pmcgs: [MachinePMCG] = []
+        for node in board.pmcgs { pmcgs.append(try Self.makePMCG(node, beside: smmus, on: bus, &lines)) }
+        self.pmcgs = pmcgs
+        let models = smmus.map(\.model)
+        lentMemory = LentMemory(bus: bus) {
+            let generation = bus.generation
+            for model in models { model.waitForAccessesInFlight() }
+            directTracker.waitForTransactionsInFlight()
+            bus.reclaim(through: generation)
+        }
+        physicalWindows = PhysicalWindows(in: Self.upperHalf(of: models))
+        doorbells = Self.makeDoorbells(of: board, on: bus)
         interrupts = lines.sources
         events = MachineEventLog()
         var indices: [String: Int] = [:]
         for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
-        directory = Mutex(EndpointDirectory(board: board, smmuIndices: indices))
+        var directory = EndpointDirectory(board: board, smmuIndices: indices)
+        ports = PortMaker(bus: bus, directTracker: directTracker, smmus: models)
+        functions = try Self.makeFunctions(of: board, options, &directory, ports)
+        self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
     /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
         stopDriver()
+        for pmcg in pmcgs { pmcg.model.stop() }
         for smmu in smmus { smmu.model.stop() }
     }
 
@@ -156,6 +184,102 @@ package final class Machine: Sendable {
         return UInt8(truncatingIfNeeded: 32 - largest.leadingZeroBitCount)
     }
 
+    /// The upper half of the addresses that every SMMU can drive: boards have nothing there.
+    private static func upperHalf(of smmus: [SMMUv3]) -> AddressRange {
+        let bits = UInt64(smmus.map(\.identification.outputAddressBits).min() ?? 48)
+        guard let range = AddressRange(start: 1 << (bits - 1), byteCount: 1 << (bits - 1)) else {
+            preconditionFailure("addresses have 32 to 52 bits")
+        }
+        return range
+    }
+
+    /// Doorbells where the tree has MSI controllers whose registers nothing else overlaps.
+    private static func makeDoorbells(of board: BoardDescription, on bus: SystemBus) -> [MSIDoorbell] {
+        board.msiControllers.compactMap { node in
+            guard let doorbell = MSIDoorbell(node), let frame = node.registers.first,
+                (try? bus.addWindow(doorbell, at: frame.range, name: node.path)) != nil
+            else { return nil }
+            return doorbell
+        }
+    }
+
+    private static func makeFunctions(
+        of board: BoardDescription,
+        _ options: MachineOptions,
+        _ directory: inout EndpointDirectory,
+        _ ports: PortMaker
+    ) throws(MachineError) -> [MachineFunction] {
+        let builder = DeviceBuilder(options: options, ports: ports)
+        var functions: [MachineFunction] = []
+        for specification in try board.deviceSpecifications() + options.devices {
+            guard let endpoint = directory.endpoint(named: specification.place) else {
+                throw MachineError(
+                    "\(specification.source): the tree has no \(specification.place): a PCIe function's address "
+                        + "below one of its hosts, or a node's path"
+                )
+            }
+            guard endpoint.kind == .pcie else { continue }
+            if let other = functions.first(where: { $0.endpoint.name == endpoint.name }) {
+                throw MachineError(
+                    "\(specification.source): a \(other.kind.rawValue) stands at \(endpoint.name) already"
+                )
+            }
+            functions.append(try builder.function(specification, endpoint))
+        }
+        return functions
+    }
+
+    // MARK: Clients' memory
+
+    /// What is to become of the memory that a new client lends to a device of `endpoint`, or, with nil, to no device in
+    /// particular: the machine's RAM where the options say so, otherwise mappings in the device's domain.
+    ///
+    /// Where the endpoint's SMMU has no driver that could map, it takes none.
+    package func makeClientMemory(for endpoint: Endpoint?) -> any VFIOUserMemory {
+        guard options.memory == .own, let endpoint, endpoint.smmuIndex != nil else {
+            return GuestRAM(lentMemory)
+        }
+        guard let managed = try? operatingSystem.value?.managed(endpoint) else { return NoMemory() }
+        return MappedMemory(lentMemory, physicalWindows, managed)
+    }
+
+    // MARK: The guest's interrupt controller
+
+    /// Passes interrupts and messages on to a guest of QEMU.
+    ///
+    /// - Returns: Lines that have no input there, a sentence each.
+    package func connect(_ client: QtestClient) -> [String] {
+        var complaints: [String] = []
+        for line in Set(interrupts.map { ObjectIdentifier($0.line) }) {
+            guard let source = interrupts.first(where: { ObjectIdentifier($0.line) == line }) else {
+                continue
+            }
+            guard let number = source.line.identity.interruptID, number >= 32,
+                number - 32 < QtestClient.interruptCount
+            else {
+                complaints.append(
+                    "\(source.device): \(source.label): \(source.line.identity.controller) has no such SPI; "
+                        + "a guest has SPIs 0 to \(QtestClient.interruptCount - 1)"
+                )
+                continue
+            }
+            source.line.connect(QtestInterruptSink(client, number: number - 32))
+        }
+        for doorbell in doorbells { doorbell.connect(client) }
+        return complaints.sorted()
+    }
+
+    /// Every window of ours that a guest is to see: SMMUs, counter groups and platform devices.
+    package var platformWindows: [AddressRange] {
+        let doorbells = Set(board.msiControllers.map(\.path))
+        return bus.entries.filter { $0.kind == .window && !doorbells.contains($0.name) }.map(\.range)
+    }
+
+    /// The window through which a guest sees them; nil where there are none, or they are too far apart.
+    package func makeWindow() -> MachineWindow? {
+        MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
+    }
+
     // MARK: Requesters
 
     /// Every endpoint that is known by now.
@@ -172,15 +296,12 @@ package final class Machine: Sendable {
 
     /// A view of memory for one user of a requester's identity.
     package func makePort(for identity: RequesterIdentity) -> any DMAPort {
-        guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
-            return DirectPort(bus: bus, tracker: directTracker)
-        }
-        return smmus[index].model.makePort(for: identity.streamID)
+        ports.port(for: identity)
     }
 }
 
 /// Interrupt lines by what they are connected to.
-private struct LineTable {
+struct LineTable {
     private var lines: [InterruptIdentity: InterruptLine] = [:]
     private(set) var sources: [InterruptSource] = []
 

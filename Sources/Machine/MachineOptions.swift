@@ -12,7 +12,18 @@ package struct MachineOptions: Sendable {
         case none
     }
 
+    /// Where RAM is.
+    package enum Memory: String, Sendable, CaseIterable {
+        /// The machine's own, at the device tree's `memory` nodes.
+        case own
+        /// What vfio-user clients lend, at the physical addresses that they name: a guest's.
+        case client
+    }
+
     package var driver = Driver.own
+    package var memory = Memory.own
+    /// Devices beside those that the device tree names itself.
+    package var devices: [DeviceSpecification] = []
     /// Cache sizes and choices of every SMMU.
     package var smmu = SMMUv3Options()
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.

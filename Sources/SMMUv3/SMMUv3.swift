@@ -51,7 +51,14 @@ package final class SMMUv3: Sendable {
     let translationCache: TranslationCache
     let configurationCache: ConfigurationCache
     let tracker = TransactionTracker()
+    /// The SMMU's own accesses outside of transactions: command fetches, messages, and look-ups for people.
+    ///
+    /// A tracker of their own, because a CMD_SYNC is executed by one who makes such accesses.
+    let ownAccesses = TransactionTracker()
+    /// The command consumer's place there: there is one consumer at a time.
+    let commandSlot: TransactionTracker.Slot
     let counters = Counters()
+    let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
 
     /// Builds an SMMU in its reset state.
@@ -80,6 +87,7 @@ package final class SMMUv3: Sendable {
             RegisterFile(identification: identification, eventLogCapacity: options.eventLogCapacity)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
+        commandSlot = ownAccesses.acquireSlot()
         commandProcessor.attach(self)
     }
 
@@ -93,7 +101,7 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
-        translationCache.invalidate(.all(nil))
+        translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
     }
 
@@ -108,6 +116,26 @@ package final class SMMUv3: Sendable {
 
     /// The wired interrupt outputs, as they were connected.
     package var lines: Interrupts { interrupts }
+
+    /// Waits until every access to memory that was under way when this was called has ended: transactions of
+    /// requesters, and the SMMU's own.
+    ///
+    /// For those who have taken memory off the bus. Not from inside a transaction.
+    package func waitForAccessesInFlight() {
+        tracker.waitForTransactionsInFlight()
+        ownAccesses.waitForTransactionsInFlight()
+    }
+
+    /// Does what looks at memory on nobody's behalf, as an access that ``waitForAccessesInFlight()`` waits for.
+    func withOwnAccess<Result>(_ body: () -> Result) -> Result {
+        let slot = ownAccesses.acquireSlot()
+        slot.enter()
+        defer {
+            slot.leave()
+            ownAccesses.releaseSlot(slot)
+        }
+        return body()
+    }
 
     func currentControls() -> TranslationControls {
         let generation = invalidationGeneration.current

@@ -12,6 +12,7 @@ extension SystemBus: PhysicalAccess {
         if let record = map.pointee.window(containing: address.rawValue) {
             return try record.pointee.read(width, at: address.rawValue) & width.allOnes
         }
+        if map.pointee.isRemote(address) { return try map.pointee.loadRemote(width.rawValue, at: address) }
         let (host, record) = try map.pointee.locate(
             UInt64(width.rawValue),
             at: address,
@@ -33,6 +34,9 @@ extension SystemBus: PhysicalAccess {
         defer { leave() }
         if let record = map.pointee.window(containing: address.rawValue) {
             return try record.pointee.write(value & width.allOnes, width, at: address.rawValue)
+        }
+        if map.pointee.isRemote(address) {
+            return try map.pointee.storeRemote(value, width.rawValue, at: address)
         }
         let (host, record) = try map.pointee.locateForStore(
             UInt64(width.rawValue),
@@ -93,7 +97,8 @@ extension SystemBus: PhysicalAccess {
         var next = address.rawValue
         while remaining > 0 {
             guard let record = map.pointee.ram(containing: next) else {
-                throw .unassigned(PhysicalAddress(next))
+                next = try map.pointee.fillRemote(byte, &remaining, at: next)
+                continue
             }
             let count = chunkOf(remaining, from: next, upTo: record.pointee.last)
             memset(record.pointee.hostPointer(to: next), CInt(byte), Int(count))
@@ -108,10 +113,21 @@ extension SystemBus: PhysicalAccess {
     {
         let map = enter()
         defer { leave() }
+        // A peer's memory cannot be exchanged atomically: better no answer than one that loses a store.
+        guard !map.pointee.isRemote(address) else { throw .refused(address, .unsupportedWidth) }
         let (host, record) = try map.pointee.locateForStore(8, at: address, alignment: 8)
         let held = smmud_compare_exchange_u64(host, expected, desired)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
         return held
+    }
+}
+
+extension SystemBus {
+    /// Whether a window of registers answers at an address.
+    package func isRegisterWindow(at address: PhysicalAddress) -> Bool {
+        let map = enter()
+        defer { leave() }
+        return map.pointee.window(containing: address.rawValue) != nil
     }
 }
 
@@ -123,7 +139,14 @@ extension BusSnapshot {
         var next = address.rawValue
         while remaining > 0 {
             guard let record = ram(containing: next) else {
-                throw .unassigned(PhysicalAddress(next))
+                guard let record = remote(containing: next) else { throw .unassigned(PhysicalAddress(next)) }
+                guard !isWrite || record.box.takeUnretainedValue().isWritable else {
+                    throw .readOnly(PhysicalAddress(next))
+                }
+                let count = chunkOf(remaining, from: next, upTo: record.last)
+                remaining &-= count
+                next = try Self.step(from: next, by: count, isLast: remaining == 0)
+                continue
             }
             guard !isWrite || record.pointee.isWritable else { throw .readOnly(PhysicalAddress(next)) }
             guard !record.pointee.isLost else { throw .lost(PhysicalAddress(next)) }
@@ -131,5 +154,31 @@ extension BusSnapshot {
             remaining &-= count
             next = try Self.step(from: next, by: count, isLast: remaining == 0)
         }
+    }
+
+    /// Fills a peer's memory with `byte`, to the end of the range at most.
+    ///
+    /// - Returns: The address after the last byte.
+    fileprivate func fillRemote(_ byte: UInt8, _ remaining: inout UInt64, at address: UInt64) throws(BusError)
+        -> UInt64
+    {
+        guard let record = remote(containing: address) else { throw .unassigned(PhysicalAddress(address)) }
+        let piece = [UInt8](repeating: byte, count: 4096)
+        var next = address
+        while remaining > 0, next >= address, next <= record.last {
+            let count = min(chunkOf(remaining, from: next, upTo: record.last), UInt64(piece.count))
+            var failure: BusError?
+            piece.withUnsafeBytes { bytes in
+                do throws(BusError) {
+                    try record.write(UnsafeRawBufferPointer(rebasing: bytes[..<Int(count)]), at: next)
+                } catch {
+                    failure = error
+                }
+            }
+            if let failure { throw failure }
+            remaining &-= count
+            next = try Self.step(from: next, by: count, isLast: remaining == 0)
+        }
+        return next
     }
 }

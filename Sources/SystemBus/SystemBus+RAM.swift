@@ -56,7 +56,9 @@ extension SystemBus {
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.lost`.
     package func loadRAM64(at address: PhysicalAddress) throws(BusError) -> UInt64 {
-        let (host, record) = try snapshot.pointee.locate(8, at: address, alignment: 8)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else { return try map.pointee.loadRemote(8, at: address) }
+        let (host, record) = try map.pointee.locate(8, at: address, alignment: 8)
         let value = smmud_load_u64(host)
         guard !record.pointee.isLost else { throw .lost(address) }
         return value
@@ -64,7 +66,13 @@ extension SystemBus {
 
     /// Reads two consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
     package func loadRAM64x2(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
-        let (host, record) = try snapshot.pointee.locate(16, at: address, alignment: 8)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else {
+            var words = SIMD2<UInt64>()
+            for index in 0..<2 { words[index] = try map.pointee.loadRemoteWord(index, after: address) }
+            return words
+        }
+        let (host, record) = try map.pointee.locate(16, at: address, alignment: 8)
         let value = SIMD2(smmud_load_u64(host), smmud_load_u64(host + 8))
         guard !record.pointee.isLost else { throw .lost(address) }
         return value
@@ -72,7 +80,13 @@ extension SystemBus {
 
     /// Reads eight consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
     package func loadRAM64x8(at address: PhysicalAddress) throws(BusError) -> SIMD8<UInt64> {
-        let (host, record) = try snapshot.pointee.locate(64, at: address, alignment: 8)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else {
+            var words = SIMD8<UInt64>()
+            for index in 0..<8 { words[index] = try map.pointee.loadRemoteWord(index, after: address) }
+            return words
+        }
+        let (host, record) = try map.pointee.locate(64, at: address, alignment: 8)
         let value = SIMD8(
             smmud_load_u64(host),
             smmud_load_u64(host + 8),
@@ -92,21 +106,34 @@ extension SystemBus {
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.readOnly`, `.lost`.
     package func storeRAM64(_ value: UInt64, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try snapshot.pointee.locateForStore(8, at: address, alignment: 8)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else {
+            return try map.pointee.storeRemote(value, 8, at: address)
+        }
+        let (host, record) = try map.pointee.locateForStore(8, at: address, alignment: 8)
         smmud_store_u64(host, value)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
     }
 
     /// Writes an aligned 32-bit word of RAM, as ``storeRAM64(_:at:)`` does.
     package func storeRAM32(_ value: UInt32, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try snapshot.pointee.locateForStore(4, at: address, alignment: 4)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else {
+            return try map.pointee.storeRemote(UInt64(value), 4, at: address)
+        }
+        let (host, record) = try map.pointee.locateForStore(4, at: address, alignment: 4)
         smmud_store_u32(host, value)
         guard !record.pointee.isLostByNow else { throw .lost(address) }
     }
 
     /// Writes four consecutive words, each as ``storeRAM64(_:at:)`` does, in ascending order.
     package func storeRAM64x4(_ value: SIMD4<UInt64>, at address: PhysicalAddress) throws(BusError) {
-        let (host, record) = try snapshot.pointee.locateForStore(32, at: address, alignment: 8)
+        let map = snapshot
+        guard !map.pointee.isRemote(address) else {
+            for index in 0..<4 { try map.pointee.storeRemoteWord(value[index], index, after: address) }
+            return
+        }
+        let (host, record) = try map.pointee.locateForStore(32, at: address, alignment: 8)
         smmud_store_u64(host, value[0])
         smmud_store_u64(host + 8, value[1])
         smmud_store_u64(host + 16, value[2])
@@ -187,6 +214,9 @@ extension SystemBus {
                 guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             } else if let record = map.pointee.window(containing: next) {
                 count = try record.pointee.copyOut(at: next, to: host, upTo: remaining)
+            } else if let record = map.pointee.remote(containing: next) {
+                count = chunkOf(remaining, from: next, upTo: record.last)
+                try record.read(at: next, into: UnsafeMutableRawBufferPointer(start: host, count: Int(count)))
             } else {
                 throw .unassigned(PhysicalAddress(next))
             }
@@ -226,6 +256,9 @@ extension SystemBus {
                 guard !record.pointee.isLostByNow else { throw .lost(PhysicalAddress(next)) }
             } else if let record = map.pointee.window(containing: next) {
                 count = try record.pointee.copyIn(host, at: next, upTo: remaining)
+            } else if let record = map.pointee.remote(containing: next) {
+                count = chunkOf(remaining, from: next, upTo: record.last)
+                try record.write(UnsafeRawBufferPointer(start: host, count: Int(count)), at: next)
             } else {
                 throw .unassigned(PhysicalAddress(next))
             }

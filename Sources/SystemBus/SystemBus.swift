@@ -26,6 +26,7 @@ package final class SystemBus: @unchecked Sendable {
     private enum Content: Sendable {
         case ram(MemoryRegion)
         case window(WindowBox)
+        case remote(RemoteBox)
     }
 
     private struct Occupant: Sendable {
@@ -147,6 +148,27 @@ extension SystemBus {
         try add(Occupant(name: name, content: .window(WindowBox(target))), at: range)
     }
 
+    /// Puts memory that a peer keeps to itself at a range of addresses: it answers as RAM does, but for atomic
+    /// exchanges, which are refused, and for host pointers, of which there are none.
+    ///
+    /// - Throws: ``AddressConflict`` with what is there already; nothing changes.
+    package func addRemote(
+        _ memory: any RemoteMemory,
+        at range: AddressRange,
+        isWritable: Bool,
+        name: String
+    ) throws(AddressConflict) {
+        let box = RemoteBox(memory, isWritable: isWritable)
+        try add(Occupant(name: name, content: .remote(box)), at: range)
+    }
+
+    /// Takes a peer's memory with exactly this range out of the map, if there is some.
+    ///
+    /// Accesses that are under way may still ask for it until the caller has waited for them.
+    package func removeRemote(at range: AddressRange) {
+        remove(at: range) { if case .remote = $0 { true } else { false } }
+    }
+
     /// Takes RAM out of the map; nil where no RAM has exactly this range.
     ///
     /// Accesses that are under way may still reach it until the caller has waited for them.
@@ -233,6 +255,7 @@ extension SystemBus {
     private static func makeSnapshot(of map: AddressMap<Occupant>) -> UnsafeMutablePointer<BusSnapshot> {
         var ram: [RAMRecord] = []
         var windows: [WindowRecord] = []
+        var remotes: [RemoteRecord] = []
         for entry in map.entries {
             switch entry.value.content {
             case .ram(let region):
@@ -249,10 +272,14 @@ extension SystemBus {
                 windows.append(
                     WindowRecord(first: entry.range.first, last: entry.range.last, box: .passUnretained(box))
                 )
+            case .remote(let box):
+                remotes.append(
+                    RemoteRecord(first: entry.range.first, last: entry.range.last, box: .passUnretained(box))
+                )
             }
         }
         let snapshot = UnsafeMutablePointer<BusSnapshot>.allocate(capacity: 1)
-        snapshot.initialize(to: BusSnapshot(ram: ram, windows: windows))
+        snapshot.initialize(to: BusSnapshot(ram: ram, windows: windows, remotes: remotes))
         return snapshot
     }
 
@@ -277,6 +304,7 @@ extension SystemBus {
         package enum Kind: String, Hashable, Sendable {
             case ram
             case window
+            case remote
         }
 
         package let range: AddressRange
@@ -288,7 +316,12 @@ extension SystemBus {
     package var entries: [Entry] {
         changes.state.withLock { state in
             state.map.entries.map { entry in
-                let kind: Entry.Kind = if case .ram = entry.value.content { .ram } else { .window }
+                let kind: Entry.Kind =
+                    switch entry.value.content {
+                    case .ram: .ram
+                    case .window: .window
+                    case .remote: .remote
+                    }
                 return Entry(range: entry.range, name: entry.value.name, kind: kind)
             }
         }

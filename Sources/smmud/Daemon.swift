@@ -19,9 +19,20 @@ struct DaemonConfiguration: Sendable {
     /// The directory of the usual places, which is made where it is missing; nil where neither socket is there.
     var directory: String?
     var machine: MachineOptions
+    /// Where the vfio-user sockets are; nil where none are served.
+    var vfioUserDirectory: String?
+    /// How interrupts reach a guest of QEMU.
+    var qtest: Qtest?
     /// Whether the ready line is JSON.
     var isJSON: Bool
     var logLevel: Logger.Level
+
+    /// A guest of QEMU, as its qtest socket reaches it.
+    struct Qtest: Sendable {
+        var path: String
+        /// The QOM path of its interrupt controller.
+        var controller: String
+    }
 }
 
 /// The running daemon.
@@ -58,12 +69,14 @@ enum Daemon {
         } catch {
             throw Failure(.host, "no file descriptor: \(error.description)")
         }
+        var services: [any Service] = [
+            MachineService(machine: machine), SocketService(server: control), SocketService(server: dma),
+        ]
+        services += try GuestServices.make(configuration, machine, logger)
+        services.append(ReadinessService { announce(configuration) })
         let group = ServiceGroup(
             // Stopped from the last to the first: what DMA there is has ended when the machine stops.
-            services: [
-                MachineService(machine: machine), SocketService(server: control), SocketService(server: dma),
-                ReadinessService { announce(configuration) },
-            ],
+            services: services,
             gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         )

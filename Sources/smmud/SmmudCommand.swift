@@ -37,8 +37,49 @@ struct SmmudCommand: AsyncParsableCommand {
     @Option(help: "Who drives the SMMUs: smmud's own driver, or none, for a driver outside.")
     var driver: MachineOptions.Driver = .own
 
+    @Option(
+        help:
+            "Where RAM is: smmud's own memory, or what vfio-user clients lend (a guest's; needs --driver none)."
+    )
+    var memory: MachineOptions.Memory = .own
+
+    @Option(
+        name: .customLong("device"),
+        help: ArgumentHelp(
+            "A device to model: KIND,at=PLACE[,KEY=VALUE...]; can be repeated. See docs/devices.md.",
+            valueName: "spec"
+        )
+    )
+    var devices: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "A directory for the vfio-user sockets, one for each PCIe function.",
+            valueName: "path"
+        ),
+        completion: .directory
+    )
+    var vfioUser: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "QEMU's qtest socket, for interrupts into its guest; need not be there yet.",
+            valueName: "path"
+        ),
+        completion: .file()
+    )
+    var qtest: String?
+
+    @Option(
+        help: ArgumentHelp("The guest's interrupt controller in QEMU's object tree.", valueName: "path")
+    )
+    var qtestGic = "/machine/unattached/device[1]"
+
     @Flag(help: "Build the machine, print what was found, and exit.")
     var check = false
+
+    @Flag(help: "Print, as JSON, which vfio-user sockets there will be and what is behind each, and exit.")
+    var vfioUserLayout = false
 
     @Flag(help: "Print JSON: with --check the board, else the ready line.")
     var json = false
@@ -65,8 +106,21 @@ struct SmmudCommand: AsyncParsableCommand {
                 throw ValidationError("\(name) is 0 to \(Self.cacheEntriesMax), not \(value).")
             }
         }
+        try checkDevices()
         guard check || control == nil || control != dma else {
             throw ValidationError("--control and --dma need a path each, not the same one.")
+        }
+    }
+
+    /// What the command line says of memory and devices that cannot be.
+    private func checkDevices() throws(ValidationError) {
+        guard memory == .own || driver == .none else {
+            throw ValidationError("--memory client is for a driver outside: it needs --driver none.")
+        }
+        guard qtest == nil || memory == .client else {
+            throw ValidationError(
+                "--qtest is for a guest whose RAM is the machine's: it needs --memory client."
+            )
         }
     }
 
@@ -77,7 +131,13 @@ struct SmmudCommand: AsyncParsableCommand {
         // A reader of ours that goes away is not to end the machine.
         signal(SIGPIPE, SIG_IGN)
         do throws(Failure) {
-            if check { try printBoard() } else { try await Daemon.run(daemonConfiguration) }
+            if check {
+                try printBoard()
+            } else if vfioUserLayout {
+                try printLayout()
+            } else {
+                try await Daemon.run(daemonConfiguration())
+            }
         } catch {
             for line in error.lines { Output.complain(line) }
             throw ExitCode(error.code.rawValue)
@@ -85,7 +145,7 @@ struct SmmudCommand: AsyncParsableCommand {
     }
 
     private func printBoard() throws(Failure) {
-        let machine = try Machine.load(board, options: machineOptions)
+        let machine = try Machine.load(board, options: machineOptions())
         defer { machine.stop() }
         let information = DaemonInformation(version: DaemonConfiguration.version, source: board)
         let description = ControlService(machine: machine, information: information).describe()
@@ -97,8 +157,20 @@ struct SmmudCommand: AsyncParsableCommand {
         }
     }
 
-    private var machineOptions: MachineOptions {
+    private func printLayout() throws(Failure) {
+        let machine = try Machine.load(board, options: machineOptions())
+        defer { machine.stop() }
+        Output.write(try VFIOUserLayout(machine).text)
+    }
+
+    private func machineOptions() throws(Failure) -> MachineOptions {
         var options = MachineOptions()
+        options.memory = memory
+        do throws(MachineError) {
+            for device in devices { options.devices.append(try DeviceSpecification(argument: device)) }
+        } catch {
+            throw Failure(.usage, error.description)
+        }
         options.driver = driver
         options.pageBytes = pageSize.byteCount
         options.smmu.commandExecution = commands == .inline ? .inline : .thread
@@ -107,7 +179,7 @@ struct SmmudCommand: AsyncParsableCommand {
         return options
     }
 
-    private var daemonConfiguration: DaemonConfiguration {
+    private func daemonConfiguration() throws(Failure) -> DaemonConfiguration {
         let controlPath = control ?? SocketPaths.control
         let dmaPath = dma ?? SocketPaths.dma
         let directory = SocketPaths.directory
@@ -117,7 +189,9 @@ struct SmmudCommand: AsyncParsableCommand {
             controlPath: controlPath,
             dmaPath: dmaPath,
             directory: isUsed ? directory : nil,
-            machine: machineOptions,
+            machine: try machineOptions(),
+            vfioUserDirectory: vfioUser,
+            qtest: qtest.map { DaemonConfiguration.Qtest(path: $0, controller: qtestGic) },
             isJSON: json,
             logLevel: logLevel.level
         )
@@ -163,3 +237,4 @@ enum LogLevel: String, CaseIterable, ExpressibleByArgument {
 }
 
 extension MachineOptions.Driver: ExpressibleByArgument {}
+extension MachineOptions.Memory: ExpressibleByArgument {}

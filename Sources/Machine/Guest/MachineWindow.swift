@@ -1,0 +1,195 @@
+// The window of physical addresses that a guest sees our platform devices through.
+
+package import AddressSpace
+package import DeviceModel
+import Synchronization
+package import SystemBus
+package import VFIOUserProtocol
+package import VFIOUserServer
+
+/// A PCIe function that no driver wants, whose BAR 0 is a window on the machine's bus.
+///
+/// A VMM that knows no platform devices over a socket gives the guest this function's BAR at the addresses that
+/// the device tree names, and the guest finds SMMUs, PMCGs and platform devices there.
+package final class MachineWindow: VFIOUserDevice {
+    /// What the window shows: a power of two bytes, at a multiple of that.
+    package let range: AddressRange
+    package let description: VFIOUserDeviceDescription
+    private let bus: SystemBus
+    private let configuration: [UInt8]
+    private let state = Mutex(State())
+
+    private struct State: Sendable {
+        var registers: [UInt8] = []
+        var interrupts: (any VFIOUserInterrupts)?
+        /// How many of our lines are active, where interrupts go by this function's pin.
+        var assertedCount = 0
+    }
+
+    private enum Register {
+        static let command = 0x04
+        static let bar0 = 0x10
+    }
+
+    /// - Parameter range: See ``range``; ``enclosing(_:)`` gives one.
+    package init(_ range: AddressRange, on bus: SystemBus) {
+        self.range = range
+        self.bus = bus
+        description = .pci(
+            regions: [
+                VFIOUserRegionIndex(rawValue: 0): VFIOUserRegionDescription(size: range.byteCount),
+                .configuration: VFIOUserRegionDescription(size: 256),
+            ],
+            interrupts: [.intx: .intx]
+        )
+        var bytes = [UInt8](repeating: 0, count: 256)
+        // A vendor of no products; class "unassigned": no driver binds to it.
+        bytes.replaceSubrange(0..<4, with: [0xF4, 0x1A, 0xFF, 0x10])
+        bytes[0x0A] = 0x00
+        bytes[0x0B] = 0xFF
+        bytes[0x3D] = 1
+        configuration = bytes
+        state.withLock { $0.registers = bytes }
+    }
+
+    /// The smallest window that shows all of these, nil where there is none below 4 GiB.
+    package static func enclosing(_ ranges: [AddressRange]) -> AddressRange? {
+        guard let first = ranges.map(\.first).min(), let last = ranges.map(\.last).max() else { return nil }
+        var byteCount: UInt64 = 1 << 16
+        while first & ~(byteCount - 1) != last & ~(byteCount - 1) {
+            byteCount <<= 1
+            guard byteCount <= 1 << 31 else { return nil }
+        }
+        guard last < 1 << 32 else { return nil }
+        return AddressRange(start: first & ~(byteCount - 1), byteCount: byteCount)
+    }
+
+    // MARK: Interrupts
+
+    /// An input of the pin, for a machine without another way to its guest's interrupt controller.
+    package var pin: any InterruptSink { PinSink(self) }
+
+    private final class PinSink: InterruptSink {
+        private let window: MachineWindow
+        init(_ window: MachineWindow) { self.window = window }
+
+        func signal(_ signal: InterruptSignal, on line: InterruptLine) { window.take(signal) }
+    }
+
+    private func take(_ signal: InterruptSignal) {
+        state.withLock { state in
+            switch signal {
+            case .pulse:
+                guard state.assertedCount == 0 else { return }
+                // One occurrence: the client deasserts it itself at the guest's next access.
+                state.interrupts?.setINTx(true)
+                state.interrupts?.setINTx(false)
+            case .asserted:
+                state.assertedCount += 1
+                if state.assertedCount == 1 { state.interrupts?.setINTx(true) }
+            case .deasserted:
+                state.assertedCount -= 1
+                if state.assertedCount == 0 { state.interrupts?.setINTx(false) }
+            }
+        }
+    }
+
+    package func clientAttached(_ interrupts: any VFIOUserInterrupts) {
+        state.withLock { state in
+            state.interrupts = interrupts
+            if state.assertedCount > 0 { interrupts.setINTx(true) }
+        }
+    }
+
+    package func clientDetached() { state.withLock { $0.interrupts = nil } }
+
+    package func interruptsChanged(_ index: VFIOUserInterruptIndex, boundVectors: Int) {}
+
+    /// Puts this function's own registers back.
+    ///
+    /// The machine behind it goes on: a client resets each of its functions at every start, and what stands behind
+    /// the window is more than this one.
+    package func reset() { state.withLock { $0.registers = configuration } }
+
+    // MARK: Accesses
+
+    package func readRegion(
+        _ region: VFIOUserRegionIndex,
+        at offset: UInt64,
+        into buffer: UnsafeMutableRawBufferPointer
+    ) throws(VFIOUserError) {
+        guard region == .configuration else { return read(at: offset, into: buffer) }
+        let registers = state.withLock { $0.registers }
+        buffer.copyBytes(from: registers[Int(offset)..<Int(offset) + buffer.count])
+    }
+
+    package func writeRegion(
+        _ region: VFIOUserRegionIndex,
+        at offset: UInt64,
+        _ buffer: UnsafeRawBufferPointer
+    ) throws(VFIOUserError) {
+        guard region == .configuration else { return write(buffer, at: offset) }
+        let mask = ~UInt32(truncatingIfNeeded: range.byteCount - 1)
+        state.withLock { state in
+            for (index, byte) in buffer.enumerated() {
+                let place = Int(offset) + index
+                let writable: UInt8 =
+                    switch place {
+                    case Register.command: 0x06
+                    case Register.command + 1: 0x04
+                    case Register.bar0..<Register.bar0 + 4:
+                        UInt8(truncatingIfNeeded: mask >> UInt32(8 * (place - Register.bar0)))
+                    case 0x3C: 0xFF
+                    default: 0
+                    }
+                state.registers[place] = state.registers[place] & ~writable | byte & writable
+            }
+        }
+    }
+
+    /// Reads registers; where nobody answers, all ones, as a bus without an answer gives.
+    private func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) {
+        var done = 0
+        while done < buffer.count {
+            let place = offset &+ UInt64(done)
+            let width = Self.width(at: place, upTo: buffer.count - done)
+            let value = load(width, place)
+            for index in 0..<width.rawValue {
+                buffer[done + index] = UInt8(truncatingIfNeeded: value >> UInt64(8 * index))
+            }
+            done += width.rawValue
+        }
+    }
+
+    private func load(_ width: AccessWidth, _ offset: UInt64) -> UInt64 {
+        guard let target = registerAddress(offset) else { return width.allOnes }
+        return (try? bus.load(width, at: target)) ?? width.allOnes
+    }
+
+    /// Writes registers; where nobody answers, nothing happens.
+    private func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) {
+        var done = 0
+        while done < buffer.count {
+            let place = offset &+ UInt64(done)
+            let width = Self.width(at: place, upTo: buffer.count - done)
+            var value: UInt64 = 0
+            for index in 0..<width.rawValue { value |= UInt64(buffer[done + index]) << UInt64(8 * index) }
+            if let target = registerAddress(place) { try? bus.store(value, width, at: target) }
+            done += width.rawValue
+        }
+    }
+
+    /// The physical address of a place in the window, unless RAM is there: a guest has that itself.
+    private func registerAddress(_ offset: UInt64) -> PhysicalAddress? {
+        let address = PhysicalAddress(range.first &+ offset)
+        return bus.isRegisterWindow(at: address) ? address : nil
+    }
+
+    private static func width(at offset: UInt64, upTo count: Int) -> AccessWidth {
+        for width in [AccessWidth.doubleword, .word, .halfword]
+        where count >= width.rawValue && offset & UInt64(width.rawValue - 1) == 0 {
+            return width
+        }
+        return .byte
+    }
+}

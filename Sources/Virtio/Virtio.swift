@@ -1,1 +1,0 @@
-// Virtio devices and their transports.

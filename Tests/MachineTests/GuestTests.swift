@@ -1,0 +1,252 @@
+// What a guest of QEMU gets: its interrupts by qtest, and our registers through a window.
+
+import AddressSpace
+import DeviceModel
+import Glibc
+import Logging
+import Machine
+import SMMUv3
+import SMMUv3Spec
+import Synchronization
+import Testing
+import VFIOUserProtocol
+import VFIOUserServer
+
+/// A QEMU that listens at a qtest socket and notes what it is told.
+private final class FakeQEMU: @unchecked Sendable {
+    // SAFETY of @unchecked Sendable: used by the one thread of its test.
+    let path: String
+    private let listener: CInt
+    private var connection: CInt = -1
+    private var rest = ""
+
+    init() throws {
+        path = "/tmp/smmud-qtest-\(getpid())-\(UInt32.random(in: 0...UInt32.max)).sock"
+        listener = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let bytes = Array(path.utf8)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
+        let isBound = withUnsafePointer(to: address) { address in
+            address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(listener, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
+            }
+        }
+        try #require(isBound && listen(listener, 4) == 0)
+    }
+
+    deinit {
+        hangUp()
+        close(listener)
+        unlink(path)
+    }
+
+    /// The next line, which is answered.
+    func line() throws -> String {
+        if connection < 0 { connection = accept(listener, nil, nil) }
+        while !rest.contains("\n") {
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            let count = recv(connection, &bytes, bytes.count, 0)
+            try #require(count > 0)
+            rest += String(decoding: bytes[..<count], as: UTF8.self)
+        }
+        let end = try #require(rest.firstIndex(of: "\n"))
+        defer { rest = String(rest[rest.index(after: end)...]) }
+        "OK\n".withCString { _ = send(connection, $0, 3, CInt(MSG_NOSIGNAL)) }
+        return String(rest[..<end])
+    }
+
+    func hangUp() {
+        if connection >= 0 { close(connection) }
+        connection = -1
+        rest = ""
+    }
+}
+
+@Suite("Interrupts by qtest")
+struct QtestTests {
+    private let machine: Machine
+    private let logger = Logger(label: "test")
+
+    init() throws {
+        var options = MachineOptions()
+        options.memory = .client
+        options.driver = .none
+        machine = try Machine(board: try TestBoard.load(guestBoard), options: options)
+    }
+
+    @Test("an edge is two lines, a level one for each change, with the SPI that the tree names")
+    func lines() throws {
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/machine/gic", logger: logger)
+        try client.start()
+        defer { client.stop() }
+        #expect(machine.connect(client).isEmpty)
+        let eventq = try #require(machine.interrupts.first { $0.label == "eventq" })
+        eventq.line.pulse()
+        #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 1")
+        #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 0")
+        let input = InterruptLevelInput(of: eventq.line)
+        input.set(true)
+        #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 1")
+        input.set(false)
+        #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 0")
+    }
+
+    @Test("a QEMU that comes later, or again, is told the levels that stand")
+    func reconnect() throws {
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/gic", logger: logger)
+        _ = machine.connect(client)
+        let gerror = try #require(machine.interrupts.first { $0.label == "gerror" })
+        let input = InterruptLevelInput(of: gerror.line)
+        input.set(true)
+        try client.start()
+        defer { client.stop() }
+        #expect(try guest.line() == "set_irq_in /gic unnamed-gpio-in 75 1")
+        guest.hangUp()
+        #expect(try guest.line() == "set_irq_in /gic unnamed-gpio-in 75 1")
+        withExtendedLifetime(input) {}
+    }
+
+    @Test("a DMA write to the doorbell of the GICv2m frame is passed on, and counted")
+    func doorbell() throws {
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/gic", logger: logger)
+        try client.start()
+        defer { client.stop() }
+        _ = machine.connect(client)
+        let port = machine.makePort(for: RequesterIdentity(smmuIndex: nil, streamID: StreamID(0)))
+        try port.store(0x53, .word, at: IOVirtualAddress(0x0802_0040))
+        #expect(try guest.line() == "writel 0x8020040 0x53")
+        let doorbell = try #require(machine.doorbells.first)
+        #expect(doorbell.messages.count == 1)
+        #expect(doorbell.messages.last == 0x53)
+        #expect(throws: DMAFault.self) { try port.store(1, .word, at: IOVirtualAddress(0x0802_0044)) }
+    }
+
+    @Test("a line that the guest's controller has not is named, and not sent")
+    func unknownLine() throws {
+        var options = MachineOptions()
+        options.driver = .none
+        options.memory = .client
+        let text = guestBoard.replacing("<0 74 1>", with: "<0 300 1>")
+        let machine = try Machine(board: try TestBoard.load(text), options: options)
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/gic", logger: logger)
+        let complaints = machine.connect(client)
+        #expect(complaints.count == 1)
+        #expect(complaints.first?.contains("/iommu@2b400000: eventq") == true, "\(complaints)")
+        client.stop()
+    }
+}
+
+/// Where a client's interrupts go, noted.
+private final class NotedInterrupts: VFIOUserInterrupts {
+    private let notes = Mutex<[Bool]>([])
+    var levels: [Bool] { notes.withLock { $0 } }
+    func signal(_ index: VFIOUserInterruptIndex, vector: Int) {}
+    func setINTx(_ isAsserted: Bool) { notes.withLock { $0.append(isAsserted) } }
+}
+
+@Suite("The machine's window")
+struct WindowTests {
+    private let machine: Machine
+    private let window: MachineWindow
+
+    init() throws {
+        var options = MachineOptions()
+        options.memory = .client
+        options.driver = .none
+        machine = try Machine(board: try TestBoard.load(guestBoard), options: options)
+        window = try #require(machine.makeWindow())
+    }
+
+    private func read(_ count: Int, at offset: UInt64, _ region: UInt32 = 0) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 0x11, count: count)
+        try bytes.withUnsafeMutableBytes {
+            try window.readRegion(VFIOUserRegionIndex(rawValue: region), at: offset, into: $0)
+        }
+        return bytes
+    }
+
+    private func write(_ bytes: [UInt8], at offset: UInt64, _ region: UInt32 = 0) throws {
+        try bytes.withUnsafeBytes {
+            try window.writeRegion(VFIOUserRegionIndex(rawValue: region), at: offset, $0)
+        }
+    }
+
+    @Test("it is the smallest power of two, at a multiple of itself, that shows every register of ours")
+    func range() throws {
+        #expect(window.range == AddressRange(start: 0x2B40_0000, byteCount: 0x2_0000))
+        func enclosing(_ ranges: [(UInt64, UInt64)]) -> AddressRange? {
+            MachineWindow.enclosing(ranges.compactMap { AddressRange(first: $0.0, last: $0.1) })
+        }
+        #expect(enclosing([(0x1000_0000, 0x1001_FFFF), (0x1002_0000, 0x1002_0FFF)])?.byteCount == 0x4_0000)
+        #expect(enclosing([(0x1001_0000, 0x1002_FFFF)])?.first == 0x1000_0000)
+        #expect(enclosing([]) == nil)
+        #expect(enclosing([(0, 0xFFF), (0xF000_0000, 0xF000_0FFF)]) == nil)
+        #expect(enclosing([(1 << 32, (1 << 32) + 0xFFF)]) == nil)
+    }
+
+    @Test("registers are read and written at the offsets of the window; where nobody is, all ones")
+    func registers() throws {
+        let idr0 = try read(4, at: 0)
+        #expect(idr0 != [0xFF, 0xFF, 0xFF, 0xFF])
+        #expect(try read(8, at: 0)[..<4] == idr0[...])
+        try write([0x07, 0, 0, 0], at: 0x28)
+        #expect(try read(4, at: 0x28) == [0x07, 0, 0, 0])
+        // A register of 4 bytes takes no access of 1.
+        #expect(try read(1, at: 0x28) == [0xFF])
+        #expect(try read(3, at: 0x1_FFFD) == [0xFF, 0xFF, 0xFF])
+    }
+
+    @Test("configuration space is a function of its own class, whose BAR answers sizing with its size")
+    func configuration() throws {
+        let bytes = try read(256, at: 0, 7)
+        #expect(bytes[0x0B] == 0xFF && bytes[0x3D] == 1)
+        try write([0xFF, 0xFF, 0xFF, 0xFF], at: 0x10, 7)
+        #expect(try read(4, at: 0x10, 7) == [0x00, 0x00, 0xFE, 0xFF])
+        try write([0, 0, 0x40, 0x2B, 0x06, 0x04], at: 0x10, 7)
+        #expect(try read(6, at: 0x10, 7) == [0, 0, 0x40, 0x2B, 0, 0])
+        try write([0xFF, 0xFF], at: 0x04, 7)
+        #expect(try read(2, at: 0x04, 7) == [0x06, 0x04])
+        window.reset()
+        #expect(try read(256, at: 0, 7) == bytes)
+        // The machine behind it is not what was reset.
+        #expect(try read(4, at: 0x28) == [0, 0, 0, 0])
+    }
+
+    @Test("without qtest an edge is one occurrence of the pin, and levels are its levels")
+    func pin() throws {
+        let interrupts = NotedInterrupts()
+        window.clientAttached(interrupts)
+        let line = try #require(machine.interrupts.first { $0.label == "eventq" }).line
+        let other = try #require(machine.interrupts.first { $0.label == "gerror" }).line
+        let pin = window.pin
+        line.connect(pin)
+        other.connect(pin)
+        line.pulse()
+        #expect(interrupts.levels == [true, false])
+        let input = InterruptLevelInput(of: line)
+        let second = InterruptLevelInput(of: other)
+        input.set(true)
+        second.set(true)
+        line.pulse()
+        input.set(false)
+        second.set(false)
+        #expect(interrupts.levels == [true, false, true, false])
+        window.clientDetached()
+        line.pulse()
+        #expect(interrupts.levels.count == 4)
+    }
+}
+
+/// The small board with a GICv2m frame.
+private let guestBoard = TestBoard.small.replacing(
+    "smmu: iommu@2b400000 {",
+    with: """
+        v2m@8020000 { compatible = "arm,gic-v2m-frame"; reg = <0 0x08020000 0 0x1000>; msi-controller; };
+        smmu: iommu@2b400000 {
+        """
+)
