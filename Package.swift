@@ -342,8 +342,8 @@ let package = Package(
             name: "smmud-bench",
             dependencies: [
                 "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
-                "SMMUv3", "SMMUv3Spec",
-                "SMMUClient", "SystemBus", argumentParser,
+                "HostIO", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SMMUClient", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer", argumentParser, logging,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings

@@ -95,7 +95,7 @@ final class ClientMemory: Sendable {
         _ body: () throws(Failure) -> Void
     ) throws(Failure) {
         let (ranges, waiters) = state.withLock { state in
-            let ranges = state.ranges.values.filter { $0.isInside(bytes) }
+            let ranges = state.ranges.values.filter { $0.range.isInside(bytes) }
             for range in ranges { range.close() }
             return (ranges, Self.breakOff(&state) { waiter in ranges.contains { $0 === waiter.range } })
         }
@@ -229,12 +229,6 @@ final class ClientMemoryRange: RemoteMemory {
     var isOpen: Bool { flag.load(ordering: .relaxed) }
     func close() { flag.store(false, ordering: .relaxed) }
     func reopen() { flag.store(true, ordering: .relaxed) }
-
-    /// Whether all of it is among these bytes.
-    func isInside(_ bytes: ClosedRange<UInt64>) -> Bool {
-        // A range has a byte at least, and all of them below 2^64: the session sees to it.
-        range.address >= bytes.lowerBound && range.address &+ (range.byteCount &- 1) <= bytes.upperBound
-    }
 
     private func contains(_ offset: UInt64, _ byteCount: Int) -> Bool {
         offset <= range.byteCount && UInt64(byteCount) <= range.byteCount - offset

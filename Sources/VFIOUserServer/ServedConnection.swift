@@ -26,6 +26,8 @@ package final class ServedConnection {
     private let reply: UnsafeMutableRawBufferPointer
     private var twin: TwinSocket?
     private var isGreeted = false
+    /// The DMA_MAPs that stand, so that there are no more than the client was told.
+    private var mapped: Set<VFIOUserMemoryRange> = []
     private var violation: VFIOUserViolation?
 
     package init(
@@ -237,9 +239,11 @@ package final class ServedConnection {
             try clientMemory.unmapping(bytes) { () throws(VFIOUserError) in
                 try memory.unmap(address: request.address, byteCount: request.size)
             }
+            mapped = mapped.filter { !$0.isInside(bytes) }
             return request.bytes
         case .unmapAllDMA(let request):
             clientMemory.unmapping(0...UInt64.max) { memory.unmapAll() }
+            mapped = []
             return request.bytes
         case .setInterrupts(let change):
             try interrupts.apply(change, &reader.descriptors)
@@ -285,15 +289,19 @@ package final class ServedConnection {
             isReadable: request.flags.contains(.readable),
             isWritable: request.flags.contains(.writable)
         )
+        guard mapped.contains(range) || mapped.count < session.limits.mappingCountMax else { throw .noSpace }
         if hasDescriptor, let descriptor = reader.descriptors.takeFirst() {
-            return try memory.map(
+            try memory.map(
                 range,
                 .descriptor(OwnedDescriptor(adopting: descriptor), offset: request.offset)
             )
+            mapped.insert(range)
+            return
         }
         let isKnown = clientMemory.isKnown(range)
         do throws(VFIOUserError) {
             try memory.map(range, .messages(clientMemory.range(range)))
+            mapped.insert(range)
         } catch {
             if !isKnown { clientMemory.forget(range) }
             throw error

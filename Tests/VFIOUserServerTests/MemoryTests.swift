@@ -57,6 +57,22 @@ struct MappingTests {
         #expect(try client.ask(command(2, map(0x10_0000, 0x1000))) == refusal(2, Errors.noSpace))
     }
 
+    @Test("No more maps stand than the client was told, whatever the memory would take")
+    func count() throws {
+        let server = try TestServer { $0.limits.mappingCountMax = 3 }
+        let client = try server.greeted()
+        let ask = { (index: UInt64) in try client.ask(command(2, map(index << 12, 0x1000))) }
+        for index in UInt64(0)..<3 { #expect(try ask(index) == success(2)) }
+        #expect(try ask(3) == refusal(2, Errors.noSpace))
+        #expect(try ask(0) == success(2))
+        #expect(try client.ask(command(3, unmap(0, 0x2000))) == success(3, unmap(0, 0x2000)))
+        #expect(try ask(3) == success(2))
+        #expect(try ask(4) == success(2))
+        #expect(try ask(5) == refusal(2, Errors.noSpace))
+        #expect(try client.ask(command(3, unmap(0, 0, flags: 2))) == success(3, unmap(0, 0, flags: 2)))
+        #expect(try ask(5) == success(2))
+    }
+
     // The reference library says EINVAL of an overlap; the specification has EEXIST.
     @Test("An overlap is EEXIST; the very same map again succeeds")
     func overlaps() throws {
