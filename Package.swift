@@ -336,7 +336,7 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
                 "SMMUv3Spec",
-                "SystemBus",
+                "SystemBus", "Virtio",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

@@ -16,6 +16,9 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     /// What comes on the control socket, at the daemon and at a client.
     case controlSocket = "control-socket"
 
+    /// Virtqueues and requests in memory.
+    case virtqueues
+
     package func run(_ bytes: UnsafeRawBufferPointer) {
         var input = FuzzInput(bytes)
         switch self {
@@ -24,6 +27,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .deviceTree: fuzzDeviceTree(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)
+        case .virtqueues: fuzzVirtqueues(&input)
         }
     }
 }
