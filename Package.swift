@@ -34,6 +34,7 @@ let package = Package(
     products: [
         .executable(name: "smmud", targets: ["smmud"]),
         .executable(name: "smmuctl", targets: ["smmuctl"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -94,6 +95,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "PMCG",
+            dependencies: ["AddressSpace", "BitFields", "DeviceModel", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .target(
             name: "DeviceTree",
             dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
             swiftSettings: settings
@@ -106,7 +112,9 @@ let package = Package(
 
         .target(
             name: "PCIHost",
-            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SystemBus"],
+            dependencies: [
+                "AddressSpace", "DeviceModel", "HostIO", "PCIFunction", "SystemBus", systemPackage,
+            ],
             swiftSettings: settings
         ),
         .target(
@@ -140,7 +148,10 @@ let package = Package(
         ),
         .target(
             name: "VFIOUserClient",
-            dependencies: ["CLinux", "GuestMemory", "HostIO", "VFIOUserProtocol", systemPackage],
+            dependencies: [
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserProtocol", systemPackage,
+            ],
             swiftSettings: settings
         ),
 
@@ -149,7 +160,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
-                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost",
+                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
                 "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
@@ -157,7 +168,7 @@ let package = Package(
         ),
         .target(
             name: "SMMUClient",
-            dependencies: ["CLinux", "ControlProtocol", systemPackage],
+            dependencies: ["CLinux", "ControlProtocol", "SMMUv3Spec", systemPackage],
             swiftSettings: settings
         ),
 
@@ -231,6 +242,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .testTarget(
+            name: "PMCGTests",
+            dependencies: ["AddressSpace", "DeviceModel", "PMCG"],
+            swiftSettings: settings
+        ),
+        .testTarget(
             name: "DeviceTreeTests",
             dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
             swiftSettings: settings
@@ -286,7 +302,8 @@ let package = Package(
         .testTarget(
             name: "VFIOUserClientTests",
             dependencies: [
-                "CLinux", "GuestMemory", "HostIO", "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
+                "VFIOUserClient", "VFIOUserProtocol", systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -334,9 +351,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "SMMUv3",
-                "SMMUv3Spec",
-                "SystemBus",
+                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PCIFunction",
+                "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

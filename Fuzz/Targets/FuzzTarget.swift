@@ -9,6 +9,10 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case registers
     /// Stream table, context descriptors and page tables in memory, and DMA through them.
     case tables
+    /// A counter group's registers, its SMMU at work, and its messages.
+    case counters
+    /// Configuration space and BARs of a host bridge's functions, their DMA and their messages.
+    case pci
     /// A device tree blob.
     case deviceTree = "device-tree"
     /// What comes on the DMA socket, at the daemon and at a client.
@@ -21,6 +25,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         switch self {
         case .registers: fuzzRegisters(&input)
         case .tables: fuzzTables(&input)
+        case .counters: fuzzCounters(&input)
+        case .pci: fuzzPCI(&input)
         case .deviceTree: fuzzDeviceTree(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)

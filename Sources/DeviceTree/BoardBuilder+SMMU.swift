@@ -150,6 +150,7 @@ extension BoardBuilder {
         claim(regions, .pmcg, node)
         guard let interrupts = interrupts(node) else { return nil }
         let msiParent = self.msiParent(node)
+        guard let smmuPath = monitoredSMMU(node, page0, smmus) else { return nil }
         if interrupts.isEmpty, msiParent == nil {
             warn(node, "interrupts", "missing, and no msi-parent", "counter overflows can only be polled for")
         }
@@ -159,14 +160,39 @@ extension BoardBuilder {
             page1: regions.count > 1 ? regions[1].range : nil,
             interrupt: interrupts.first,
             msiParent: msiParent,
-            nearestSMMUPath: nearestSMMU(page0, smmus)
+            smmuPath: smmuPath.path
         )
     }
 
-    private func nearestSMMU(_ range: AddressRange, _ smmus: [SMMUv3Node]) -> String? {
-        let enabled = smmus.filter(\.isEnabled)
-        if let around = enabled.first(where: { $0.registers.contains(range) }) { return around.path }
-        let before = enabled.filter { $0.registers.first <= range.first }
-        return (before.max { $0.registers.first < $1.registers.first } ?? enabled.first)?.path
+    /// A path, or that there is none.
+    private struct MonitoredSMMU { let path: String? }
+
+    /// The SMMU that a counter group counts for; nil where `smmud,smmu` is wrong, which is reported.
+    ///
+    /// The binding has no property for it, so there is one of our own. Without it we go by addresses: groups
+    /// stand in the region of their SMMU, or behind it. A disabled SMMU counts here: its group is not another's.
+    private mutating func monitoredSMMU(
+        _ node: DeviceTreeNode,
+        _ range: AddressRange,
+        _ smmus: [SMMUv3Node]
+    ) -> MonitoredSMMU? {
+        let property = "smmud,smmu"
+        guard node.has(property) else {
+            if let around = smmus.first(where: { $0.registers.contains(range) }) {
+                return MonitoredSMMU(path: around.path)
+            }
+            let before = smmus.filter { $0.registers.first <= range.first }
+            let nearest = before.max { $0.registers.first < $1.registers.first } ?? smmus.first
+            return MonitoredSMMU(path: nearest?.path)
+        }
+        let remedy = "write <&smmu>, the SMMUv3 that it counts for"
+        guard let phandle = cell(node, property),
+            let target = self.node(phandle: phandle, from: node, property, remedy)
+        else { return nil }
+        guard smmus.contains(where: { $0.path == target.path }) else {
+            report(node, property, "\(target.path) is no SMMUv3", remedy)
+            return nil
+        }
+        return MonitoredSMMU(path: target.path)
     }
 }

@@ -102,11 +102,11 @@ package struct PMCGNode: Equatable, Sendable {
     package let interrupt: InterruptIdentity?
     /// `msi-parent`.
     package let msiParent: MSIParent?
-    /// The SMMU that it probably belongs to: the one in whose region it stands, or else the one that starts
-    /// last before it.
+    /// The SMMU whose events it counts, enabled or not.
     ///
-    /// The binding has no property that says so.
-    package let nearestSMMUPath: String?
+    /// `smmud,smmu` says which; without it the one in whose region it stands, or else the one that starts last
+    /// before it. Nil where the tree has no SMMU.
+    package let smmuPath: String?
 
     package init(
         path: String,
@@ -114,13 +114,13 @@ package struct PMCGNode: Equatable, Sendable {
         page1: AddressRange? = nil,
         interrupt: InterruptIdentity? = nil,
         msiParent: MSIParent? = nil,
-        nearestSMMUPath: String? = nil
+        smmuPath: String? = nil
     ) {
         self.path = path
         self.page0 = page0
         self.page1 = page1
         self.interrupt = interrupt
         self.msiParent = msiParent
-        self.nearestSMMUPath = nearestSMMUPath
+        self.smmuPath = smmuPath
     }
 }

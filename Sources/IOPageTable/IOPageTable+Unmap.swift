@@ -89,7 +89,7 @@ extension IOPageTable {
         let descriptor = try load(entry)
         switch descriptor.kind(atLevel: level, configuration: configuration) {
         case .leaf:
-            try store(StageOneDescriptor(rawValue: 0), at: entry)
+            try store(PageTableDescriptor(rawValue: 0), at: entry)
             return true
         case .table:
             let table = try follow(descriptor, at: entry)
@@ -145,7 +145,7 @@ extension IOPageTable {
     ///
     /// Old and new say the same, but the block has to be invalidated as a block: an invalidation of the pages
     /// that go may name their level (TTL), and then a cached block need not heed it.
-    private mutating func split(_ block: StageOneDescriptor, at entry: PhysicalAddress, level: Int)
+    private mutating func split(_ block: PageTableDescriptor, at entry: PhysicalAddress, level: Int)
         throws(IOPageTableError) -> PhysicalAddress
     {
         let table = try allocateTable()

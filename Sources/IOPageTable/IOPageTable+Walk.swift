@@ -35,14 +35,14 @@ extension IOPageTable {
     /// Where `iova` leads; nil where nothing is mapped.
     package func translate(_ iova: IOVirtualAddress) throws(IOPageTableError) -> PageTableTranslation? {
         guard let last = try walk(iova).last else { return nil }
-        let descriptor = StageOneDescriptor(rawValue: last.descriptor)
+        let descriptor = PageTableDescriptor(rawValue: last.descriptor)
         guard descriptor.kind(atLevel: last.level, configuration: configuration) == .leaf else { return nil }
         let size = configuration.entryByteCount(atLevel: last.level)
         let base = descriptor.outputAddress(configuration).rawValue & ~(size &- 1)
         return PageTableTranslation(
             physical: PhysicalAddress(base | iova.rawValue & (size &- 1)),
             pageByteCount: size,
-            permissions: descriptor.permissions,
+            permissions: descriptor.permissions(configuration),
             descriptor: last.descriptor
         )
     }

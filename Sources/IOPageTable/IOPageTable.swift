@@ -1,13 +1,13 @@
-// A stage-1 page table in physical memory: its tables, who owns them, and how mappings are made.
+// A page table of either stage in physical memory: its tables, who owns them, and how mappings are made.
 
 package import AddressSpace
 package import DeviceModel
 
 /// What went wrong with a page table.
 package enum IOPageTableError: Error, Equatable, Sendable {
-    /// The input address size gives no T0SZ that an SMMU takes.
+    /// The input address size gives no T0SZ that an SMMU takes, or a stage-2 table of more than 16 concatenated.
     case unsupportedInputSize(bits: Int)
-    /// The output address size is none that CD.IPS can say.
+    /// The output address size is none that CD.IPS or STE.S2PS can say.
     case unsupportedOutputSize(bits: Int)
     /// An address or the size is no multiple of the granule, or the size is zero.
     case unaligned(iova: IOVirtualAddress, physical: PhysicalAddress?, byteCount: UInt64, granule: UInt64)
@@ -48,13 +48,13 @@ package protocol PageTableInvalidator {
     mutating func flushWalk(_ iova: IOVirtualAddress, byteCount: UInt64, granule: UInt64) -> Bool
 }
 
-/// A VMSAv8-64 stage-1 table in physical memory, as Linux's io-pgtable-arm builds it.
+/// A VMSAv8-64 table of either stage in physical memory, as Linux's io-pgtable-arm builds it.
 ///
 /// It has one user at a time, which the ownership makes sure of. Every descriptor is one aligned 64-bit store,
 /// and a table is filled before it is linked: hardware may walk at any moment.
 package struct IOPageTable: ~Copyable {
     package let configuration: PageTableConfiguration
-    /// The top table's address, for CD.TTB0.
+    /// The top table's address, for CD.TTB0 or STE.S2TTB; in stage 2 that of the first of those concatenated.
     package let root: PhysicalAddress
 
     let memory: any PhysicalAccess
@@ -196,7 +196,7 @@ extension IOPageTable {
             )
         }
         for offset in 0..<count {
-            let leaf = StageOneDescriptor(
+            let leaf = PageTableDescriptor(
                 leaf: PhysicalAddress(run.physical &+ offset &* run.pageByteCount),
                 level: level,
                 permissions: permissions,
@@ -249,7 +249,7 @@ extension IOPageTable {
     }
 
     /// Links a new, empty table at `entry`.
-    private mutating func install(at entry: PhysicalAddress, replacing old: StageOneDescriptor)
+    private mutating func install(at entry: PhysicalAddress, replacing old: PageTableDescriptor)
         throws(IOPageTableError) -> PhysicalAddress
     {
         let table = try allocateTable()
@@ -273,18 +273,18 @@ extension IOPageTable {
         PhysicalAddress(table.rawValue &+ index &* 8)
     }
 
-    func load(_ address: PhysicalAddress) throws(IOPageTableError) -> StageOneDescriptor {
-        do { return StageOneDescriptor(rawValue: try memory.load(.doubleword, at: address)) } catch {
+    func load(_ address: PhysicalAddress) throws(IOPageTableError) -> PageTableDescriptor {
+        do { return PageTableDescriptor(rawValue: try memory.load(.doubleword, at: address)) } catch {
             throw .memory(error)
         }
     }
 
-    func store(_ descriptor: StageOneDescriptor, at address: PhysicalAddress) throws(IOPageTableError) {
+    func store(_ descriptor: PageTableDescriptor, at address: PhysicalAddress) throws(IOPageTableError) {
         do { try memory.store(descriptor.rawValue, .doubleword, at: address) } catch { throw .memory(error) }
     }
 
     /// The table that the descriptor at `entry` names.
-    func follow(_ descriptor: StageOneDescriptor, at entry: PhysicalAddress) throws(IOPageTableError)
+    func follow(_ descriptor: PageTableDescriptor, at entry: PhysicalAddress) throws(IOPageTableError)
         -> PhysicalAddress
     {
         let table = descriptor.outputAddress(configuration)
@@ -324,17 +324,17 @@ extension IOPageTable {
     }
 
     /// Replaces the descriptor at `entry` by one for `table`, unless someone changed it in between.
-    func link(_ table: PhysicalAddress, at entry: PhysicalAddress, replacing old: StageOneDescriptor)
+    func link(_ table: PhysicalAddress, at entry: PhysicalAddress, replacing old: PageTableDescriptor)
         throws(IOPageTableError)
     {
-        let new = StageOneDescriptor(table: table, configuration: configuration)
+        let new = PageTableDescriptor(table: table, configuration: configuration)
         let found: UInt64
         do {
             found = try memory.compareExchange64(expected: old.rawValue, desired: new.rawValue, at: entry)
         } catch { throw .memory(error) }
         guard found == old.rawValue else { throw .corrupted(descriptorAddress: entry, descriptor: found) }
         if !configuration.isCoherent {
-            try store(StageOneDescriptor(rawValue: new.rawValue | StageOneDescriptor.synced), at: entry)
+            try store(PageTableDescriptor(rawValue: new.rawValue | PageTableDescriptor.synced), at: entry)
         }
     }
 
@@ -347,7 +347,7 @@ extension IOPageTable {
         _ invalidator: inout some PageTableInvalidator
     ) throws(IOPageTableError) {
         let below = tablesBelow(table, level: level + 1)
-        try store(StageOneDescriptor(rawValue: 0), at: entry)
+        try store(PageTableDescriptor(rawValue: 0), at: entry)
         let isFlushed = invalidator.flushWalk(
             IOVirtualAddress(iova),
             byteCount: configuration.entryByteCount(atLevel: level),

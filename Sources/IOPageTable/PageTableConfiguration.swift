@@ -1,4 +1,4 @@
-// The shape of a page table: granule, address sizes, levels, page and block sizes, and what a CD says of them.
+// The shape of a page table: stage, granule, address sizes, levels, page and block sizes.
 
 /// The smallest page that a table maps, and the size of each of its tables.
 package enum PageTableGranule: Int, CaseIterable, Sendable, Comparable {
@@ -24,12 +24,23 @@ package enum PartialUnmapPolicy: Sendable {
     case split
 }
 
-/// What a stage-1 table is built for.
+/// Which stage a table is for.
+package enum PageTableStage: Hashable, Sendable {
+    /// From VA: a CD names it.
+    case one
+    /// From IPA: an STE names it.
+    ///
+    /// - Parameter forcesWriteBack: STE.S2FWB, which changes the encoding of memory types.
+    case two(forcesWriteBack: Bool)
+}
+
+/// What a table is built for.
 ///
 /// A value that exists is one for which tables can be built.
 package struct PageTableConfiguration: Hashable, Sendable {
+    package let stage: PageTableStage
     package let granule: PageTableGranule
-    /// How many bits an IOVA has (ias); T0SZ is 64 less this.
+    /// How many bits an IOVA has, or an IPA in stage 2 (ias); T0SZ is 64 less this.
     package let inputAddressBits: Int
     /// How many bits a physical address has (oas): 32, 36, 40, 42, 44, 48 or 52.
     package let outputAddressBits: Int
@@ -39,7 +50,7 @@ package struct PageTableConfiguration: Hashable, Sendable {
 
     /// The level of the top table, 0...3.
     package let startLevel: Int
-    /// How many IOVA bits the top table resolves.
+    /// How many IOVA bits the top table resolves; in stage 2 all concatenated tables together.
     let topIndexBits: Int
     /// The sizes of pages and blocks, ascending.
     package let pageByteCounts: [UInt64]
@@ -48,8 +59,10 @@ package struct PageTableConfiguration: Hashable, Sendable {
     ///
     /// Sizes above 48 bits are used in full with 64 KiB pages only and are capped to 48 otherwise, as Linux does.
     /// - Throws: ``IOPageTableError/unsupportedInputSize(bits:)`` where T0SZ would leave 12...39,
+    ///   or where stage 2 would need more than 16 tables side by side;
     ///   ``IOPageTableError/unsupportedOutputSize(bits:)`` where CD.IPS cannot say the size.
     package init(
+        stage: PageTableStage = .one,
         granule: PageTableGranule,
         inputAddressBits: Int,
         outputAddressBits: Int,
@@ -64,6 +77,7 @@ package struct PageTableConfiguration: Hashable, Sendable {
         guard Self.physicalSizes.contains(outputBits) else {
             throw .unsupportedOutputSize(bits: outputAddressBits)
         }
+        self.stage = stage
         self.granule = granule
         self.inputAddressBits = min(inputAddressBits, limit)
         self.outputAddressBits = outputBits
@@ -72,13 +86,38 @@ package struct PageTableConfiguration: Hashable, Sendable {
 
         let resolved = self.inputAddressBits - granule.log2
         let levels = (resolved + granule.stride - 1) / granule.stride
-        startLevel = 4 - levels
-        topIndexBits = resolved - granule.stride * (levels - 1)
+        let topBits = resolved - granule.stride * (levels - 1)
+        let concatenates =
+            stage != .one
+            && Self.mustConcatenate(
+                granule,
+                startLevel: 4 - levels,
+                inputBits: self.inputAddressBits,
+                outputBits: outputBits
+            )
+        guard !concatenates || topBits <= 4 else { throw .unsupportedInputSize(bits: inputAddressBits) }
+        startLevel = 4 - levels + (concatenates ? 1 : 0)
+        topIndexBits = topBits + (concatenates ? granule.stride : 0)
         pageByteCounts = Self.pageByteCounts(granule, outputBits, startLevel: startLevel)
     }
 
+    /// Whether stage 2 has to begin a level lower, with up to 16 tables side by side (Arm ARM R_DXBSH, R_SRKBC).
+    private static func mustConcatenate(
+        _ granule: PageTableGranule,
+        startLevel: Int,
+        inputBits: Int,
+        outputBits: Int
+    ) -> Bool {
+        switch (granule, startLevel) {
+        case (.kib4, 0): outputBits == 40 || outputBits == 42
+        case (.kib16, 0): inputBits == 48 || outputBits == 48
+        case (.kib16, 1): outputBits == 40
+        default: false
+        }
+    }
+
     /// The sizes that CD.IPS encodes as 0...6.
-    private static let physicalSizes = [32, 36, 40, 42, 44, 48, 52]
+    static let physicalSizes = [32, 36, 40, 42, 44, 48, 52]
 
     private static func pageByteCounts(_ granule: PageTableGranule, _ outputBits: Int, startLevel: Int)
         -> [UInt64]
@@ -145,50 +184,5 @@ extension PageTableConfiguration {
             if (iova ^ physical) & (larger &- 1) == 0, offset &+ larger <= length { length = offset }
         }
         return (page, length / page)
-    }
-}
-
-// MARK: What the context descriptor says
-
-/// The fields of a CD that follow from the page table's shape; values are as the fields encode them.
-package struct StageOneControls: Hashable, Sendable {
-    /// CD.T0SZ [5:0]: 64 less the input size.
-    package let t0sz: UInt8
-    /// CD.TG0 [7:6]: 0 is 4 KiB, 1 is 64 KiB, 2 is 16 KiB.
-    package let tg0: UInt8
-    /// CD.IR0 [9:8]: inner cacheability of walks, 0 non-cacheable, 1 write-back.
-    package let ir0: UInt8
-    /// CD.OR0 [11:10]: outer cacheability of walks.
-    package let or0: UInt8
-    /// CD.SH0 [13:12]: shareability of walks, 2 outer, 3 inner.
-    package let sh0: UInt8
-    /// CD.IPS [34:32]: 0...6 for 32, 36, 40, 42, 44, 48, 52 bits.
-    package let ips: UInt8
-    /// CD.MAIR0 and MAIR1: the memory types that the leaves' AttrIndx selects.
-    package let mair: UInt64
-}
-
-extension PageTableConfiguration {
-    /// Index 0: 0x44 non-cacheable; 1: 0xFF write-back; 2: 0x04 Device-nGnRE; 3: 0xF4 inner non-cacheable.
-    static let memoryAttributes: UInt64 = 0x0000_0000_F404_FF44
-
-    /// What a CD has to say for a walker to read this table.
-    package var controls: StageOneControls {
-        let tg0: UInt8 =
-            switch granule {
-            case .kib4: 0
-            case .kib64: 1
-            case .kib16: 2
-            }
-        let ips = Self.physicalSizes.firstIndex(of: outputAddressBits) ?? 5
-        return StageOneControls(
-            t0sz: UInt8(64 - inputAddressBits),
-            tg0: tg0,
-            ir0: isCoherent ? 1 : 0,
-            or0: isCoherent ? 1 : 0,
-            sh0: isCoherent ? 3 : 2,
-            ips: UInt8(ips),
-            mair: Self.memoryAttributes
-        )
     }
 }

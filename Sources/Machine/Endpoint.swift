@@ -40,9 +40,10 @@ package struct RequesterIdentity: Hashable, Sendable {
 }
 
 /// `0000:00:01.0`: segment, bus, device and function, as everybody writes them.
-struct PCIAddress: Hashable {
-    var segment: UInt32
-    var requesterID: UInt16
+package struct PCIAddress: Hashable, Sendable {
+    package var segment: UInt32
+    /// Bus in bits 15:8, device in 7:3, function in 2:0.
+    package var requesterID: UInt16
 
     init(segment: UInt32, requesterID: UInt16) {
         self.segment = segment
@@ -67,7 +68,7 @@ struct PCIAddress: Hashable {
         requesterID = bus << 8 | device << 3 | function
     }
 
-    var text: String {
+    package var text: String {
         func hex(_ value: some BinaryInteger, _ digits: Int) -> String {
             let text = String(value, radix: 16)
             return String(repeating: "0", count: max(0, digits - text.count)) + text

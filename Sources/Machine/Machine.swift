@@ -4,6 +4,7 @@ package import AddressSpace
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
+import PMCG
 package import SMMUv3
 import Synchronization
 package import SystemBus
@@ -31,6 +32,8 @@ package final class Machine: Sendable {
     package let bus: SystemBus
     /// The SMMUs that are enabled, in the order of the tree.
     package let smmus: [MachineSMMU]
+    /// The counter groups that are enabled, in the order of the tree.
+    package let pmcgs: [MachinePMCG]
     /// Who drives which line; two devices may drive one.
     package let interrupts: [InterruptSource]
     /// Every event of every SMMU, in one order.
@@ -77,10 +80,10 @@ package final class Machine: Sendable {
         for node in board.enabledSMMUs {
             smmus.append(try Self.makeSMMU(node, of: board, options, on: bus, &lines))
         }
-        for pmcg in board.pmcgs {
-            if let identity = pmcg.interrupt { _ = lines.line(identity, of: pmcg.path, labelled: "overflow") }
-        }
         self.smmus = smmus
+        var pmcgs: [MachinePMCG] = []
+        for node in board.pmcgs { pmcgs.append(try Self.makePMCG(node, beside: smmus, on: bus, &lines)) }
+        self.pmcgs = pmcgs
         let models = smmus.map(\.model)
         lentMemory = LentMemory(bus: bus) {
             let generation = bus.generation
@@ -104,6 +107,7 @@ package final class Machine: Sendable {
     /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
         stopDriver()
+        for pmcg in pmcgs { pmcg.model.stop() }
         for smmu in smmus { smmu.model.stop() }
     }
 
@@ -297,7 +301,7 @@ package final class Machine: Sendable {
 }
 
 /// Interrupt lines by what they are connected to.
-private struct LineTable {
+struct LineTable {
     private var lines: [InterruptIdentity: InterruptLine] = [:]
     private(set) var sources: [InterruptSource] = []
 

@@ -31,7 +31,7 @@ struct CapabilityWriter {
         case .powerManagement: addPowerManagement()
         case .msi(let vectorCount): addMSI(vectorCount)
         case .msix(let layout): addMSIX(layout)
-        case .express(let kind): addExpress(kind)
+        case .express(let kind): addExpress(kind, slotNumber: nil)
         case .vendor(let bytes, let writable, let isLive): addVendor(bytes, writable, isLive)
         case .ats(let depth):
             let start = beginExtended(0x000F, version: 1, byteCount: 8)
@@ -126,26 +126,58 @@ struct CapabilityWriter {
         space.set(UInt64(layout.pendingOffset) | UInt64(layout.pendingBAR), at: start + 8, byteCount: 4)
     }
 
-    private mutating func addExpress(_ kind: PCIExpressKind) {
+    /// Adds the PCI Express capability (ID 0x10, version 2).
+    ///
+    /// - Parameter slotNumber: Physical Slot Number of a root port's slot, 0...8191; nil where it has none.
+    mutating func addExpress(_ kind: PCIExpressKind, slotNumber: UInt16?) {
         let start = begin(0x10, byteCount: 60)
         offsets.express = start
-        space.set(2 | UInt64(kind.rawValue) << 4, at: start + 2, byteCount: 2)
+        let isRootPort = kind == .rootPort
+        // Bit 8: Slot Implemented.
+        let slot: UInt64 = slotNumber == nil ? 0 : 1 << 8
+        space.set(2 | UInt64(kind.rawValue) << 4 | slot, at: start + 2, byteCount: 2)
         // Device Capabilities: payloads of 128 bytes, 8-bit tags, role-based error reporting, function-level reset
         // (which a root port has not).
-        let functionLevelReset: UInt64 = kind == .rootPort ? 0 : 1 << 28
+        let functionLevelReset: UInt64 = isRootPort ? 0 : 1 << 28
         space.set(1 << 5 | 1 << 15 | functionLevelReset, at: start + 4, byteCount: 4)
         // Device Control: all but Initiate Function Level Reset, which reads as 0 and is looked for apart.
         space.permit(0x7FFF, at: start + 8, byteCount: 2)
         space.set(0x2810, at: start + 8, byteCount: 2)
         space.permitClearing(0x000F, at: start + 10, byteCount: 2)
+        // Completion Timeout Disable, which whoever issues requests has to offer.
+        space.set(1 << 4, at: start + 36, byteCount: 4)
+        space.permit(1 << 4, at: start + 40, byteCount: 2)
         guard kind != .rootComplexIntegratedEndpoint else { return }
-        // 2.5 GT/s, one lane, up.
-        space.set(0x0011, at: start + 12, byteCount: 4)
-        space.permit(0x0FFB, at: start + 16, byteCount: 2)
+        // 2.5 GT/s, one lane, up. A root port says when its link is (Data Link Layer Link Active Reporting).
+        space.set(0x0011 | (isRootPort ? 1 << 20 : 0), at: start + 12, byteCount: 4)
+        // ASPM Control, common clock, extended synch; Read Completion Boundary of endpoints, Link Disable of ports.
+        // Retrain Link reads as 0.
+        space.permit(isRootPort ? 0x00D3 : 0x00CB, at: start + 16, byteCount: 2)
         space.set(0x0011, at: start + 18, byteCount: 2)
         space.set(0x0002, at: start + 44, byteCount: 4)
         space.set(0x0001, at: start + 48, byteCount: 2)
         space.permit(0x000F, at: start + 48, byteCount: 2)
+        guard isRootPort else { return }
+        space.set(UInt64((slotNumber ?? 0) & 0x1FFF) << 19, at: start + 20, byteCount: 4)
+        // Root Control: system errors, and the interrupt of power management events.
+        space.permit(0x000F, at: start + 28, byteCount: 2)
+    }
+
+    /// Adds the Subsystem ID and Subsystem Vendor ID capability (ID 0x0D), where a bridge has what a header of type 0
+    /// has at 0x2C.
+    mutating func addSubsystem(_ identity: PCIIdentity) {
+        guard identity.subsystemVendorID != 0 else { return }
+        let start = begin(0x0D, byteCount: 8)
+        space.set(UInt64(identity.subsystemVendorID), at: start + 4, byteCount: 2)
+        space.set(UInt64(identity.subsystemID), at: start + 6, byteCount: 2)
+    }
+
+    /// Says that TLPs can have a prefix, as those with a PASID do: without it software does not enable PASID.
+    mutating func supportEndToEndPrefixes() {
+        guard let express = offsets.express else { return }
+        // Device Capabilities 2: End-End TLP Prefix Supported, and one of them at most.
+        let capabilities = UInt64(space.read32(at: express + 36)) | 1 << 21 | 1 << 22
+        space.set(capabilities, at: express + 36, byteCount: 4)
     }
 
     private mutating func addVendor(_ bytes: [UInt8], _ writable: [UInt8], _ isLive: Bool) {

@@ -18,8 +18,9 @@ struct ConfigurationSpace: Sendable {
     /// Up to 4 bytes, little-endian; bytes beyond the end read as 1s, as those of no function do.
     func read(at offset: Int, byteCount: Int) -> UInt32 {
         var value: UInt32 = 0
-        for index in 0..<min(byteCount, 4) {
-            let byte = bytes.indices.contains(offset + index) ? bytes[offset + index] : 0xFF
+        for index in 0..<max(0, min(byteCount, 4)) {
+            let place = offset &+ index
+            let byte = bytes.indices.contains(place) ? bytes[place] : 0xFF
             value |= UInt32(byte) &<< UInt32(8 * index)
         }
         return value
@@ -29,8 +30,8 @@ struct ConfigurationSpace: Sendable {
     ///
     /// Bits that are read-only stay as they are.
     mutating func write(_ value: UInt32, at offset: Int, byteCount: Int) {
-        for index in 0..<min(byteCount, 4) {
-            let place = offset + index
+        for index in 0..<max(0, min(byteCount, 4)) {
+            let place = offset &+ index
             guard bytes.indices.contains(place) else { return }
             let byte = UInt8(truncatingIfNeeded: value &>> UInt32(8 * index))
             let taken = bytes[place] & ~writable[place] | byte & writable[place]
@@ -74,4 +75,23 @@ struct ConfigurationSpace: Sendable {
 
     func read16(at offset: Int) -> UInt16 { UInt16(truncatingIfNeeded: read(at: offset, byteCount: 2)) }
     func read32(at offset: Int) -> UInt32 { read(at: offset, byteCount: 4) }
+}
+
+// MARK: Power management
+
+extension ConfigurationSpace {
+    /// PMCSR.PowerState is D0, or there is no such capability.
+    ///
+    /// - Parameter capability: Where the power management capability stands.
+    func isInD0(_ capability: Int?) -> Bool { capability.map { bytes[$0 + 4] & 3 == 0 } ?? true }
+
+    /// A write of software, of which PMCSR.PowerState takes D0 and D3hot only.
+    ///
+    /// A state that a function does not have is discarded (PCI Bus Power Management Interface Specification, PMCSR).
+    mutating func write(_ value: UInt32, at offset: Int, byteCount: Int, powerManagement: Int?) {
+        let before = powerManagement.map { bytes[$0 + 4] & 3 }
+        write(value, at: offset, byteCount: byteCount)
+        guard let powerManagement, let before, [1, 2].contains(bytes[powerManagement + 4] & 3) else { return }
+        set(UInt64(bytes[powerManagement + 4] & ~3 | before), at: powerManagement + 4, byteCount: 1)
+    }
 }

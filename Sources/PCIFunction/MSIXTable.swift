@@ -31,31 +31,6 @@ struct MSIXTable: Sendable {
         return words
     }
 
-    /// The offset in the table, where a BAR's offset is in it.
-    func tableOffset(_ bar: Int, _ offset: UInt64) -> Int? {
-        Self.offset(
-            bar,
-            offset,
-            in: layout.tableBAR,
-            layout.tableOffset,
-            layout.vectorCount * Self.entryByteCount
-        )
-    }
-
-    /// The offset in the pending bits, where a BAR's offset is in them.
-    func pendingOffset(_ bar: Int, _ offset: UInt64) -> Int? {
-        Self.offset(bar, offset, in: layout.pendingBAR, layout.pendingOffset, pending.count * 8)
-    }
-
-    private static func offset(_ bar: Int, _ offset: UInt64, in place: Int, _ start: UInt32, _ count: Int)
-        -> Int?
-    {
-        guard bar == place, offset >= UInt64(start), offset - UInt64(start) < UInt64(count) else {
-            return nil
-        }
-        return Int(offset - UInt64(start))
-    }
-
     /// Reads 4 or 8 bytes, which is what the specification has software use.
     func readTable(at offset: Int, width: AccessWidth) throws(RegisterAccessError) -> UInt64 {
         try Self.check(offset, width)
@@ -106,13 +81,42 @@ struct MSIXTable: Sendable {
     /// The vectors that are pending and no longer masked; they are pending no more.
     mutating func takeUnmaskedPending() -> [Int] {
         var vectors: [Int] = []
-        for vector in 0..<layout.vectorCount
-        where pending[vector / 64] >> UInt64(vector % 64) & 1 != 0 && !isMasked(vector) {
-            pending[vector / 64] &= ~(1 << UInt64(vector % 64))
-            vectors.append(vector)
+        for index in pending.indices {
+            var rest = pending[index]
+            while rest != 0 {
+                let bit = rest.trailingZeroBitCount
+                rest &= rest &- 1
+                guard !isMasked(index * 64 + bit) else { continue }
+                pending[index] &= ~(1 << UInt64(bit))
+                vectors.append(index * 64 + bit)
+            }
         }
         return vectors
     }
 
     mutating func reset() { self = MSIXTable(layout) }
+}
+
+/// Where in a BAR the structures of MSI-X stand.
+///
+/// Known without the function's lock: an access to a register of the model does not take it.
+extension PCIMSIXLayout {
+    /// The offset in the table, where a BAR's offset is in it.
+    func tableOffset(_ bar: Int, _ offset: UInt64) -> Int? {
+        Self.place(bar, offset, tableBAR, tableOffset, vectorCount * MSIXTable.entryByteCount)
+    }
+
+    /// The offset in the pending bits, where a BAR's offset is in them.
+    func pendingOffset(_ bar: Int, _ offset: UInt64) -> Int? {
+        Self.place(bar, offset, pendingBAR, pendingOffset, (vectorCount + 63) / 64 * 8)
+    }
+
+    private static func place(_ bar: Int, _ offset: UInt64, _ home: Int, _ start: UInt32, _ count: Int)
+        -> Int?
+    {
+        guard bar == home, offset >= UInt64(start), offset &- UInt64(start) < UInt64(count) else {
+            return nil
+        }
+        return Int(offset &- UInt64(start))
+    }
 }

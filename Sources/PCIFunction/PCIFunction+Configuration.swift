@@ -5,7 +5,7 @@ import Synchronization
 extension PCIFunction {
     /// Reads 1 to 4 bytes of configuration space; beyond its end are 1s.
     package func readConfiguration(at offset: Int, byteCount: Int) -> UInt32 {
-        if offsets.live.contains(where: { $0.contains(offset) }),
+        if isLive(offset), (1...4).contains(byteCount),
             let value = model.readLiveCapability(at: offset, byteCount: byteCount)
         {
             return value
@@ -22,26 +22,36 @@ extension PCIFunction {
     package func writeConfiguration(_ value: UInt32, at offset: Int, byteCount: Int) {
         guard offset >= 0, offset < configurationByteCount, (1...4).contains(byteCount) else { return }
         let isReset = initiatesReset(value, at: offset, byteCount: byteCount)
-        state.withLock { state in
-            state.space.write(value, at: offset, byteCount: byteCount)
-            gate.set(state.space.bit(2, at: Register.command))
+        let isPowerChange = state.withLock { state in
+            let wasAwake = isAwake(state)
+            state.space.write(
+                value,
+                at: offset,
+                byteCount: byteCount,
+                powerManagement: offsets.powerManagement
+            )
+            let isAwake = isAwake(state)
+            gate.set(state.space.bit(2, at: Register.command) && isAwake)
             updatePin(&state)
+            return wasAwake != isAwake
         }
         if isReset { return reset() }
-        if offsets.live.contains(where: { $0.contains(offset) }) {
+        if isLive(offset) {
             model.liveCapabilityWritten(at: offset, byteCount: byteCount)
         }
         model.configurationChanged()
-        if offset < 0x40 { hostIfAny?.configurationChanged(of: self) }
+        if offset < 0x40 || isPowerChange { hostIfAny?.configurationChanged(of: self) }
         sendUnmasked()
     }
+
+    private func isLive(_ offset: Int) -> Bool { offsets.live.contains { $0.contains(offset) } }
 
     /// Whether a write of 1 to 4 bytes sets Device Control.Initiate Function Level Reset.
     package func initiatesReset(_ value: UInt32, at offset: Int, byteCount: Int) -> Bool {
         guard let express = offsets.express else { return false }
         // Bit 15 of Device Control is bit 7 of its second byte.
         let place = express + 9
-        guard place >= offset, place < offset + byteCount else { return false }
+        guard place >= offset, place &- offset < byteCount, byteCount <= 4 else { return false }
         return value >> UInt32(8 * (place - offset)) & 0x80 != 0
     }
 
@@ -68,4 +78,16 @@ package struct PCIPageServices: Equatable, Sendable {
     package var isPASIDEnabled: Bool
     /// Outstanding Page Request Allocation.
     package var outstandingRequests: UInt32
+
+    package init(
+        isATSEnabled: Bool = false,
+        isPRIEnabled: Bool = false,
+        isPASIDEnabled: Bool = false,
+        outstandingRequests: UInt32 = 0
+    ) {
+        self.isATSEnabled = isATSEnabled
+        self.isPRIEnabled = isPRIEnabled
+        self.isPASIDEnabled = isPASIDEnabled
+        self.outstandingRequests = outstandingRequests
+    }
 }

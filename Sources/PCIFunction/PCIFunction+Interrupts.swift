@@ -120,7 +120,7 @@ extension PCIFunction {
         // Status.Interrupt Status.
         state.space.setBit(3, at: Register.status, to: state.isPinCause)
         let isDisabled = state.space.bit(10, at: Register.command)
-        let isAsserted = state.isPinCause && !isDisabled && mode(state) == .intx
+        let isAsserted = state.isPinCause && !isDisabled && isAwake(state) && mode(state) == .intx
         guard isAsserted != state.isPinAsserted else { return }
         state.isPinAsserted = isAsserted
         // Under the lock: two changes must not reach the host in the wrong order.

@@ -15,10 +15,11 @@ package final class PCIFunction: Sendable {
     package let model: any PCIFunctionModel
     let offsets: CapabilityOffsets
     let initial: ConfigurationSpace
+    let msixLayout: PCIMSIXLayout?
     let gate = BusMasterGate()
     private let portFactory: @Sendable () -> any DMAPort
     let state: Mutex<State>
-    private let messages = Mutex(MessagePort())
+    let messages = Mutex(MessageQueue())
 
     struct State: Sendable {
         var space: ConfigurationSpace
@@ -32,11 +33,6 @@ package final class PCIFunction: Sendable {
         var override: PCIInterruptMode?
         weak var host: (any PCIFunctionHost)?
     }
-
-    /// The one user of the port through which messages go.
-    private struct MessagePort { var port: SendablePort? }
-    // SAFETY of @unchecked Sendable: it is only ever used under the lock of `messages`.
-    private struct SendablePort: @unchecked Sendable { let port: any DMAPort }
 
     /// Builds a function in its state after power-on.
     ///
@@ -54,11 +50,13 @@ package final class PCIFunction: Sendable {
         portFactory = makePort
         var writer = CapabilityWriter(Self.header(description))
         for capability in description.capabilities { writer.add(capability) }
+        if writer.offsets.pasid != nil { writer.supportEndToEndPrefixes() }
         initial = writer.space
         offsets = writer.offsets
-        var table: MSIXTable?
-        for case .msix(let layout) in description.capabilities { table = MSIXTable(layout) }
-        state = Mutex(State(space: writer.space, table: table))
+        var layout: PCIMSIXLayout?
+        for case .msix(let own) in description.capabilities { layout = own }
+        msixLayout = layout
+        state = Mutex(State(space: writer.space, table: layout.map { MSIXTable($0) }))
     }
 
     /// Says who carries the function.
@@ -72,11 +70,16 @@ package final class PCIFunction: Sendable {
     /// A view of memory for one user, through which nothing goes while Bus Master Enable is 0.
     package func makePort() -> any DMAPort { PCIFunctionPort(portFactory(), gate) }
 
-    /// Command.Bus Master Enable.
+    /// Command.Bus Master Enable, in D0.
     package var isBusMaster: Bool { gate.isOpen }
 
-    /// Command.Memory Space Enable.
-    package var isMemoryEnabled: Bool { state.withLock { $0.space.bit(1, at: Register.command) } }
+    /// Command.Memory Space Enable, in D0.
+    package var isMemoryEnabled: Bool {
+        state.withLock { $0.space.bit(1, at: Register.command) && isAwake($0) }
+    }
+
+    /// Whether the function is in D0: in D3hot it answers configuration accesses only, and issues nothing.
+    func isAwake(_ state: State) -> Bool { state.space.isInD0(offsets.powerManagement) }
 
     /// The BAR that starts at this index.
     package func bar(_ index: Int) -> PCIBAR? { description.bars.first { $0.index == index } }
@@ -134,12 +137,15 @@ package final class PCIFunction: Sendable {
     package func readBAR(_ index: Int, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError)
         -> UInt64
     {
-        if let table = state.withLock({ $0.table }) {
-            if let place = table.tableOffset(index, offset) {
-                return try table.readTable(at: place, width: width)
+        guard let layout = msixLayout else { return try model.readBAR(index, at: offset, width: width) }
+        if let place = layout.tableOffset(index, offset) {
+            return try state.withLock { (state) throws(RegisterAccessError) in
+                try state.table?.readTable(at: place, width: width) ?? width.allOnes
             }
-            if let place = table.pendingOffset(index, offset) {
-                return try table.readPending(at: place, width: width)
+        }
+        if let place = layout.pendingOffset(index, offset) {
+            return try state.withLock { (state) throws(RegisterAccessError) in
+                try state.table?.readPending(at: place, width: width) ?? width.allOnes
             }
         }
         return try model.readBAR(index, at: offset, width: width)
@@ -149,25 +155,17 @@ package final class PCIFunction: Sendable {
     package func writeBAR(_ index: Int, _ value: UInt64, at offset: UInt64, width: AccessWidth)
         throws(RegisterAccessError)
     {
-        enum Place { case model, table, pending, refused(RegisterAccessError) }
-        let place: Place = state.withLock { state in
-            guard let table = state.table else { return .model }
-            if table.pendingOffset(index, offset) != nil { return .pending }
-            guard let offset = table.tableOffset(index, offset) else { return .model }
-            do throws(RegisterAccessError) {
-                try state.table?.writeTable(value, at: offset, width: width)
-                return .table
-            } catch {
-                return .refused(error)
+        if let layout = msixLayout {
+            if let place = layout.tableOffset(index, offset) {
+                try state.withLock { (state) throws(RegisterAccessError) in
+                    try state.table?.writeTable(value, at: place, width: width)
+                }
+                return sendUnmasked()
             }
+            // What software writes to pending bits is undefined: it does nothing.
+            if layout.pendingOffset(index, offset) != nil { return }
         }
-        switch place {
-        case .model: try model.writeBAR(index, value, at: offset, width: width)
-        case .table: sendUnmasked()
-        // Software's writes to pending bits are undefined: they do nothing.
-        case .pending: break
-        case .refused(let error): throw error
-        }
+        try model.writeBAR(index, value, at: offset, width: width)
     }
 
     // MARK: Reset
@@ -176,8 +174,11 @@ package final class PCIFunction: Sendable {
     package func reset() {
         gate.set(false)
         model.reset()
+        messages.withLock { $0.waiting.removeAll() }
         state.withLock { state in
             state.space = initial
+            // Again: software may have written to Command since.
+            gate.set(false)
             state.table?.reset()
             state.pendingMSI = 0
             state.isPinCause = false
@@ -187,16 +188,4 @@ package final class PCIFunction: Sendable {
     }
 
     var hostIfAny: (any PCIFunctionHost)? { state.withLock { $0.host } }
-
-    // MARK: Messages
-
-    /// Writes a message to memory as the function's DMA.
-    func send(_ message: PCIMessage) {
-        messages.withLock { messages in
-            let port = messages.port?.port ?? makePort()
-            messages.port = SendablePort(port: port)
-            // What becomes of a message that faults is the SMMU's to record; the function has nobody to tell.
-            try? port.store(UInt64(message.data), .word, at: IOVirtualAddress(message.address))
-        }
-    }
 }

@@ -49,6 +49,7 @@ package struct PCIBAR: Equatable, Sendable {
     ) {
         precondition(byteCount >= 16 && byteCount & (byteCount - 1) == 0, "a BAR's size is a power of two")
         precondition((0...(space == .memory64 ? 4 : 5)).contains(index), "a type 0 header has 6 BARs")
+        precondition(space == .memory64 || byteCount <= 1 << 31, "a 32-bit BAR has at most 2 GiB")
         self.index = index
         self.byteCount = byteCount
         self.space = space

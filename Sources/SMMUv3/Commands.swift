@@ -8,7 +8,7 @@ import Synchronization
 import SystemBus
 
 /// How a command ended.
-private enum CommandOutcome {
+enum CommandOutcome {
     case done
     /// CMD_SYNC: done, and this output is pulsed once CONS has moved on.
     case doneWithSyncInterrupt
@@ -113,13 +113,14 @@ extension SMMUv3 {
             return .done  // Hints.
         case .cfgiSTE, .cfgiSTERange, .cfgiCD, .cfgiCDAll:
             return invalidateConfiguration(command)
-        case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll:
+        case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,
+            .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
             return invalidateTranslations(command)
         case .sync:
             return synchronize(command)
         default:
-            // Everything that the ID registers say is not there: stage 2 (TLBI_S12_VMALL, TLBI_S2_IPA), EL2,
-            // Secure, ATS, PRI, stalls, MPAM; and reserved opcodes.
+            // Everything that the ID registers say is not there: Secure, ATS, PRI, stalls, MPAM (CFGI_VMS_PIDM);
+            // and reserved opcodes.
             return .failed(.cerrorIll)
         }
     }
@@ -143,60 +144,6 @@ extension SMMUv3 {
             configurationCache.invalidateContexts(of: command.streamID)
         }
         return .done
-    }
-
-    private func invalidateTranslations(_ command: Command) -> CommandOutcome {
-        // Without stage 2 the VMID field is RES0 and entries are tagged with 0.
-        let vmid = identification.idr0.s2P ? command.vmid : 0
-        if command.opcode == .tlbiNSNHAll {
-            translationCache.invalidate(.all(.nsEL1))
-            return .done
-        }
-        guard identification.idr0.s1P else { return .failed(.cerrorIll) }
-        switch command.opcode {
-        case .tlbiNHAll:
-            translationCache.invalidate(.vmid(.nsEL1, vmid))
-        case .tlbiNHASID:
-            translationCache.invalidate(.asid(.nsEL1, vmid: vmid, asid: command.asid))
-        default:
-            guard let scope = addressScope(of: command) else { return .failed(.cerrorIll) }
-            translationCache.invalidate(
-                command.opcode == .tlbiNHVA
-                    ? .address(.nsEL1, vmid: vmid, asid: command.asid, scope)
-                    : .addressAllASIDs(.nsEL1, vmid: vmid, scope)
-            )
-        }
-        return .done
-    }
-
-    /// The addresses of a TLBI by VA, with range and TTL where SMMU_IDR3.RIL has them (IHI 0070, 4.4.1.1).
-    ///
-    /// - Returns: nil for the reserved combination of a range with NUM, SCALE and TTL all zero.
-    private func addressScope(of command: Command) -> TranslationCache.AddressScope? {
-        // Entries are tagged with addresses sign-extended from bit 55.
-        let address = UInt64(bitPattern: (Int64(bitPattern: command.address) &<< 8) &>> 8)
-        guard identification.idr3.ril, command.tg != 0, let granule = Granule(tlbiTG: command.tg) else {
-            return TranslationCache.AddressScope(
-                first: address,
-                last: address &+ 0xFFF,
-                granule: nil,
-                level: nil
-            )
-        }
-        var level = command.ttl == 0 ? nil : command.ttl
-        // Level 1 has no 16 KiB leaves without DS: the value is reserved and acts as 0.
-        if granule == .kib16, level == 1, !identification.idr5.ds { level = nil }
-        if command.num == 0, command.scale == 0, level == nil { return nil }
-        let pages = UInt64(command.num &+ 1) &<< UInt64(command.scale)
-        let (bytes, overflow) = pages.multipliedReportingOverflow(by: granule.byteCount)
-        let (last, wraps) = address.addingReportingOverflow(bytes &- 1)
-        // A range does not wrap at the top of the address space.
-        return TranslationCache.AddressScope(
-            first: address,
-            last: overflow || wraps ? UInt64.max : last,
-            granule: granule,
-            level: level
-        )
     }
 
     private func synchronize(_ command: Command) -> CommandOutcome {

@@ -9,10 +9,12 @@ import SystemBus
 /// The registers that a translation depends on, read once at its start.
 struct TranslationControls: Equatable, Sendable {
     var isEnabled: Bool
-    /// GBPA.ABORT.
-    var bypassAborts: Bool
+    /// What happens while it is not enabled.
+    var globalBypass: GBPA
     /// CR2.RECINVSID.
     var recordsBadStreamIDs: Bool
+    /// CR2.E2H.
+    var isE2H: Bool
     var tableBase: StrtabBase
     var tableConfiguration: StrtabBaseCfg
     /// The invalidation generation before these were read, and so before anything that the look-up fetches:
@@ -25,7 +27,7 @@ struct TranslationControls: Equatable, Sendable {
 
 /// What a stream's configuration leads to.
 enum StreamOutcome: Equatable, Sendable {
-    /// STE.Config 0b100, or stage 1 skipped by S1DSS: the address goes through as it is.
+    /// STE.Config 0b1x0, or stage 1 skipped by S1DSS: stage 2, if any, gets the address as it is.
     case bypass
     case stage1(ContextConfiguration)
 }
@@ -54,6 +56,7 @@ extension SMMUv3 {
         if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
         let address = try steAddress(transaction, controls, &observer)
         let ste: STE
+        observer.accessing(.configuration)
         do {
             ste = STE(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
         } catch {
@@ -94,6 +97,7 @@ extension SMMUv3 {
         let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
         let l1Address = l1Base &+ (UInt64(streamID) &>> UInt64(split)) &* 8
         let l1: L1STD
+        observer.accessing(.configuration)
         do {
             l1 = L1STD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
         } catch {
@@ -160,16 +164,16 @@ extension SMMUv3 {
     // MARK: From the STE on
 
     /// Checks an STE and decodes it; an abort configuration and an invalid STE end here.
-    func configuration(of ste: STE, _ transaction: Transaction) throws(TranslationFault)
-        -> StreamConfiguration
+    func configuration(of ste: STE, _ transaction: Transaction, _ controls: TranslationControls)
+        throws(TranslationFault) -> StreamConfiguration
     {
         if let reason = identification.violation(of: ste) {
             throw configurationFault(.cBadSTE, transaction, reason)
         }
-        if ste.config.rawValue & 0b100 == 0 {
+        if ste.config.abortsSilently {
             throw .silentAbort("STE.Config is 0b\(String(ste.config.rawValue, radix: 2)): abort, no event")
         }
-        return identification.decode(ste)
+        return identification.decode(ste, isE2H: controls.isE2H)
     }
 
     /// What a stream does with a transaction: the checks of SubstreamIDs and the CD (IHI 0070, 3.3.2 and 5.3).
@@ -236,7 +240,7 @@ extension SMMUv3 {
         if let reason = identification.violation(of: cd, in: stream) {
             throw configurationFault(.cBadCD, transaction, reason)
         }
-        return identification.decode(cd)
+        return identification.decode(cd, in: stream)
     }
 
     private func fetchCD(
@@ -249,15 +253,18 @@ extension SMMUv3 {
     ) throws(TranslationFault) -> CD {
         let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
         if policy == .cached, let cd = configurationCache.context(key) { return cd }
-        let address = try cdAddress(index, stream, transaction, &observer)
+        let lookup = LookupScope(policy: policy, generation: controls.generation)
+        let address = try cdAddress(index, stream, transaction, lookup, &observer)
+        let location = try physicalContext(address, stream, transaction, lookup, &observer)
         let cd: CD
+        observer.accessing(.configuration)
         do {
-            cd = CD(words: try bus.loadRAM64x8(at: PhysicalAddress(address)))
+            cd = CD(words: try bus.loadRAM64x8(at: location))
         } catch {
-            throw fetchAbort(.fCDFetch, transaction, address)
+            throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
         count(.configurationFetches)
-        observer.fetched(.cd(PhysicalAddress(address), cd))
+        observer.fetched(.cd(location, cd))
         if policy == .cached,
             options.cachesInvalidStructures || identification.violation(of: cd, in: stream) == nil
         {
@@ -266,23 +273,47 @@ extension SMMUv3 {
         return cd
     }
 
+    /// Where a CD or L1CD is: behind stage 2 where that translates.
+    private func physicalContext(
+        _ address: UInt64,
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ lookup: LookupScope,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> PhysicalAddress {
+        guard let stage2 = stream.stage2 else { return PhysicalAddress(address) }
+        let request = Stage2Request(
+            transaction: transaction,
+            access: EffectiveAccess(transaction).overridden(by: stream),
+            purpose: .context,
+            ipa: address,
+            lookup: lookup
+        )
+        let (translation, _) = try translateStage2(request, stage2, &observer)
+        return PhysicalAddress(translation.output(for: address))
+    }
+
+    /// The address of a CD; an IPA where stage 2 translates.
     private func cdAddress(
         _ index: UInt32,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
+        _ lookup: LookupScope,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> UInt64 {
         let table = stream.contextTable
         guard let leaf = table.log2LeafCount else { return table.base &+ UInt64(index) &* 64 }
         let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
+        let location = try physicalContext(l1Address, stream, transaction, lookup, &observer)
         let l1: L1CD
+        observer.accessing(.configuration)
         do {
-            l1 = L1CD(word: try bus.loadRAM64(at: PhysicalAddress(l1Address)))
+            l1 = L1CD(word: try bus.loadRAM64(at: location))
         } catch {
-            throw fetchAbort(.fCDFetch, transaction, l1Address)
+            throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
         count(.configurationFetches)
-        observer.fetched(.l1cd(PhysicalAddress(l1Address), l1))
+        observer.fetched(.l1cd(location, l1))
         let leafBytes: UInt64 = 64 &<< UInt64(leaf)
         let leafBase = l1.l2Ptr & ~(leafBytes &- 1)
         guard l1.v, l1.l2Ptr < identification.outputAddressLimit else {

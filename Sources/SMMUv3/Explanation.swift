@@ -92,29 +92,85 @@ extension SMMUv3 {
             )
         }
         // A transaction uses what is cached where something is.
-        if let ste = cachedSTE ?? fetchedSTE, let cd = cachedCD ?? fetchedCD,
-            identification.violation(of: ste) == nil, ste.config.translatesStage1
+        guard let ste = cachedSTE ?? fetchedSTE, identification.violation(of: ste) == nil,
+            !ste.config.abortsSilently
+        else { return findings }
+        let stream = identification.decode(ste, isE2H: controls.isE2H)
+        if stream.config.translatesStage1, let cd = cachedCD ?? fetchedCD,
+            identification.violation(of: cd, in: stream) == nil
         {
-            findings += staleTranslation(transaction, identification.decode(ste), cd, outcome)
+            let context = identification.decode(cd, in: stream)
+            findings += staleTranslation(transaction, stream, context, outcome)
         }
+        if let stage2 = stream.stage2 { findings += staleStage2(transaction, stream, stage2, outcome) }
         return findings
     }
 
     private func staleTranslation(
         _ transaction: Transaction,
         _ stream: StreamConfiguration,
-        _ cd: CD,
+        _ context: ContextConfiguration,
         _ outcome: Explanation.Outcome
     ) -> [String] {
-        guard identification.violation(of: cd, in: stream) == nil else { return [] }
-        let context = identification.decode(cd)
-        let tag = RegimeTag(world: stream.world, vmid: stream.vmid, asid: context.asid, aset: context.aset)
+        let tag = RegimeTag(
+            regime: TranslationRegime(stream.world),
+            vmid: stream.vmid,
+            asid: context.asid,
+            aset: context.aset
+        )
         let address = context.canonical(transaction.address.rawValue)
         guard let cached = translationCache.peek(address, tag: tag) else { return [] }
-        let output = PhysicalAddress(cached.output(for: address))
-        let command = "a CMD_TLBI_NH_VA for ASID \(tag.asid), address \(transaction.address) is missing"
-        let required = EffectiveAccess(transaction).overridden(by: stream).required
-        let isPermitted = cached.permissions.contains(required)
+        let name = tag.regime == .nsEL1 ? "CMD_TLBI_NH_VA" : "CMD_TLBI_EL2_VA"
+        let vmid = identification.idr0.s2P && tag.regime == .nsEL1 ? "VMID \(tag.vmid), " : ""
+        return compare(
+            cached,
+            cached.output(for: address),
+            EffectiveAccess(transaction).overridden(by: stream),
+            outcome,
+            "a \(name) for \(vmid)ASID \(tag.asid), address \(transaction.address) is missing"
+        )
+    }
+
+    /// What the TLB holds of stage 2 alone, for the IPA of the transaction as memory has it now.
+    private func staleStage2(
+        _ transaction: Transaction,
+        _ stream: StreamConfiguration,
+        _ stage2: Stage2Configuration,
+        _ outcome: Explanation.Outcome
+    ) -> [String] {
+        let ipa: UInt64
+        switch outcome {
+        case .translated(let translation):
+            ipa = translation.intermediate ?? transaction.address.rawValue
+        case .fault(let fault):
+            // Stage 1 must have come through for stage 2 to be asked.
+            guard let record = fault.record, record.s2, record.eventClass == .in else { return [] }
+            ipa = record.number == .fWalkEABT ? transaction.address.rawValue : record.ipa
+        }
+        let tag = RegimeTag(regime: .nsEL1Stage2, vmid: stage2.vmid, asid: 0, aset: false)
+        guard let cached = translationCache.peek(ipa, tag: tag) else { return [] }
+        // An IPA from a record has no low bits; those of a page do not change on the way.
+        let offset = transaction.address.rawValue & 0xFFF
+        return compare(
+            cached,
+            cached.output(for: ipa & ~0xFFF | offset),
+            EffectiveAccess(transaction).overridden(by: stream),
+            outcome,
+            "a CMD_TLBI_S2_IPA for VMID \(tag.vmid), IPA 0x\(String(ipa, radix: 16)) is missing"
+        )
+    }
+
+    private func compare(
+        _ cached: CachedTranslation,
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ outcome: Explanation.Outcome,
+        _ command: String
+    ) -> [String] {
+        let output = PhysicalAddress(address)
+        let isPermitted = cached.permissions.contains(access.required)
+        // A walk asks memory for what is not dirty yet.
+        guard cached.answers(access.required, isWrite: access.isWrite) else { return [] }
         switch outcome {
         case .translated(let translation) where translation.output != output && !translation.isBypassed:
             return ["the TLB still translates this address to \(output): \(command)"]

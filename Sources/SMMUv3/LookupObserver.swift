@@ -7,11 +7,25 @@ package import SMMUv3Spec
 ///
 /// Specialised away where ``NoObserver`` is given.
 protocol LookupObserver {
+    /// The look-up is about to read memory, whether or not somebody answers there.
+    mutating func accessing(_ kind: LookupAccess)
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure)
     mutating func note(_ text: @autoclosure () -> String)
 }
 
-/// Nobody watches: what transactions use.
+extension LookupObserver {
+    @inline(__always)  // Must vanish where nobody counts.
+    mutating func accessing(_ kind: LookupAccess) {}
+}
+
+/// What a look-up reads memory for.
+enum LookupAccess {
+    /// A stream table, a CD table, or one of their first levels.
+    case configuration
+    case translationTable
+}
+
+/// Nobody watches.
 struct NoObserver: LookupObserver {
     // Thread Sanitizer looks at the address of what is passed inout, and a type without contents has none.
     private var hasAddress = true
@@ -28,8 +42,9 @@ package enum FetchedStructure: Equatable, Sendable {
     case ste(PhysicalAddress, STE)
     case l1cd(PhysicalAddress, L1CD)
     case cd(PhysicalAddress, CD)
-    /// A stage-1 descriptor: its address, the word, its level, and the granule of its table.
-    case descriptor(PhysicalAddress, Descriptor, level: Int, granule: Granule)
+    /// A descriptor of either stage: its physical address, the word in the processor's byte order, its level, and
+    /// its table's format.
+    case descriptor(PhysicalAddress, Descriptor, level: Int, format: TableFormat)
 }
 
 /// One step of an explained look-up.

@@ -53,8 +53,9 @@ struct RegisterFile: Sendable {
     var translationControls: TranslationControls {
         TranslationControls(
             isEnabled: cr0ack.smmuen,
-            bypassAborts: gbpa.abort,
+            globalBypass: gbpa,
             recordsBadStreamIDs: cr2.recinvsid,
+            isE2H: cr2.e2H,
             tableBase: maskedStrtabBase,
             tableConfiguration: strtabBaseCfg
         )

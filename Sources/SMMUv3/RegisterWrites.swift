@@ -24,7 +24,7 @@ extension RegisterFile {
             writeCR1(CR1(rawValue: value))
         case RegisterOffset.cr2 where !isSMMUEnabledOrEnabling:
             // PTM has no effect without broadcast TLB maintenance, but drivers write it and read it back.
-            cr2.rawValue = value & 0b110
+            cr2.rawValue = value & (identification.idr0.hyp ? 0b111 : 0b110)
             return .translationControls
         case RegisterOffset.gbpa:
             return writeGBPA(GBPA(rawValue: value))

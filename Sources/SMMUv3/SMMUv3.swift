@@ -58,6 +58,7 @@ package final class SMMUv3: Sendable {
     /// The command consumer's place there: there is one consumer at a time.
     let commandSlot: TransactionTracker.Slot
     let counters = Counters()
+    let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
 
     /// Builds an SMMU in its reset state.
@@ -100,7 +101,7 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
-        translationCache.invalidate(.all(nil))
+        translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
     }
 

@@ -6,48 +6,37 @@ import DeviceModel
 import SMMUv3Spec
 import SystemBus
 
-/// The hierarchical attributes that a walk accumulates from table descriptors.
-private struct HierarchicalAttributes {
-    /// APTable[0]: no unprivileged access below.
-    var removesUnprivileged = false
-    /// APTable[1]: no writes below.
-    var removesWrites = false
-    var unprivilegedExecuteNever = false
-    var privilegedExecuteNever = false
-
-    mutating func accumulate(_ table: Descriptor) {
-        removesUnprivileged = removesUnprivileged || table.apTable & 0b01 != 0
-        removesWrites = removesWrites || table.apTable & 0b10 != 0
-        unprivilegedExecuteNever = unprivilegedExecuteNever || table.uxnTable
-        privilegedExecuteNever = privilegedExecuteNever || table.pxnTable
-    }
-}
-
 /// Everything that one stage-1 walk needs to know beside the tables.
 struct WalkInput {
     var transaction: Transaction
     var access: EffectiveAccess
     var context: ContextConfiguration
     var tag: RegimeTag
+    /// Stage 2, through which the tables are read where it translates.
+    var stage2: Stage2Configuration?
+    var lookup: LookupScope
 }
 
-extension ContextConfiguration {
-    /// The input address with the top byte replaced where it is ignored, so that equal translations compare equal.
-    func canonical(_ address: UInt64) -> UInt64 {
-        let isUpper = address[bit: 55]
-        let region = isUpper ? upper : lower
-        guard region.ignoresTopByte else { return address }
-        return isUpper ? address | 0xFF00_0000_0000_0000 : address & 0x00FF_FFFF_FFFF_FFFF
-    }
+/// Whether a look-up goes through the caches, and the invalidation generation before it began.
+struct LookupScope {
+    var policy: SMMUv3.CachePolicy
+    var generation: UInt64
+}
 
-    /// The region that translates an address: by bit 55, with or without a top byte.
-    func region(of address: UInt64) -> TableRegion { address[bit: 55] ? upper : lower }
+/// Where a walk is: what changes from one level to the next.
+private struct WalkPosition {
+    var level: Int
+    var indexBits: Int
+    /// The table's address; an IPA where stage 2 translates.
+    var table: UInt64
+    var hierarchical = HierarchicalAttributes()
 }
 
 extension SMMUv3 {
     /// Translates through stage 1 by walking the tables.
     ///
-    /// Permissions are returned, not checked.
+    /// Permissions are returned, not checked, except before the descriptor is updated. The output is an IPA where
+    /// stage 2 translates.
     ///
     /// The order of faults is the architecture's (IHI 0070, 7.3.22): range, then for each level external abort,
     /// invalid descriptor, address size; then at the leaf the access flag.
@@ -59,61 +48,84 @@ extension SMMUv3 {
         try checkRange(address, region, input)
         count(.walks)
 
-        let granule = region.granule
-        let granuleBits = granule.log2Bytes
-        let stride = granule.stride
-        var level = 3 - (region.inputBits - 1 - granuleBits) / stride
-        var indexBits = region.inputBits - (granuleBits + stride * (3 - level))
-        // The first table is aligned to its own size: the bits below are treated as zero.
-        var table = region.tableBase & ~((8 &<< UInt64(indexBits)) &- 1)
-        var hierarchical = HierarchicalAttributes()
-
+        let format = region.format
+        let granuleBits = format.granule.log2Bytes
+        let stride = format.granule.stride
+        let startLevel = 3 - (region.inputBits - 1 - granuleBits) / stride
+        let firstBits = region.inputBits - (granuleBits + stride * (3 - startLevel))
+        var position = WalkPosition(
+            level: startLevel,
+            indexBits: firstBits,
+            table: TableFormat.alignedBase(region.tableBase, firstBits, input.context.outputBits)
+        )
+        var attempts = 0
         while true {
-            let lowBit = granuleBits + stride * (3 - level)
-            let index = (address &>> UInt64(lowBit)) & ((1 &<< UInt64(indexBits)) &- 1)
-            let descriptor = try fetchDescriptor(
-                PhysicalAddress(table &+ index &* 8),
-                level,
-                granule,
-                input,
-                &observer
-            )
-            guard descriptor.isValid else {
-                throw translationFault(.fTranslation, input, "the level-\(level) descriptor is invalid")
-            }
-            if level < 3, descriptor.isTableOrPage {
-                table = descriptor.nextTableAddress(granule: granule, has52BitOutput: false, ds: false)
-                guard table &>> UInt64(input.context.outputBits) == 0 else {
-                    throw translationFault(
-                        .fAddrSize,
-                        input,
-                        "the level-\(level) table descriptor points beyond \(input.context.outputBits) bits"
-                    )
-                }
-                if !region.ignoresHierarchicalAttributes { hierarchical.accumulate(descriptor) }
-                level += 1
-                indexBits = stride
-                continue
-            }
-            guard isLeaf(descriptor, level: level, granule: granule) else {
+            let lowBit = granuleBits + stride * (3 - position.level)
+            let index = (address &>> UInt64(lowBit)) & ((1 &<< UInt64(position.indexBits)) &- 1)
+            let entry = position.table &+ index &* 8
+            let descriptor = try fetchDescriptor(entry, position.level, format, input, &observer)
+            guard descriptor.value.isValid else {
                 throw translationFault(
                     .fTranslation,
                     input,
-                    "a block is not possible at level \(level) of \(granule.byteCount)-byte tables"
+                    "the level-\(position.level) descriptor is invalid"
                 )
             }
-            return try leaf(descriptor, level, lowBit, hierarchical, address, granule, input)
+            if position.level < 3, descriptor.value.isTableOrPage {
+                try descend(through: descriptor.value, region, input, &position)
+                continue
+            }
+            guard format.isLeaf(descriptor.value, level: position.level) else {
+                throw translationFault(
+                    .fTranslation,
+                    input,
+                    "a block is not possible at level \(position.level) of \(format.granule) tables"
+                )
+            }
+            let leaf = Stage1Leaf(
+                level: position.level,
+                lowBit: lowBit,
+                region: region,
+                hierarchical: position.hierarchical
+            )
+            let (translation, updated) = try translation(of: descriptor.value, leaf, address, input)
+            guard let updated else { return translation }
+            try checkBehind(translation, address, input)
+            if try update(descriptor, entry, to: updated, format, input, &observer) { return translation }
+            // Somebody else changed it meanwhile: what it says now counts.
+            attempts += 1
+            guard attempts < Self.descriptorUpdateAttempts else {
+                throw walkAbort(input, descriptor.location, "the descriptor at \(entry) never stays the same")
+            }
         }
+    }
+
+    /// Whether stage 2 would let the access through: an access that faults there updates nothing in stage 1.
+    ///
+    /// Looks at memory alone, so that stage 2 is not updated either before stage 1 is.
+    private func checkBehind(_ translation: CachedTranslation, _ address: UInt64, _ input: WalkInput)
+        throws(TranslationFault)
+    {
+        guard let stage2 = input.stage2 else { return }
+        let request = Stage2Request(
+            transaction: input.transaction,
+            access: input.access,
+            purpose: .input,
+            ipa: translation.output(for: address),
+            lookup: LookupScope(policy: .uncached, generation: input.lookup.generation)
+        )
+        var observer = NoObserver()
+        _ = try translateStage2(request, stage2, &observer)
     }
 
     private func checkRange(_ address: UInt64, _ region: TableRegion, _ input: WalkInput)
         throws(TranslationFault)
     {
+        let isUpper = input.context.isUpper(address)
         guard !region.isWalkDisabled else {
-            let half = address[bit: 55] ? "1" : "0"
+            let half = isUpper ? "1" : "0"
             throw translationFault(.fTranslation, input, "CD.EPD\(half) disables walks of TTB\(half)")
         }
-        let isUpper = address[bit: 55]
         let outside = (isUpper ? ~address : address) &>> UInt64(region.inputBits)
         guard outside == 0 else {
             throw translationFault(
@@ -124,118 +136,118 @@ extension SMMUv3 {
         }
     }
 
-    private func fetchDescriptor(
-        _ address: PhysicalAddress,
-        _ level: Int,
-        _ granule: Granule,
+    private func descend(
+        through descriptor: Descriptor,
+        _ region: TableRegion,
         _ input: WalkInput,
-        _ observer: inout some LookupObserver
-    ) throws(TranslationFault) -> Descriptor {
-        let word: UInt64
-        do {
-            word = try bus.loadRAM64(at: address)
-        } catch {
-            throw .abort(
-                .walkExternalAbort(
-                    streamID: input.transaction.streamID,
-                    substreamID: input.transaction.attributes.substreamID,
-                    pnu: input.access.isPrivileged,
-                    ind: input.access.isInstruction,
-                    rnw: !input.access.isWrite,
-                    s2: false,
-                    eventClass: .ttd,
-                    inputAddress: input.transaction.address.rawValue,
-                    fetchAddress: address.rawValue
-                ),
-                "nobody answers at the level-\(level) descriptor's address \(address)"
-            )
-        }
-        count(.descriptorFetches)
-        let descriptor = Descriptor(rawValue: word)
-        observer.fetched(.descriptor(address, descriptor, level: level, granule: granule))
-        return descriptor
-    }
-
-    /// Whether a valid descriptor is a page, or a block at a level that has blocks (without 52-bit addresses).
-    private func isLeaf(_ descriptor: Descriptor, level: Int, granule: Granule) -> Bool {
-        guard level < 3 else { return descriptor.isTableOrPage }
-        return switch granule {
-        case .kib4: level == 1 || level == 2
-        case .kib16, .kib64: level == 2
-        }
-    }
-
-    private func leaf(
-        _ descriptor: Descriptor,
-        _ level: Int,
-        _ lowBit: Int,
-        _ hierarchical: HierarchicalAttributes,
-        _ address: UInt64,
-        _ granule: Granule,
-        _ input: WalkInput
-    ) throws(TranslationFault) -> CachedTranslation {
-        let context = input.context
-        let output = descriptor.outputAddress(
-            granule: granule,
-            level: level,
-            has52BitOutput: false,
-            ds: false
-        )
-        guard output &>> UInt64(context.outputBits) == 0 else {
+        _ position: inout WalkPosition
+    ) throws(TranslationFault) {
+        position.table = region.format.nextTable(of: descriptor)
+        guard position.table &>> UInt64(input.context.outputBits) == 0 else {
             throw translationFault(
                 .fAddrSize,
                 input,
-                "the level-\(level) leaf's output address is beyond \(context.outputBits) bits"
+                "the level-\(position.level) table descriptor points beyond \(input.context.outputBits) bits"
             )
         }
-        // HTTU is not implemented, so HA is always 0 here.
-        guard descriptor.af || context.accessFlagFaultsDisabled else {
-            throw translationFault(.fAccess, input, "the level-\(level) leaf's access flag is 0")
-        }
-        let attribute = UInt8(truncatingIfNeeded: context.mair &>> (UInt64(descriptor.attrIndx & 7) &* 8))
-        return CachedTranslation(
-            inputBase: address.roundedDown(toPowerOfTwo: 1 &<< UInt64(lowBit)),
-            outputBase: output,
-            log2Bytes: UInt8(lowBit),
-            level: UInt8(level),
-            granule: granule,
-            isGlobal: !descriptor.nG,
-            tag: input.tag,
-            permissions: permissions(descriptor, hierarchical, context),
-            memoryAttribute: attribute,
-            shareability: descriptor.sh
-        )
+        if !region.ignoresHierarchicalAttributes { position.hierarchical.accumulate(descriptor) }
+        position.level += 1
+        position.indexBits = region.format.granule.stride
     }
 
-    /// What a leaf permits (VMSAv8-64, stage 1, two privilege levels).
-    private func permissions(
-        _ leaf: Descriptor,
-        _ hierarchical: HierarchicalAttributes,
-        _ context: ContextConfiguration
-    ) -> Permissions {
-        let isWritable = leaf.ap & 0b10 == 0 && !hierarchical.removesWrites
-        let isUnprivilegedAccessible = leaf.ap & 0b01 != 0 && !hierarchical.removesUnprivileged
-        var result = Permissions()
-        if isUnprivilegedAccessible {
-            result.insert(.unprivilegedRead)
-            if isWritable { result.insert(.unprivilegedWrite) }
+    private func fetchDescriptor(
+        _ address: UInt64,
+        _ level: Int,
+        _ format: TableFormat,
+        _ input: WalkInput,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> LocatedDescriptor {
+        var location = PhysicalAddress(address)
+        if let stage2 = input.stage2 {
+            location = try physicalTable(address, .tableRead, stage2, input, &observer)
         }
-        // PAN: privileged data accesses to what unprivileged ones reach are refused.
-        if !(context.pan && isUnprivilegedAccessible) {
-            result.insert(.privilegedRead)
-            if isWritable { result.insert(.privilegedWrite) }
+        let descriptor: LocatedDescriptor
+        observer.accessing(.translationTable)
+        do {
+            descriptor = try loadDescriptor(at: location, format)
+        } catch {
+            throw walkAbort(
+                input,
+                location,
+                "nobody answers at the level-\(level) descriptor's address \(location)"
+            )
         }
-        let isUnprivilegedWritable = isUnprivilegedAccessible && isWritable
-        // Execute does not need read. What unprivileged code can write, privileged code does not execute.
-        if !leaf.pxn, !hierarchical.privilegedExecuteNever, !isUnprivilegedWritable,
-            !(context.wxn && isWritable)
-        {
-            result.insert(.privilegedExecute)
+        observer.fetched(.descriptor(location, descriptor.value, level: level, format: format))
+        return descriptor
+    }
+
+    /// Where a stage-1 descriptor is behind stage 2.
+    private func physicalTable(
+        _ address: UInt64,
+        _ purpose: Stage2Request.Purpose,
+        _ stage2: Stage2Configuration,
+        _ input: WalkInput,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> PhysicalAddress {
+        let request = Stage2Request(
+            transaction: input.transaction,
+            access: input.access,
+            purpose: purpose,
+            ipa: address,
+            lookup: input.lookup
+        )
+        let (translation, _) = try translateStage2(request, stage2, &observer)
+        return PhysicalAddress(translation.output(for: address))
+    }
+
+    /// Marks a leaf accessed or dirty.
+    ///
+    /// - Returns: Whether it was still what was read.
+    private func update(
+        _ descriptor: LocatedDescriptor,
+        _ entry: UInt64,
+        to new: Descriptor,
+        _ format: TableFormat,
+        _ input: WalkInput,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> Bool {
+        guard input.lookup.policy == .cached else {
+            observer.note("a transaction would set \(describeUpdate(descriptor.value, new)) of the leaf")
+            return true
         }
-        if !leaf.uxn, !hierarchical.unprivilegedExecuteNever, !(context.wxn && isUnprivilegedWritable) {
-            result.insert(.unprivilegedExecute)
+        var current = descriptor
+        if let stage2 = input.stage2 {
+            current.location = try physicalTable(entry, .tableUpdate, stage2, input, &observer)
         }
-        return result
+        do {
+            return try update(current, to: new, format)
+        } catch {
+            throw walkAbort(
+                input,
+                current.location,
+                "the descriptor at \(current.location) cannot be updated"
+            )
+        }
+    }
+
+    private func walkAbort(_ input: WalkInput, _ location: PhysicalAddress, _ reason: String)
+        -> TranslationFault
+    {
+        // Always aborts, always recorded: CD.A and CD.R do not count (5.5).
+        .abort(
+            .walkExternalAbort(
+                streamID: input.transaction.streamID,
+                substreamID: input.transaction.attributes.substreamID,
+                pnu: input.access.isPrivileged,
+                ind: input.access.isInstruction,
+                rnw: !input.access.isWrite,
+                s2: false,
+                eventClass: .ttd,
+                inputAddress: input.transaction.address.rawValue,
+                fetchAddress: location.rawValue
+            ),
+            reason
+        )
     }
 
     /// A stage-1 fault that CD.A and CD.R decide on: F_TRANSLATION, F_ADDR_SIZE, F_ACCESS, F_PERMISSION.
@@ -258,5 +270,16 @@ extension SMMUv3 {
             record: input.context.records ? record : nil,
             reason: reason
         )
+    }
+}
+
+/// Which of a leaf's flags an update sets.
+func describeUpdate(_ old: Descriptor, _ new: Descriptor) -> String {
+    var other = old
+    other.af = new.af
+    switch (old.af != new.af, other != new) {
+    case (true, false): return "the access flag"
+    case (false, _): return "the dirty state"
+    default: return "the access flag and the dirty state"
     }
 }

@@ -126,8 +126,17 @@ package final class StreamPort: DMAPort {
         slot.count(Counter.transactions)
         var segments: [iovec] = []
         var total = 0
+        var translations: UInt64 = 0
+        var isLent = true
+        defer {
+            // Where it is copied instead, that is what counts.
+            if isLent, smmu.performance.countsTransactions {
+                smmu.performance.record(.transaction, streamID, translations)
+            }
+        }
         for range in ranges {
-            guard try append(range, direction, attributes, to: &segments) else { return false }
+            isLent = try append(range, direction, attributes, to: &segments, &translations)
+            guard isLent else { return false }
             total &+= range.byteCount
         }
         segments.withUnsafeBufferPointer(body)
@@ -135,18 +144,20 @@ package final class StreamPort: DMAPort {
         return true
     }
 
-    /// Appends the host's segments of one range, translation by translation.
+    /// Appends the host's segments of one range, translation by translation, and counts those.
     private func append(
         _ range: DMARange,
         _ direction: DMADirection,
         _ attributes: TransactionAttributes,
-        to segments: inout [iovec]
+        to segments: inout [iovec],
+        _ translations: inout UInt64
     ) throws(DMAFault) -> Bool {
         var done = 0
         while done < range.byteCount {
             // Past the top of the address space: the copying path says what becomes of it.
             guard let address = range.address.advanced(by: UInt64(done)) else { return false }
             let wanted = UInt64(range.byteCount - done)
+            translations &+= 1
             switch translate(address, wanted, direction == .read ? .read : .write, attributes) {
             case .output(let output, let count):
                 let piece = Int(truncatingIfNeeded: count)
@@ -197,6 +208,7 @@ package final class StreamPort: DMAPort {
             if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
         }
         slot.count(Counter.transactions)
+        if smmu.performance.countsTransactions { smmu.performance.record(.transaction, streamID) }
         let output: PhysicalAddress?
         let count: UInt64
         switch translate(address, wanted, kind, attributes) {
@@ -276,9 +288,10 @@ package final class StreamPort: DMAPort {
             kind: kind,
             address: address
         )
-        var observer = NoObserver()
+        var accesses = LookupAccesses()
         do {
-            let translation = try translateInContext(transaction, context, generation, &observer)
+            let translation = try translateInContext(transaction, context, generation, &accesses)
+            smmu.performance.record(accesses, streamID)
             let offset = address.rawValue & 0xFFF
             // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
             if smmu.options.tlbEntries > 0 {
@@ -293,6 +306,8 @@ package final class StreamPort: DMAPort {
             }
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
+            // First: who sees the event finds it counted.
+            smmu.performance.record(accesses, streamID)
             smmu.report(error, transaction)
             switch error.response {
             case .abort:
@@ -308,7 +323,7 @@ package final class StreamPort: DMAPort {
         _ transaction: Transaction,
         _ context: UInt64,
         _ generation: UInt64,
-        _ observer: inout NoObserver
+        _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
         if let known = configuration, known.generation == generation, known.context == context {
             return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)

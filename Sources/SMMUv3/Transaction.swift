@@ -55,14 +55,19 @@ struct EffectiveAccess: Hashable, Sendable {
 
     /// STE.PRIVCFG and STE.INSTCFG applied (where SMMU_IDR1.ATTR_PERMS_OVR says that they work).
     func overridden(by stream: StreamConfiguration) -> EffectiveAccess {
+        overridden(privCfg: stream.privCfg, instCfg: stream.instCfg)
+    }
+
+    /// PRIVCFG and INSTCFG of an STE or of GBPA applied.
+    func overridden(privCfg: UInt8, instCfg: UInt8) -> EffectiveAccess {
         var access = self
-        switch stream.privCfg {
+        switch privCfg {
         case 0b10: access.isPrivileged = false
         case 0b11: access.isPrivileged = true
         default: break
         }
         guard !isWrite else { return access }
-        switch stream.instCfg {
+        switch instCfg {
         case 0b10: access.isInstruction = false
         case 0b11: access.isInstruction = true
         default: break
@@ -75,5 +80,12 @@ struct EffectiveAccess: Hashable, Sendable {
         let base: Permissions =
             isWrite ? .unprivilegedWrite : isInstruction ? .unprivilegedExecute : .unprivilegedRead
         return isPrivileged ? Permissions(rawValue: base.rawValue << 3) : base
+    }
+}
+
+extension EffectiveAccess: CustomStringConvertible {
+    var description: String {
+        let privilege = isPrivileged ? "privileged" : "unprivileged"
+        return "\(privilege) \(isWrite ? "writes" : isInstruction ? "instruction fetches" : "reads")"
     }
 }

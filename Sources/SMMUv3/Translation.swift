@@ -3,7 +3,7 @@
 package import AddressSpace
 import BitFields
 import DeviceModel
-import SMMUv3Spec
+package import SMMUv3Spec
 
 /// Where a transaction may go.
 package struct Translation: Equatable, Sendable {
@@ -11,18 +11,26 @@ package struct Translation: Equatable, Sendable {
     package var output: PhysicalAddress
     /// How many bytes from there on this translation covers.
     package var byteCount: UInt64
-    /// Whether it passed untranslated: SMMUEN == 0, STE.Config 0b100, or stage 1 skipped.
-    package var isBypassed: Bool
-    /// log2 of the page or block; 64 for a bypass.
+    /// Which stages translated; ``StreamConfig/bypass`` where none did: SMMUEN == 0, STE.Config 0b100, or stage 1
+    /// skipped.
+    package var stages: StreamConfig
+    /// The IPA of the transaction's first byte, where both stages translated.
+    package var intermediate: UInt64?
+    /// log2 of the page or block, the smaller where both stages have one; 64 for a bypass.
     package var log2Bytes: UInt8
-    /// The MAIR byte that the leaf selected; nil for a bypass.
-    package var memoryAttribute: UInt8?
-    /// SH[1:0] of the leaf; nil for a bypass.
-    package var shareability: UInt8?
+    /// What goes to the bus with the transaction.
+    package var attributes: MemoryAttributes
+    /// Whether it goes to the bus as privileged.
+    package var isPrivileged: Bool
+    /// Whether it goes to the bus as an instruction fetch.
+    package var isInstruction: Bool
     /// Whether the TLB answered.
     package var isFromTLB: Bool
     /// What the page permits, for each kind of access as the device drives it, overrides applied.
     var incomingPermissions: Permissions
+
+    /// Whether it passed untranslated.
+    package var isBypassed: Bool { stages == .bypass }
 }
 
 extension SMMUv3 {
@@ -35,19 +43,37 @@ extension SMMUv3 {
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
-        let address = transaction.address.rawValue
         guard controls.isEnabled else {
             observer.note("SMMU_CR0.SMMUEN is 0")
-            if controls.bypassAborts { throw .silentAbort("SMMU_GBPA.ABORT is 1") }
-            guard address < identification.outputAddressLimit else {
-                throw .silentAbort(
-                    "the address is beyond the \(identification.outputAddressBits)-bit output size"
-                )
-            }
-            return bypass(address)
+            return try passGlobally(transaction, controls.globalBypass)
         }
         let resolved = try resolveStream(transaction, controls, policy, &observer)
         return try translate(transaction, resolved, controls.generation, policy, &observer)
+    }
+
+    /// What SMMU_GBPA makes of a transaction while SMMUEN is 0.
+    private func passGlobally(_ transaction: Transaction, _ gbpa: GBPA) throws(TranslationFault)
+        -> Translation
+    {
+        let address = transaction.address.rawValue
+        if gbpa.abort { throw .silentAbort("SMMU_GBPA.ABORT is 1") }
+        guard address < identification.outputAddressLimit else {
+            throw .silentAbort(
+                "the address is beyond the \(identification.outputAddressBits)-bit output size"
+            )
+        }
+        var access = EffectiveAccess(transaction)
+        if identification.idr1.attrPermsOvr {
+            access = access.overridden(privCfg: gbpa.privCfg, instCfg: gbpa.instCfg)
+        }
+        let attributes =
+            identification.idr1.attrTypesOvr
+            ? MemoryAttributes.bus.overridden(
+                memAttr: gbpa.mtCfg ? gbpa.memAttr : nil,
+                shCfg: gbpa.shCfg,
+                allocCfg: gbpa.allocCfg
+            ) : .bus
+        return bypass(address, access, attributes)
     }
 
     /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
@@ -62,7 +88,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> ResolvedStream {
         let ste = try fetchSTE(transaction, controls, policy, &observer)
-        let stream = try configuration(of: ste, transaction)
+        let stream = try configuration(of: ste, transaction, controls)
         let outcome = try resolve(stream, transaction, controls, policy, &observer)
         return ResolvedStream(stream: stream, outcome: outcome)
     }
@@ -79,72 +105,190 @@ extension SMMUv3 {
     ) throws(TranslationFault) -> Translation {
         let stream = resolved.stream
         let access = EffectiveAccess(transaction).overridden(by: stream)
+        let lookup = LookupScope(policy: policy, generation: generation)
         switch resolved.outcome {
         case .bypass:
+            // IAS, the limit where stage 2 follows, is OAS with AArch64 tables.
             guard transaction.address.rawValue < identification.outputAddressLimit else {
                 throw bypassAddressSizeFault(transaction, access)
             }
-            observer.note("stage 1 is bypassed: the address passes as it is")
-            return bypass(transaction.address.rawValue)
+            guard let stage2 = stream.stage2 else {
+                observer.note("stage 1 is bypassed: the address passes as it is")
+                return bypass(transaction.address.rawValue, access, stream.incoming)
+            }
+            return try translateStage2Alone(transaction, access, stream, stage2, lookup, &observer)
         case .stage1(let context):
             let tag = RegimeTag(
-                world: stream.world,
+                regime: TranslationRegime(stream.world),
                 vmid: stream.vmid,
                 asid: context.asid,
                 aset: context.aset
             )
-            let input = WalkInput(transaction: transaction, access: access, context: context, tag: tag)
-            return try translateStage1(input, stream, generation, policy, &observer)
+            let input = WalkInput(
+                transaction: transaction,
+                access: access,
+                context: context,
+                tag: tag,
+                stage2: stream.stage2,
+                lookup: lookup
+            )
+            return try translateStage1(input, stream, &observer)
         }
+    }
+
+    private func translateStage2Alone(
+        _ transaction: Transaction,
+        _ access: EffectiveAccess,
+        _ stream: StreamConfiguration,
+        _ stage2: Stage2Configuration,
+        _ lookup: LookupScope,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> Translation {
+        let request = Stage2Request(
+            transaction: transaction,
+            access: access,
+            purpose: .input,
+            ipa: transaction.address.rawValue,
+            lookup: lookup
+        )
+        let (entry, isFromTLB) = try translateStage2(request, stage2, &observer)
+        var result = translation(entry, transaction.address.rawValue, access, stream, isFromTLB)
+        result.stages = .stage2
+        result.attributes =
+            stream.incoming.combined(
+                memAttr: entry.memoryAttribute,
+                sh: entry.shareability,
+                forcesWriteBack: stage2.forcesWriteBack
+            ).outgoing
+        return result
     }
 
     private func translateStage1(
         _ input: WalkInput,
         _ stream: StreamConfiguration,
-        _ generation: UInt64,
-        _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
         let address = input.context.canonical(input.transaction.address.rawValue)
+        if input.context.region(of: address).refusesUnprivileged, !input.access.isPrivileged {
+            throw translationFault(.fTranslation, input, "CD.E0PDn refuses unprivileged accesses")
+        }
         let entry: CachedTranslation
         var isFromTLB = false
-        if policy == .cached, let hit = translationCache.lookUp(address, tag: input.tag) {
+        if input.lookup.policy == .cached, let hit = translationCache.lookUp(address, tag: input.tag),
+            hit.answers(input.access.required, isWrite: input.access.isWrite)
+        {
             entry = hit
             isFromTLB = true
         } else {
-            entry = try walkStage1(input, &observer)
-            if policy == .cached { translationCache.fill(entry, walkedAt: generation) }
+            entry = try walk(input, address, &observer)
+            if input.lookup.policy == .cached {
+                translationCache.fill(entry, walkedAt: input.lookup.generation)
+            }
         }
-        guard entry.permissions.contains(input.access.required) else {
-            throw translationFault(.fPermission, input, "the page does not permit \(describe(input.access))")
+        try check(entry, input, address)
+        var result = translation(entry, address, input.access, stream, isFromTLB)
+        result.stages = stream.config
+        if stream.stage2 != nil { result.intermediate = entry.intermediate(for: address) }
+        result.attributes =
+            MemoryAttributes(mair: entry.memoryAttribute, shareability: entry.shareability)
+            .combined(withHintsOf: stream.incoming).outgoing
+        return result
+    }
+
+    /// Walks stage 1, and translates what it gives through stage 2 where there is one.
+    private func walk(_ input: WalkInput, _ address: UInt64, _ observer: inout some LookupObserver)
+        throws(TranslationFault) -> CachedTranslation
+    {
+        var first = try walkStage1(input, &observer)
+        if input.context.region(of: address).refusesUnprivileged {
+            first.stage1Permissions.subtract(.unprivileged)
         }
+        guard let stage2 = input.stage2 else { return first }
+        // A stage-1 fault comes before every stage-2 fault of the IPA.
+        try check(first, input, address)
+        let request = Stage2Request(
+            transaction: input.transaction,
+            access: input.access,
+            purpose: .input,
+            ipa: first.output(for: address),
+            lookup: input.lookup
+        )
+        let (second, _) = try translateStage2(request, stage2, &observer)
+        let attributes = MemoryAttributes(mair: first.memoryAttribute, shareability: first.shareability)
+            .combined(
+                memAttr: second.memoryAttribute,
+                sh: second.shareability,
+                forcesWriteBack: stage2.forcesWriteBack
+            )
+        return first.followed(by: second, for: address, attributes: attributes)
+    }
+
+    /// Whether the page permits the access; stage 1's word comes first.
+    private func check(_ entry: CachedTranslation, _ input: WalkInput, _ address: UInt64)
+        throws(TranslationFault)
+    {
+        guard entry.stage1Permissions.contains(input.access.required) else {
+            throw translationFault(.fPermission, input, "the page does not permit \(input.access)")
+        }
+        guard let stage2 = input.stage2, !entry.stage2Permissions.contains(input.access.required) else {
+            return
+        }
+        let ipa = entry.intermediate(for: address)
+        let request = Stage2Request(
+            transaction: input.transaction,
+            access: input.access,
+            purpose: .input,
+            ipa: ipa,
+            lookup: input.lookup
+        )
+        throw stage2Fault(
+            .fPermission,
+            request,
+            stage2,
+            "stage 2 does not permit \(input.access) at IPA 0x\(String(ipa, radix: 16))"
+        )
+    }
+
+    /// A translation of one address by an entry; stages and attributes are for the caller to set.
+    private func translation(
+        _ entry: CachedTranslation,
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ stream: StreamConfiguration,
+        _ isFromTLB: Bool
+    ) -> Translation {
         let mask: UInt64 = (1 &<< UInt64(entry.log2Bytes)) &- 1
         return Translation(
             output: PhysicalAddress(entry.output(for: address)),
             byteCount: mask &- (address & mask) &+ 1,
-            isBypassed: false,
+            stages: .bypass,
             log2Bytes: entry.log2Bytes,
-            memoryAttribute: entry.memoryAttribute,
-            shareability: entry.shareability,
+            attributes: .bus,
+            isPrivileged: access.isPrivileged,
+            isInstruction: access.isInstruction,
             isFromTLB: isFromTLB,
             incomingPermissions: incomingPermissions(entry.permissions, stream)
         )
     }
 
-    private func bypass(_ address: UInt64) -> Translation {
+    private func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
+        -> Translation
+    {
         Translation(
             output: PhysicalAddress(address),
             byteCount: identification.outputAddressLimit &- address,
-            isBypassed: true,
+            stages: .bypass,
             log2Bytes: 64,
-            memoryAttribute: nil,
-            shareability: nil,
+            attributes: attributes.outgoing,
+            isPrivileged: access.isPrivileged,
+            isInstruction: access.isInstruction,
             isFromTLB: false,
             incomingPermissions: .all
         )
     }
 
-    /// An input address beyond OAS in bypass: a stage-1 F_ADDR_SIZE that always aborts and is always recorded.
+    /// An input address beyond IAS or OAS where stage 1 is bypassed: a stage-1 F_ADDR_SIZE that always aborts and
+    /// is always recorded.
     private func bypassAddressSizeFault(_ transaction: Transaction, _ access: EffectiveAccess)
         -> TranslationFault
     {
@@ -183,12 +327,6 @@ extension SMMUv3 {
             }
         }
         return result
-    }
-
-    private func describe(_ access: EffectiveAccess) -> String {
-        let privilege = access.isPrivileged ? "privileged" : "unprivileged"
-        let kind = access.isWrite ? "writes" : access.isInstruction ? "instruction fetches" : "reads"
-        return "\(privilege) \(kind)"
     }
 }
 

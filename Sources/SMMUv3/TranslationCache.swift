@@ -4,56 +4,6 @@ import BitFields
 import SMMUv3Spec
 import Synchronization
 
-/// Which accesses a translation permits, one bit for each of read, write and execute at each privilege.
-struct Permissions: OptionSet, Hashable, Sendable {
-    let rawValue: UInt8
-
-    init(rawValue: UInt8) { self.rawValue = rawValue }
-
-    static let unprivilegedRead = Permissions(rawValue: 1 << 0)
-    static let unprivilegedWrite = Permissions(rawValue: 1 << 1)
-    static let unprivilegedExecute = Permissions(rawValue: 1 << 2)
-    static let privilegedRead = Permissions(rawValue: 1 << 3)
-    static let privilegedWrite = Permissions(rawValue: 1 << 4)
-    static let privilegedExecute = Permissions(rawValue: 1 << 5)
-
-    static let all = Permissions(rawValue: 0x3F)
-}
-
-/// What a stage-1 entry is tagged with beside its address (IHI 0070, 3.17 and 16.8).
-struct RegimeTag: Hashable, Sendable {
-    var world: StreamWorld
-    /// 0 where stage 2 is not implemented.
-    var vmid: UInt16
-    var asid: UInt16
-    /// CD.ASET: what a global entry must match, and a non-global one need not.
-    var aset: Bool
-}
-
-/// One translation of one page or block.
-struct CachedTranslation: Equatable, Sendable {
-    /// The first input address, sign-extended from bit 55.
-    var inputBase: UInt64
-    var outputBase: UInt64
-    /// log2 of the bytes that it covers.
-    var log2Bytes: UInt8
-    /// The level of the leaf descriptor, 0...3.
-    var level: UInt8
-    var granule: Granule
-    /// nG == 0: answers for every ASID with the same ASET.
-    var isGlobal: Bool
-    var tag: RegimeTag
-    var permissions: Permissions
-    /// The MAIR byte that AttrIndx selected.
-    var memoryAttribute: UInt8
-    /// SH[1:0] of the leaf.
-    var shareability: UInt8
-
-    func output(for input: UInt64) -> UInt64 {
-        outputBase | (input & ((1 &<< UInt64(log2Bytes)) &- 1))
-    }
-}
-
 /// A set-associative cache of translations, shared by all streams of one SMMU.
 ///
 /// Entries live until they are invalidated or evicted, as they would in silicon: that is how a missing TLBI
@@ -61,7 +11,7 @@ struct CachedTranslation: Equatable, Sendable {
 final class TranslationCache: Sendable {
     /// Which addresses a TLBI by VA covers.
     struct AddressScope: Equatable, Sendable {
-        /// The first address, sign-extended from bit 55.
+        /// The first address, sign-extended from bit 55; an IPA for stage 2.
         var first: UInt64
         /// The last address, included.
         var last: UInt64
@@ -73,16 +23,20 @@ final class TranslationCache: Sendable {
 
     /// What a TLBI command removes.
     enum Scope: Equatable, Sendable {
-        /// CMD_TLBI_NSNH_ALL, and everything else that names neither VMID nor ASID, in one world or all.
-        case all(StreamWorld?)
-        /// CMD_TLBI_NH_ALL, S12_VMALL.
-        case vmid(StreamWorld, UInt16)
-        /// CMD_TLBI_NH_ASID: non-global entries only.
-        case asid(StreamWorld, vmid: UInt16, asid: UInt16)
-        /// CMD_TLBI_NH_VA: entries of this ASID, and global ones whatever their ASID.
-        case address(StreamWorld, vmid: UInt16, asid: UInt16, AddressScope)
-        /// CMD_TLBI_NH_VAA.
-        case addressAllASIDs(StreamWorld, vmid: UInt16, AddressScope)
+        /// Everything: a reset.
+        case everything
+        /// CMD_TLBI_NSNH_ALL, EL2_ALL: these regimes.
+        case regimes([TranslationRegime])
+        /// CMD_TLBI_NH_ALL, S12_VMALL: one VMID in these regimes.
+        case vmid([TranslationRegime], UInt16)
+        /// CMD_TLBI_NH_ASID, EL2_ASID: non-global entries only.
+        case asid(TranslationRegime, vmid: UInt16, asid: UInt16)
+        /// CMD_TLBI_NH_VA, EL2_VA: entries of this ASID, and global ones whatever their ASID.
+        ///
+        /// CMD_TLBI_S2_IPA, with ASID 0.
+        case address(TranslationRegime, vmid: UInt16, asid: UInt16, AddressScope)
+        /// CMD_TLBI_NH_VAA, EL2_VAA.
+        case addressAllASIDs(TranslationRegime, vmid: UInt16, AddressScope)
     }
 
     struct Counters: Sendable {
@@ -102,6 +56,8 @@ final class TranslationCache: Sendable {
         var residentBySize = [Int](repeating: 0, count: 64)
         var sizesPresent: [UInt8] = []
         var globalEntries = 0
+        /// Entries that are a part of their first stage's page or block.
+        var partialEntries = 0
         var nextVictim = 0
         var counters = Counters()
     }
@@ -160,7 +116,7 @@ final class TranslationCache: Sendable {
             for way in set..<(set &+ Self.ways) {
                 if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
                     !entry.isGlobal, entry.tag.asid == tag.asid, entry.tag.vmid == tag.vmid,
-                    entry.tag.world == tag.world
+                    entry.tag.regime == tag.regime
                 {
                     return way
                 }
@@ -170,7 +126,7 @@ final class TranslationCache: Sendable {
             for way in globalSet..<(globalSet &+ Self.ways) {
                 if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
                     entry.isGlobal, entry.tag.aset == tag.aset, entry.tag.vmid == tag.vmid,
-                    entry.tag.world == tag.world
+                    entry.tag.regime == tag.regime
                 {
                     return way
                 }
@@ -233,6 +189,7 @@ final class TranslationCache: Sendable {
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
         if entry.isGlobal { state.globalEntries += 1 }
+        if entry.isPartial { state.partialEntries += 1 }
         state.residentBySize[Int(entry.log2Bytes & 63)] += 1
         if state.residentBySize[Int(entry.log2Bytes & 63)] == 1 { updateSizes(&state) }
     }
@@ -242,6 +199,7 @@ final class TranslationCache: Sendable {
         state.sets[index] = nil
         state.counters.residentEntries -= 1
         if entry.isGlobal { state.globalEntries -= 1 }
+        if entry.isPartial { state.partialEntries -= 1 }
         state.residentBySize[Int(entry.log2Bytes & 63)] -= 1
         if state.residentBySize[Int(entry.log2Bytes & 63)] == 0 { updateSizes(&state) }
     }
@@ -262,10 +220,11 @@ final class TranslationCache: Sendable {
         return state.withLock { state in
             guard state.counters.residentEntries > 0 else { return 0 }
             let before = state.counters.residentEntries
-            if case .address(let world, let vmid, let asid, let addresses) = scope,
-                let probes = probeCount(addresses, in: state), probes <= setCount
+            if case .address(let regime, let vmid, let asid, let addresses) = scope,
+                // Entries that are parts may lie outside the addresses that a TLBI names.
+                state.partialEntries == 0, let probes = probeCount(addresses, in: state), probes <= setCount
             {
-                removeByProbing(world: world, vmid: vmid, asid: asid, addresses, from: &state)
+                removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
             } else {
                 for index in state.sets.indices {
                     if let entry = state.sets[index], Self.covers(scope, entry) {
@@ -288,13 +247,13 @@ final class TranslationCache: Sendable {
     }
 
     private func removeByProbing(
-        world: StreamWorld,
+        _ regime: TranslationRegime,
         vmid: UInt16,
         asid: UInt16,
         _ addresses: AddressScope,
         from state: inout State
     ) {
-        let scope = Scope.address(world, vmid: vmid, asid: asid, addresses)
+        let scope = Scope.address(regime, vmid: vmid, asid: asid, addresses)
         for log2Bytes in state.sizesPresent {
             let lastPage = addresses.last &>> UInt64(log2Bytes)
             var page = addresses.first &>> UInt64(log2Bytes)
@@ -315,25 +274,28 @@ final class TranslationCache: Sendable {
 
     private static func covers(_ scope: Scope, _ entry: CachedTranslation) -> Bool {
         switch scope {
-        case .all(let world):
-            world == nil || entry.tag.world == world
-        case .vmid(let world, let vmid):
-            entry.tag.world == world && entry.tag.vmid == vmid
-        case .asid(let world, let vmid, let asid):
-            entry.tag.world == world && entry.tag.vmid == vmid && !entry.isGlobal && entry.tag.asid == asid
-        case .address(let world, let vmid, let asid, let addresses):
-            entry.tag.world == world && entry.tag.vmid == vmid && (entry.isGlobal || entry.tag.asid == asid)
+        case .everything:
+            true
+        case .regimes(let regimes):
+            regimes.contains(entry.tag.regime)
+        case .vmid(let regimes, let vmid):
+            regimes.contains(entry.tag.regime) && entry.tag.vmid == vmid
+        case .asid(let regime, let vmid, let asid):
+            entry.tag.regime == regime && entry.tag.vmid == vmid && !entry.isGlobal && entry.tag.asid == asid
+        case .address(let regime, let vmid, let asid, let addresses):
+            entry.tag.regime == regime && entry.tag.vmid == vmid && (entry.isGlobal || entry.tag.asid == asid)
                 && covers(addresses, entry)
-        case .addressAllASIDs(let world, let vmid, let addresses):
-            entry.tag.world == world && entry.tag.vmid == vmid && covers(addresses, entry)
+        case .addressAllASIDs(let regime, let vmid, let addresses):
+            entry.tag.regime == regime && entry.tag.vmid == vmid && covers(addresses, entry)
         }
     }
 
     private static func covers(_ addresses: AddressScope, _ entry: CachedTranslation) -> Bool {
         if let granule = addresses.granule, granule != entry.granule { return false }
         if let level = addresses.level, level != entry.level { return false }
-        let entryLast = entry.inputBase &+ ((1 &<< UInt64(entry.log2Bytes)) &- 1)
-        return entry.inputBase <= addresses.last && addresses.first <= entryLast
+        // Any address of a page or block names all that is kept of it.
+        let below: UInt64 = (1 &<< UInt64(entry.firstStageLog2Bytes)) &- 1
+        return entry.inputBase & ~below <= addresses.last && addresses.first <= entry.inputBase | below
     }
 }
 

@@ -10,8 +10,12 @@ package import VFIOUserProtocol
 /// A client that binds eventfds to MSI or MSI-X vectors decides by that how the function interrupts, as a VMM does
 /// that shows its guest capabilities of its own. Where messages go by memory instead, it is the configuration space
 /// that decides, and messages are DMA writes: then a guest with an SMMU of ours before the function gets them
-/// translated. A VMM keeps the MSI-X table to itself, and the function would never see the guest's messages in it: so
-/// that capability is hidden then.
+/// translated.
+///
+/// QEMU keeps an MSI-X capability that it finds to itself, table and all, and the function would never see the guest's
+/// messages. It looks for it in one read of the whole configuration space, at its start; what it does not know it
+/// leaves to the function, byte by byte. So with messages by memory a read of more than 4 bytes shows a vendor's
+/// capability in that place, and the guest's own reads show what is there.
 ///
 /// Lock order: the function's own, which it holds when it sets the pin's level, then this one's, then the
 /// connection's interrupts.
@@ -19,8 +23,8 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
     package let description: VFIOUserDeviceDescription
     private let function: PCIFunction
     private let messagesByMemory: Bool
-    /// Where in configuration space another byte is shown than the function's, to leave a capability out.
-    private let hidden: (offset: Int, value: UInt8)?
+    /// Where in configuration space the MSI-X capability is that VMMs are not to know; nil where they may.
+    private let disguised: Int?
 
     private struct State: Sendable {
         var interrupts: (any VFIOUserInterrupts)?
@@ -37,7 +41,7 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
     package init(_ function: PCIFunction, messagesByMemory: Bool = false) {
         self.function = function
         self.messagesByMemory = messagesByMemory
-        hidden = messagesByMemory ? Self.linkAround(0x11, in: function) : nil
+        disguised = messagesByMemory ? Self.capability(0x11, of: function) : nil
         description = Self.describe(function, offersMSIX: !messagesByMemory)
         function.connect(self)
     }
@@ -64,17 +68,14 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
         return .pci(regions: regions, interrupts: interrupts)
     }
 
-    /// Where the pointer to a capability stands, and where the capability points to; nil where there is none.
-    private static func linkAround(_ id: UInt8, in function: PCIFunction) -> (offset: Int, value: UInt8)? {
+    /// Where a capability stands; nil where there is none.
+    private static func capability(_ id: UInt8, of function: PCIFunction) -> Int? {
         var link = 0x34
         // No list is longer than there are places for capabilities in it.
         for _ in 0..<48 {
             let place = Int(function.readConfiguration(at: link, byteCount: 1))
             guard place >= 0x40 else { return nil }
-            let header = function.readConfiguration(at: place, byteCount: 2)
-            if UInt8(truncatingIfNeeded: header) == id {
-                return (link, UInt8(truncatingIfNeeded: header >> 8))
-            }
+            if function.readConfiguration(at: place, byteCount: 1) == UInt32(id) { return place }
             link = place + 1
         }
         return nil
@@ -180,10 +181,12 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
             let value = function.readConfiguration(at: Int(clamping: place), byteCount: width.rawValue)
             buffer.set(range, to: UInt64(value))
         }
-        guard let hidden, UInt64(hidden.offset) >= offset,
-            UInt64(hidden.offset) - offset < UInt64(buffer.count)
-        else { return }
-        buffer[hidden.offset - Int(offset)] = hidden.value
+        guard buffer.count > 4, let disguised else { return }
+        // Vendor Specific, and the length that such a capability has behind its header.
+        for (place, byte) in [(disguised, 0x09), (disguised + 2, 12)] as [(Int, UInt8)]
+        where UInt64(place) >= offset && UInt64(place) - offset < UInt64(buffer.count) {
+            buffer[place - Int(offset)] = byte
+        }
     }
 
     // MARK: The function's side

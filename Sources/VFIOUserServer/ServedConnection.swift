@@ -167,7 +167,9 @@ final class ServedConnection {
     }
 
     private func send(_ message: [UInt8], lending descriptors: [CInt]) -> Bool {
-        message.withUnsafeBytes { stream.send($0, lending: descriptors, until: .never) }
+        // Before the answer, so that who has it knows that nothing of the message is left.
+        reader.finishMessage()
+        return message.withUnsafeBytes { stream.send($0, lending: descriptors, until: .never) }
     }
 
     // MARK: Accesses

@@ -27,7 +27,8 @@ struct SMMUCtl: ParsableCommand {
         subcommands: [
             Board.self, Map.self, Unmap.self, Mappings.self, Attach.self, DMA.self, Translate.self,
             Explain.self,
-            Events.self, IRQ.self, Regs.self, Mem.self, MMIO.self, Stats.self, Log.self, Version.self,
+            Events.self, IRQ.self, Regs.self, Mem.self, MMIO.self, Stat.self, Stats.self, Log.self,
+            Version.self,
             Shutdown.self,
         ]
     )

@@ -13,6 +13,9 @@ enum GuestServices {
     /// The window's socket, beside those of the functions.
     static let windowSocket = "window.sock"
 
+    /// The name of a function's socket: `0000:00:01.0.sock`.
+    static func socket(of function: MachineFunction) -> String { function.address.text + ".sock" }
+
     static func make(_ configuration: DaemonConfiguration, _ machine: Machine, _ logger: Logger)
         throws(Failure)
         -> [any Service]
@@ -39,7 +42,7 @@ enum GuestServices {
                 messagesByMemory: configuration.machine.memory == .client
             )
             services.append(
-                try server(device, "\(function.address).sock", in: directory, logger) {
+                try server(device, socket(of: function), in: directory, logger) {
                     machine.makeClientMemory(for: function.endpoint)
                 }
             )

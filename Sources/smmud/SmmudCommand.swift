@@ -78,6 +78,9 @@ struct SmmudCommand: AsyncParsableCommand {
     @Flag(help: "Build the machine, print what was found, and exit.")
     var check = false
 
+    @Flag(help: "Print, as JSON, which vfio-user sockets there will be and what is behind each, and exit.")
+    var vfioUserLayout = false
+
     @Flag(help: "Print JSON: with --check the board, else the ready line.")
     var json = false
 
@@ -128,7 +131,13 @@ struct SmmudCommand: AsyncParsableCommand {
         // A reader of ours that goes away is not to end the machine.
         signal(SIGPIPE, SIG_IGN)
         do throws(Failure) {
-            if check { try printBoard() } else { try await Daemon.run(daemonConfiguration()) }
+            if check {
+                try printBoard()
+            } else if vfioUserLayout {
+                try printLayout()
+            } else {
+                try await Daemon.run(daemonConfiguration())
+            }
         } catch {
             for line in error.lines { Output.complain(line) }
             throw ExitCode(error.code.rawValue)
@@ -146,6 +155,12 @@ struct SmmudCommand: AsyncParsableCommand {
         } catch {
             throw Failure(.software, error.message)
         }
+    }
+
+    private func printLayout() throws(Failure) {
+        let machine = try Machine.load(board, options: machineOptions())
+        defer { machine.stop() }
+        Output.write(try VFIOUserLayout(machine).text)
     }
 
     private func machineOptions() throws(Failure) -> MachineOptions {

@@ -69,7 +69,7 @@ struct OwnBoardTests {
         #expect(board.pmcgs.map(\.page0) == [range(0x2b42_0000, 0x1000), range(0x2b62_0000, 0x1000)])
         #expect(board.pmcgs.map(\.page1) == [range(0x2b43_0000, 0x1000), nil])
         #expect(board.pmcgs.map(\.interrupt?.interruptID) == [110, 116])
-        #expect(board.pmcgs.map(\.nearestSMMUPath) == ["/iommu@2b400000", "/iommu@2b600000"])
+        #expect(board.pmcgs.map(\.smmuPath) == ["/iommu@2b400000", "/iommu@2b600000"])
         #expect(board.pmcgs.map(\.msiParent?.specifier) == [nil, [0x20001]])
     }
 

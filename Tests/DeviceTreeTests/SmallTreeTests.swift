@@ -31,6 +31,42 @@ struct SmallTreeTests {
         return try BoardDescription.load(run("dtc", ["-q", "-I", "dts", "-O", "dtb", source.path]))
     }
 
+    @Test("a counter group's SMMU: around it, before it, the only one, or the one that smmud,smmu names")
+    func counterGroups() throws {
+        func group(_ address: String, _ properties: String = "") -> String {
+            """
+            pmu@\(address) {
+                compatible = "arm,smmu-v3-pmcg";
+                reg = <0 0x\(address) 0 0x1000>;
+                interrupts = <0 9 1>;
+                \(properties)
+            };
+            """
+        }
+        let board = try load(
+            """
+            first: iommu@10000000 {
+                compatible = "arm,smmu-v3";
+                reg = <0 0x10000000 0 0x100000>;
+                #iommu-cells = <1>;
+                interrupts = <0 1 1>;
+            };
+            second: iommu@11000000 {
+                compatible = "arm,smmu-v3";
+                reg = <0 0x11000000 0 0x20000>;
+                #iommu-cells = <1>;
+                interrupts = <0 2 1>;
+                status = "disabled";
+            };
+            """ + group("10020000") + group("10200000") + group("11020000") + group("0f000000")
+                + group("12000000", "smmud,smmu = <&first>;")
+        )
+        let (first, second) = ("/iommu@10000000", "/iommu@11000000")
+        // A disabled SMMU keeps its group: it is not another SMMU's.
+        #expect(board.pmcgs.map(\.smmuPath) == [first, first, second, first, first])
+        #expect(try load(group("10020000")).pmcgs.map(\.smmuPath) == [nil])
+    }
+
     private func smmu(_ properties: String) -> String {
         """
         smmu: iommu@10000000 {

@@ -89,7 +89,7 @@ struct ToolTests {
             ["board"], ["mappings"], ["events"], ["irq"], ["stats"], ["log"], ["version"],
             ["translate", Self.device, "0x10000"], ["explain", Self.device, "0x10000"],
             ["dma", "read", Self.device, "0x10000", "16"], ["mem", "read", "0x80000000", "16"],
-            ["mmio", "read", "0x2b400000"], ["regs", "--smmu", "0"],
+            ["mmio", "read", "0x2b400000"], ["regs", "--smmu", "0"], ["stat", "--for", "0"],
         ]
         for words in commands {
             let result = try ChildProcess.run(
@@ -104,6 +104,67 @@ struct ToolTests {
             )
             #expect(parsed.exitCode == 0, "\(words): \(result.output.prefix(200))")
         }
+    }
+
+    @Test("stat counts for a command, of one StreamID, and hands the command's exit code on")
+    func countingACommand() throws {
+        let daemon = try start()
+        #expect(try smmuctl(daemon, "map", Self.device, "64K", "--iova", "0x10000").exitCode == 0)
+        let program = Paths.programs + "/smmuctl"
+        func count(_ stream: String, _ command: String...) throws -> (
+            exitCode: Int32, output: String, errors: String
+        ) {
+            try ChildProcess.run(
+                program,
+                ["stat", "--pmcg", "pmu@2b420000", "-e", "transaction", "-e", "tlb_miss", "--stream", stream]
+                    + ["--", program] + command,
+                environment: ["SMMUD_SOCKET": daemon.controlPath]
+            )
+        }
+        // Ten bytes before a page's end and six behind it: two translations.
+        let counted = try count("0x10", "dma", "write", Self.device, "0x10ff6", "--text", "sixteen letters.")
+        #expect(counted.exitCode == 0, "\(counted.errors)")
+        #expect(
+            counted.output.hasPrefix(
+                """
+                wrote 16 bytes
+                /pmu@2b420000  of /iommu@2b400000  StreamID 0x10
+                  COUNT  EVENT
+                      2  transaction
+                      2  tlb_miss     100.0% of transactions
+
+                """
+            ),
+            "\(counted.output)"
+        )
+        let others = try count("0x11", "dma", "read", Self.device, "0x10000", "16", "--raw")
+        #expect(others.output.contains("      0  transaction\n"), "\(others.output)")
+        #expect(try count("0x10", "dma", "read", Self.device, "0x666000", "4").exitCode == 3)
+    }
+
+    @Test("stat counts until a signal, and leaves the counters to whoever counts with them")
+    func countingUntilASignal() throws {
+        let daemon = try start()
+        let stat = try ChildProcess(
+            Paths.programs + "/smmuctl",
+            ["stat", "--pmcg", "1", "-e", "transaction", "-e", "0"],
+            environment: ["SMMUD_SOCKET": daemon.controlPath]
+        )
+        // SMMU_PMCG_CR of the group of the PCIe host's SMMU.
+        while try smmuctl(daemon, "mmio", "read", "0x2b620e04").output != "0x00000001\n" { sched_yield() }
+        let refused = try smmuctl(daemon, "stat", "--for", "0")
+        #expect(refused.exitCode == 1)
+        #expect(refused.errors.contains("/pmu@2b620000 is in use"))
+        #expect(try smmuctl(daemon, "map", Self.function, "4K", "--iova", "0x10000").exitCode == 0)
+        for _ in 0..<3 {
+            #expect(try smmuctl(daemon, "dma", "read", Self.function, "0x10000", "4").exitCode == 0)
+        }
+        stat.signal(SIGINT)
+        let result = try stat.wait()
+        #expect(result.exitCode == 0, "\(result.errors)")
+        #expect(result.output.hasPrefix("/pmu@2b620000  of /iommu@2b600000\n"), "\(result.output)")
+        #expect(result.output.contains("  3  transaction\n"), "\(result.output)")
+        #expect(try smmuctl(daemon, "mmio", "read", "0x2b620e04").output == "0x00000000\n")
     }
 
     @Test("the Python client writes and reads by DMA, inline and in memory that it shares")

@@ -1,4 +1,4 @@
-// The 63 stage-1 configurations of the kernel's io-pgtable self-test, and random sequences against a model.
+// The 126 configurations of the kernel's io-pgtable self-test, 63 of each stage, and random sequences against a model.
 
 import AddressSpace
 import Testing
@@ -25,10 +25,17 @@ struct SelfTestTests {
 
     @Test func thereAreSixtyThree() { #expect(Self.shapes.count == 63) }
 
-    @Test("the kernel's self-test sequence passes", arguments: shapes)
-    func kernelSequence(_ shape: Shape) throws {
+    static let stages: [PageTableStage] = [.one, .two(forcesWriteBack: false)]
+
+    @Test("the kernel's self-test sequence passes", arguments: shapes, stages)
+    func kernelSequence(_ shape: Shape, _ stage: PageTableStage) throws {
         let gib: UInt64 = 1 << 30
-        var bench = try PageTableBench(shape.granule, input: shape.input, output: shape.output)
+        var bench = try PageTableBench(
+            shape.granule,
+            input: shape.input,
+            output: shape.output,
+            stage: stage
+        )
         for iova in [42, gib + 42, 2 * gib + 42] { #expect(try bench.physical(iova) == nil) }
 
         let sizes = bench.table.configuration.pageByteCounts
@@ -57,7 +64,8 @@ struct SelfTestTests {
         let granule: PageTableGranule
         let policy: PartialUnmapPolicy
         let seed: UInt64
-        var testDescription: String { "\(granule), \(policy), seed \(seed)" }
+        var stage: PageTableStage { seed == 3 ? .two(forcesWriteBack: false) : .one }
+        var testDescription: String { "\(granule), \(policy), seed \(seed), stage \(stage)" }
     }
 
     static let walkabouts = PageTableGranule.allCases.flatMap { granule in
@@ -69,7 +77,7 @@ struct SelfTestTests {
     @Test("random maps and unmaps agree with a dictionary", arguments: walkabouts)
     func randomSequence(_ run: Walkabout) throws {
         var random = SeededRandom(seed: run.seed)
-        var bench = try PageTableBench(run.granule, partialUnmap: run.policy)
+        var bench = try PageTableBench(run.granule, partialUnmap: run.policy, stage: run.stage)
         let frames = bench.frames
         var model = PageModel(configuration: bench.table.configuration)
         for _ in 0..<150 {

@@ -178,11 +178,13 @@ struct PageTableBench: ~Copyable {
         output: Int = 48,
         isCoherent: Bool = true,
         partialUnmap: PartialUnmapPolicy = .refuse,
+        stage: PageTableStage = .one,
         frameLimit: Int = .max
     ) throws {
         memory = SparseRAM()
         frames = TestFrames(memory: memory, limit: frameLimit)
         let configuration = try PageTableConfiguration(
+            stage: stage,
             granule: granule,
             inputAddressBits: input,
             outputAddressBits: output,

@@ -76,6 +76,7 @@ enum Fixtures {
         pmcgs: [
             PMCGInfo(
                 path: "/pmu@2b420000",
+                smmu: "/iommu@2b400000",
                 registers: [RangeInfo(base: 0x2b42_0000, size: 0x1000)],
                 interrupts: []
             )

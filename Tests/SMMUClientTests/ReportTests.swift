@@ -44,7 +44,7 @@ struct ReportTests {
                 │  └─ 0x88000000-0x880fffff (1 MiB)  /reserved-memory/fb@88000000  no-map  \
                 IOVAs 0x88000000-0x880fffff (1 MiB) of /soc/display@a000000
                 ├─ performance counters
-                │  └─ /pmu@2b420000  0x2b420000-0x2b420fff (4 KiB)
+                │  └─ /pmu@2b420000  0x2b420000-0x2b420fff (4 KiB)  of /iommu@2b400000
                 └─ warnings
                    └─ /soc/camera@b100000: shares StreamID 0x100 with another
 

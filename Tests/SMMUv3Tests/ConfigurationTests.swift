@@ -433,7 +433,7 @@ struct CDTests {
         {
             var identification = Identification.stage1()
             change(&identification)
-            var stream = identification.decode(STE(words: SIMD8(STEWords().words)))
+            var stream = identification.decode(STE(words: SIMD8(STEWords().words)), isE2H: false)
             stream.s1STALLD = s1STALLD
             return identification.violation(of: CD(words: SIMD8(cd.words)), in: stream)
         }

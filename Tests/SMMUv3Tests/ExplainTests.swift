@@ -62,7 +62,7 @@ struct ExplainTests {
                         PhysicalAddress(entry),
                         Descriptor(rawValue: word),
                         level: level,
-                        granule: .kib4
+                        format: TableFormat(stage: .stage1, granule: .kib4)
                     )
                 )
             )

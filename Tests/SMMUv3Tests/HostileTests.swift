@@ -11,7 +11,7 @@ import Testing
 
 @Suite("Hostile guests")
 struct HostileTests {
-    static let seeds: [UInt64] = [1, 2, 3, 4]
+    static let seeds: [UInt64] = [1, 2, 3, 4, 5, 6]
 
     /// A number that is more often interesting than a random one is.
     static func value(_ random: inout SplitMix) -> UInt64 {
@@ -86,10 +86,19 @@ struct HostileTests {
         guest.smmu.stop()
     }
 
+    /// What the SMMU of a run is: the profiles in turn.
+    static func identification(_ seed: UInt64) -> Identification {
+        switch seed % 3 {
+        case 0: .full(outputAddressBits: 52)
+        case 1: .stage1()
+        default: .full()
+        }
+    }
+
     @Test("random commands: each is consumed, or stops the queue with an error", arguments: seeds)
     func commands(_ seed: UInt64) throws {
         var random = SplitMix(seed: seed)
-        let guest = try TestGuest()
+        let guest = try TestGuest(GuestSetup(identification: Self.identification(seed)))
         let tables = try guest.attachTables(5)
         try tables.map(0x1000, to: try guest.page(holding: 4))
         var errors = 0
@@ -116,7 +125,8 @@ struct HostileTests {
     @Test("random STEs, CDs and descriptors", arguments: seeds)
     func structures(_ seed: UInt64) throws {
         var random = SplitMix(seed: seed)
-        var setup = GuestSetup()
+        var setup = GuestSetup(identification: Self.identification(seed))
+        setup.options.cachesContiguousGroups = true
         setup.streamTable = seed % 2 == 0 ? .linear(8) : .twoLevel(12, split: 6)
         let guest = try TestGuest(setup)
         let area = guest.allocate(1 << 16)
@@ -136,8 +146,28 @@ struct HostileTests {
                 let stream = random.next() % 256
                 try guest.poke(try guest.steAddress(stream), (0..<8).map { _ in word() })
                 // Often valid, so that more than V is tested.
-                let first = word() & ~0xF800_0000_0000_003F | (random.next() % 2 == 0 ? 0b1011 : 0b1111)
+                let config = setup.identification.idr0.s2P ? random.next() % 4 : random.next() % 2
+                let first = word() & ~0xF800_0000_0000_003F | 0b1001 | config << 1
                 try guest.poke(try guest.steAddress(stream), first | (random.next() % 24) << 59)
+                if random.next() % 2 == 0 {
+                    let words = Stage2Words(
+                        t0SZ: random.next() % 40,
+                        sl0: random.next() % 4,
+                        tg: random.next() % 4,
+                        ps: random.next() % 8,
+                        endi: random.next() % 4 == 0,
+                        affd: random.next() & 1 == 0,
+                        ptw: random.next() & 1 == 0,
+                        hd: random.next() & 1 == 0,
+                        ha: random.next() & 1 == 0,
+                        sl0Bit2: random.next() % 4 == 0,
+                        ds: random.next() & 1 == 0,
+                        ttb: area + (random.next() & 0xFFC0)
+                    ).words
+                    let entry = try guest.steAddress(stream)
+                    try guest.poke(entry + 16, words[2] | random.next() & 3)
+                    try guest.poke(entry + 24, words[3])
+                }
             }
             let context = area + (random.next() & 0xFFC0)
             var cd = CDWords(
@@ -145,6 +175,8 @@ struct HostileTests {
                 tg0: random.next() % 4,
                 epd1: random.next() & 1 == 0,
                 ips: random.next() % 8,
+                hd: random.next() & 1 == 0,
+                ha: random.next() & 1 == 0,
                 a: random.next() & 1 == 0,
                 asid: random.next() & 3,
                 ttb0: area + (random.next() & 0xFFC0)

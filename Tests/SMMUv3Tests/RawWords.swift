@@ -36,6 +36,37 @@ struct STEWords {
     static let bypass = STEWords(config: 0b100)
 }
 
+/// The stage-2 fields of an STE, by bit number (IHI 0070, 5.2), to be merged into ``STEWords/extra``.
+struct Stage2Words {
+    var t0SZ: UInt64 = 24
+    var sl0: UInt64 = 1
+    var tg: UInt64 = 0
+    var ps: UInt64 = 5
+    var aa64 = true
+    var endi = false
+    var affd = false
+    var ptw = false
+    var hd = false
+    var ha = false
+    var s = false
+    var r = true
+    var sh0: UInt64 = 0
+    var sl0Bit2 = false
+    var ds = false
+    var ttb: UInt64 = 0
+    var fwb = false
+
+    var words: [UInt64] {
+        var words = [UInt64](repeating: 0, count: 8)
+        words[1] = bit(fwb, 89 - 64)
+        words[2] = field(t0SZ, 32) | field(sl0, 38) | field(sh0, 44) | field(tg, 46) | field(ps, 48)
+        words[2] |= bit(aa64, 51) | bit(endi, 52) | bit(affd, 53) | bit(ptw, 54) | bit(hd, 55)
+        words[2] |= bit(ha, 56) | bit(s, 57) | bit(r, 58)
+        words[3] = bit(sl0Bit2, 2) | bit(ds, 3) | ttb
+        return words
+    }
+}
+
 /// A CD, field by field (IHI 0070, 5.4).
 struct CDWords {
     var t0SZ: UInt64 = 25
@@ -128,6 +159,44 @@ enum Raw {
     }
 }
 
+extension Raw {
+    static func tlbiNHAll(vmid: UInt64) -> RawCommand { RawCommand(low: 0x10 | vmid << 32) }
+    static func tlbiNHASID(vmid: UInt64, _ asid: UInt64) -> RawCommand {
+        RawCommand(low: 0x11 | vmid << 32 | asid << 48)
+    }
+    static func tlbiNHVA(vmid: UInt64, _ address: UInt64, asid: UInt64) -> RawCommand {
+        RawCommand(low: 0x12 | vmid << 32 | asid << 48, high: address & ~0xFFF | 1)
+    }
+    static func tlbiNHVAA(vmid: UInt64, _ address: UInt64) -> RawCommand {
+        RawCommand(low: 0x13 | vmid << 32, high: address & ~0xFFF | 1)
+    }
+    static func tlbiS12VMAll(_ vmid: UInt64) -> RawCommand { RawCommand(low: 0x28 | vmid << 32) }
+    static func tlbiS2IPA(vmid: UInt64, _ ipa: UInt64) -> RawCommand {
+        RawCommand(low: 0x2A | vmid << 32, high: ipa & ~0xFFF | 1)
+    }
+    static func tlbiS2IPARange(
+        vmid: UInt64,
+        _ ipa: UInt64,
+        num: UInt64,
+        scale: UInt64,
+        ttl: UInt64,
+        tg: UInt64
+    ) -> RawCommand {
+        RawCommand(
+            low: 0x2A | num << 12 | scale << 20 | vmid << 32,
+            high: ipa & ~0xFFF | tg << 10 | ttl << 8 | 1
+        )
+    }
+    static let tlbiEL2All = RawCommand(low: 0x20)
+    static func tlbiEL2ASID(_ asid: UInt64) -> RawCommand { RawCommand(low: 0x21 | asid << 48) }
+    static func tlbiEL2VA(_ address: UInt64, asid: UInt64) -> RawCommand {
+        RawCommand(low: 0x22 | asid << 48, high: address & ~0xFFF | 1)
+    }
+    static func tlbiEL2VAA(_ address: UInt64) -> RawCommand {
+        RawCommand(low: 0x23, high: address & ~0xFFF | 1)
+    }
+}
+
 /// A leaf descriptor's attributes, by bit number (VMSAv8-64).
 enum Leaf {
     static let unprivileged: UInt64 = 1 << 6
@@ -142,6 +211,17 @@ enum Leaf {
     static let global = unprivileged | af
 }
 
+/// A stage-2 leaf's attributes, by bit number (VMSAv8-64).
+enum Leaf2 {
+    static let read: UInt64 = 1 << 6
+    static let write: UInt64 = 1 << 7
+    static let af: UInt64 = 1 << 10
+    static let dbm: UInt64 = 1 << 51
+    static let normal: UInt64 = 0b1111 << 2
+    static let device: UInt64 = 0b0001 << 2
+    static let readWrite = read | write | af | normal
+}
+
 /// An event record's words, worked out by bit number (IHI 0070, 7.3).
 func eventWords(
     _ number: UInt64,
@@ -151,12 +231,14 @@ func eventWords(
     isPrivileged: Bool = false,
     isInstruction: Bool = false,
     eventClass: UInt64 = 0,
+    isStage2: Bool = false,
+    isTableRead: Bool = false,
     input: UInt64 = 0,
     fetch: UInt64 = 0
 ) -> [UInt64] {
     var first = number | stream << 32
     if let substream { first |= 1 << 11 | substream << 12 }
-    var second = eventClass << 40
+    var second = eventClass << 40 | bit(isStage2, 39) | bit(isTableRead, 44)
     if let isRead { second |= bit(isRead, 35) | bit(isPrivileged, 33) | bit(isInstruction, 34) }
     return [first, second, input, fetch]
 }

@@ -123,7 +123,7 @@ struct WalkTests {
         #expect(translation.output.rawValue == TestGuest.ram + 0x1234)
         #expect(translation.byteCount == (1 << granule.levelBits(2)) - 0x1234)
         #expect(UInt64(translation.log2Bytes) == granule.levelBits(2))
-        #expect(translation.memoryAttribute == 0x44)
+        #expect(translation.attributes.mair == 0x44)
         #expect(!translation.isBypassed)
     }
 
@@ -311,8 +311,9 @@ struct WalkTests {
                 Issue.record("not translated")
                 continue
             }
-            #expect(translation.memoryAttribute == UInt8(0x11 * (index + 1)))
-            #expect(translation.shareability == UInt8(index & 3))
+            #expect(translation.attributes.mair == UInt8(0x11 * (index + 1)))
+            // 0b01 is Reserved and Non-shareable; 0x44 is Non-cacheable, and so Outer Shareable.
+            #expect(translation.attributes.shareability == [0, 0, 2, 2, 0, 0, 2, 3][Int(index)])
         }
     }
 

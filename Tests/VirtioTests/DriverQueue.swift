@@ -19,7 +19,7 @@ struct DriverBuffer {
 }
 
 /// A split virtqueue as a driver keeps it.
-final class DriverQueue {
+class DriverQueue {
     let machine: TestMachine
     let size: Int
     let descriptors: UInt64
@@ -36,7 +36,7 @@ final class DriverQueue {
         self.size = size
         self.hasEventIndex = hasEventIndex
         descriptors = machine.allocate(16 * size, alignment: 16)
-        available = machine.allocate(6 + 2 * size, alignment: 2)
+        available = machine.allocate(6 + 2 * size, alignment: 4)
         used = machine.allocate(6 + 8 * size, alignment: 4)
         free = (0..<UInt16(size)).reversed()
     }
@@ -69,7 +69,7 @@ final class DriverQueue {
         }
     }
 
-    /// Makes a chain available; nil where there is no room. Returns its head.
+    /// Makes a chain available; nil where there is no room, else its head.
     @discardableResult
     func add(_ buffers: [DriverBuffer]) -> UInt16? {
         guard free.count >= buffers.count else { return nil }

@@ -50,22 +50,29 @@ extension TestDriver {
         #expect(eventually { status == 0 })
     }
 
-    /// From reset to DRIVER_OK. Status bits: ACKNOWLEDGE 1, DRIVER 2, DRIVER_OK 4, FEATURES_OK 8.
+    /// From reset to DRIVER_OK.
+    ///
+    /// Status bits: ACKNOWLEDGE 1, DRIVER 2, DRIVER_OK 4, FEATURES_OK 8.
     @discardableResult
     func start(
         features wanted: UInt64,
         queues count: Int,
-        size: Int = 16
+        size: Int = 16,
+        isPacked: Bool = false
     ) throws -> [DriverQueue] {
         reset()
         setStatus(1)
         setStatus(3)
-        let features = offeredFeatures() & (wanted | 3 << 32)
+        let features = offeredFeatures() & (wanted | 3 << 32) & ~(isPacked ? 0 : 1 << 34)
         setFeatures(features)
         setStatus(3 | 8)
         try #require(status == 11, "FEATURES_OK stays set")
         let queues = (0..<count).map { index in
-            let queue = DriverQueue(machine, size: size, hasEventIndex: features >> 29 & 1 != 0)
+            let hasEventIndex = features >> 29 & 1 != 0
+            let queue =
+                isPacked
+                ? PackedDriverQueue(machine, size: size, hasEventIndex: hasEventIndex)
+                : DriverQueue(machine, size: size, hasEventIndex: hasEventIndex)
             setQueue(index, queue)
             return queue
         }

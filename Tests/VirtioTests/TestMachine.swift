@@ -102,7 +102,7 @@ final class SlowPort: DMAPort {
         let page: UInt64
         let isHeld = Atomic(false)
         let isWaiting = Atomic(false)
-        let accessesAfter = Atomic<Int>(0)
+        let accesses = Atomic<Int>(0)
 
         init(page: UInt64) { self.page = page }
     }
@@ -141,7 +141,7 @@ final class SlowPort: DMAPort {
     ) throws(DMAFault) -> Bool { false }
 
     private func hold(_ address: IOVirtualAddress) {
-        valve.accessesAfter.add(1, ordering: .sequentiallyConsistent)
+        valve.accesses.add(1, ordering: .sequentiallyConsistent)
         guard address.rawValue & ~0xFFF == valve.page else { return }
         var attempt: CInt = 0
         while valve.isHeld.load(ordering: .sequentiallyConsistent) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the guest's initial RAM disk: initrd.py CACHE [PROGRAM...] with arm64 programs to put into /bin.
+"""Makes the guest's initial RAM disk: initrd.py CACHE RELEASE [PROGRAM...], with that release's modules, and
+arm64 programs to put into /bin.
 
 Not compressed, modules neither: the guest would decompress them under emulation. Does nothing when it is there and
 made of the same things.
@@ -15,8 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Besides what they need. A module that this kernel has built in is none of its files, and is left out.
 MODULES = [
-    "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "nvme", "arm_smmuv3_pmu", "ext4", "crc32c_generic",
-    "vfio-pci", "vfio_iommu_type1",
+    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "nvme", "arm_smmuv3_pmu", "ext4",
+    "crc32c_generic", "vfio-pci", "vfio_iommu_type1",
 ]
 LIBRARIES = ["libc.so.6", "libext2fs.so.2", "libe2p.so.2", "libcom_err.so.2", "libblkid.so.1", "libuuid.so.1"]
 
@@ -53,11 +54,11 @@ class Archive:
         return b"".join(self.parts)
 
 
-def module_files(root):
-    """(kernel release, file of each module by its name)."""
-    releases = sorted((root / "usr/lib/modules").iterdir())
+def module_files(kernel):
+    """(kernel version, file of each module by its name)."""
+    releases = sorted((kernel / "modules").iterdir())
     if len(releases) != 1:
-        raise SystemExit(f"initrd: one kernel is wanted in {root}/usr/lib/modules, there are {len(releases)}")
+        raise SystemExit(f"initrd: one kernel is wanted in {kernel}/modules, there are {len(releases)}")
     files = {re.sub(r"\.ko(\.xz)?$", "", path.name).replace("-", "_"): path for path in releases[0].rglob("*.ko*")}
     return releases[0].name, files
 
@@ -73,8 +74,8 @@ def needs(data):
     return [name.decode().replace("-", "_") for name in found[1].split(b",") if name] if found else []
 
 
-def add_modules(archive, root):
-    release, files = module_files(root)
+def add_modules(archive, kernel):
+    release, files = module_files(kernel)
     loaded, order = {}, []
 
     def add(name):
@@ -96,7 +97,7 @@ def add_modules(archive, root):
     archive.file(f"lib/modules/{release}/order", ("\n".join(order) + "\n").encode())
 
 
-def build(root, programs):
+def build(root, kernel, programs):
     archive = Archive()
     archive.folder("dev")
     # Before devtmpfs is mounted, init's own output goes here.
@@ -113,20 +114,21 @@ def build(root, programs):
         archive.file(f"smmud/{script.name}", script.read_bytes())
     for program in programs:
         archive.file(f"bin/{program.name}", program.read_bytes(), 0o755)
-    add_modules(archive, root)
+    add_modules(archive, kernel)
     return archive.data()
 
 
 def main():
-    cache, programs = Path(sys.argv[1]), list(map(Path, sys.argv[2:]))
+    cache, release, programs = Path(sys.argv[1]), sys.argv[2], list(map(Path, sys.argv[3:]))
+    kernel = cache / f"kernel-{release}"
     stamp = hashlib.sha256()
-    for path in [Path(__file__), *sorted((HERE / "guest").iterdir()), *programs, cache / "fetched"]:
+    for path in [Path(__file__), *sorted((HERE / "guest").iterdir()), *programs, cache / "fetched", kernel / "config"]:
         stamp.update(path.read_bytes())
-    made, kept = cache / "initrd", cache / "initrd.stamp"
+    made, kept = cache / f"initrd-{release}", cache / f"initrd-{release}.stamp"
     if made.exists() and kept.exists() and kept.read_text() == stamp.hexdigest():
         return
-    part = cache / f"initrd.part.{os.getpid()}"
-    part.write_bytes(build(cache / "guest", programs))
+    part = cache / f"initrd-{release}.part.{os.getpid()}"
+    part.write_bytes(build(cache / "guest", kernel, programs))
     os.replace(part, made)
     kept.write_text(stamp.hexdigest())
 

@@ -32,6 +32,8 @@ ALWAYS_APPEND = "irqchip.gicv3_nolpi=1"
 
 
 DISK_SIZE = 64 << 20
+# RAM is QEMU's, and the SMMUs' driver is the guest's.
+MEMORY_OF_GUEST = ["--memory", "client", "--driver", "none"]
 
 
 class GuestError(Exception):
@@ -85,13 +87,14 @@ def devices(arguments, board, folder):
 
 def layout(arguments, board):
     """What smmud says of the sockets that it is going to serve. The one place that knows its form."""
-    command = [arguments.smmud, board, "--vfio-user-layout"]
-    command += arguments.devices
+    command = [arguments.smmud, board, *MEMORY_OF_GUEST, "--vfio-user-layout", *arguments.devices]
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if run.returncode:
         raise GuestError(f"smmud refuses the machine:\n{run.stderr.strip()}")
     answer = json.loads(run.stdout)
-    window = answer["window"]
+    window = answer.get("window")
+    if window is None:
+        raise GuestError("smmud has nothing to show a guest: no registers, or they are too far apart")
     return (parse_size(window["base"]), parse_size(window["size"])), answer["functions"]
 
 
@@ -116,7 +119,7 @@ class Daemon:
         self.sockets = folder / "vfio-user"
         self.sockets.mkdir()
         command = [
-            arguments.smmud, board, "--memory", "client", "--driver", "none", "--vfio-user", self.sockets,
+            arguments.smmud, board, *MEMORY_OF_GUEST, "--vfio-user", self.sockets,
             "--qtest", folder / "qtest.sock", "--qtest-gic", gic,
             "--control", folder / "control.sock", "--dma", folder / "dma.sock", *arguments.devices,
         ]

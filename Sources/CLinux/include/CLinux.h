@@ -173,6 +173,16 @@ void smmud_guard_unregister(const uint32_t *flag);
 // fallocate(2). Returns 0, or a negated errno.
 int smmud_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
 
+// MARK: TAP interfaces and pseudoterminals
+
+// Opens a TAP interface of this name (1 to 15 bytes), without packet information, close-on-exec and non-blocking; it
+// is made if there is none and the user may. Returns the descriptor, or a negated errno.
+int smmud_open_tap(const char *name);
+
+// Makes a pseudoterminal in raw mode, close-on-exec. Returns the master, or a negated errno; *terminal is the other
+// side, and path what that is called.
+int smmud_open_pseudoterminal(char *path, size_t path_capacity, int *terminal);
+
 // MARK: Unix sockets
 
 // Takes the next client of a listening socket, close-on-exec. Returns the descriptor, or a negated errno.

@@ -284,6 +284,8 @@ package struct ReservedIOVAInfo: Codable, Sendable, Equatable {
 /// An `arm,smmu-v3-pmcg` node.
 package struct PMCGInfo: Codable, Sendable, Equatable {
     package var path: String
+    /// The SMMU that it counts for; nil where it has none that is enabled.
+    package var smmu: String?
     /// Page 0, then page 1 where it has one of its own.
     package var registers: [RangeInfo]
     package var status: String
@@ -291,11 +293,13 @@ package struct PMCGInfo: Codable, Sendable, Equatable {
 
     package init(
         path: String,
+        smmu: String? = nil,
         registers: [RangeInfo],
         status: String = "okay",
         interrupts: [InterruptInfo] = []
     ) {
         self.path = path
+        self.smmu = smmu
         self.registers = registers
         self.status = status
         self.interrupts = interrupts

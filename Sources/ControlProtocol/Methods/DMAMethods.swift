@@ -247,7 +247,7 @@ package struct TranslationInfo: Codable, Sendable, Equatable {
     package var address: Hex
     /// The page or block that the address lies in, in bytes; nil where nothing was translated.
     package var pageSize: Size?
-    /// What did it: `stage 1`, `bypass`, `no SMMU`.
+    /// What did it: `stage 1`, `stage 2`, `stage 1 + stage 2`, `bypass`, `no SMMU`.
     package var regime: String
     /// What the page permits to such a transaction, where it was translated.
     package var permissions: Permissions?

@@ -26,11 +26,12 @@ extension ControlService {
                 )
             },
             reservedMemory: board.reservedMemory.map(Self.reservedInfo),
-            pmcgs: board.pmcgs.map { pmcg in
+            pmcgs: machine.pmcgs.map { pmcg in
                 PMCGInfo(
-                    path: pmcg.path,
-                    registers: ([pmcg.page0] + (pmcg.page1.map { [$0] } ?? [])).map(Self.range),
-                    interrupts: interrupts.filter { $0.device == pmcg.path }
+                    path: pmcg.node.path,
+                    smmu: pmcg.smmuIndex.map { machine.smmus[$0].node.path },
+                    registers: ([pmcg.node.page0] + (pmcg.node.page1.map { [$0] } ?? [])).map(Self.range),
+                    interrupts: interrupts.filter { $0.device == pmcg.node.path }
                 )
             },
             pcieHosts: board.pcieHosts.enumerated().map { Self.hostInfo($1, at: $0) },

@@ -52,13 +52,20 @@ struct ExplanationReport {
             step("l1cd", "level-1 CD table descriptor", address, [descriptor.word], descriptor.fields)
         case .cd(let address, let cd):
             step("cd", cdTitle, address, Self.words(cd.words), cd.fields)
-        case .descriptor(let address, let descriptor, let level, let granule):
+        case .descriptor(let address, let descriptor, let level, let format):
             step(
                 "descriptor",
-                "stage 1 level \(level) descriptor (\(granule.byteCount >> 10) KiB granule)",
+                "\(format.stage == .stage1 ? "stage 1" : "stage 2") level \(level) descriptor "
+                    + "(\(format.granule.byteCount >> 10) KiB granule)",
                 address,
                 [descriptor.rawValue],
-                descriptor.fields(stage: .stage1, level: level, granule: granule)
+                descriptor.fields(
+                    stage: format.stage,
+                    level: level,
+                    granule: format.granule,
+                    has52BitOutput: format.has52BitOutput,
+                    ds: format.ds
+                )
             )
         }
     }

@@ -212,12 +212,13 @@ extension ControlService {
                 TranslationInfo(
                     address: Hex(translation.output.rawValue),
                     pageSize: translation.isBypassed ? nil : Size(UInt64(1) << UInt64(translation.log2Bytes)),
-                    regime: translation.isBypassed ? "bypass" : "stage 1",
+                    regime: translation.isBypassed ? "bypass" : translation.stages.description,
                     permissions: translation.isBypassed
                         ? nil : Self.permissions(translation, isPrivileged: parameters.privileged ?? false),
-                    attributes: translation.memoryAttribute.map { attribute in
-                        MemoryAttributeText.describe(attribute, shareability: translation.shareability ?? 0)
-                    }
+                    attributes: MemoryAttributeText.describe(
+                        translation.attributes.mair,
+                        shareability: translation.attributes.shareability
+                    )
                 )
             )
         case .fault(let fault):

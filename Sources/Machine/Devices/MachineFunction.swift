@@ -12,8 +12,7 @@ import Virtio
 
 /// A PCIe function with a model behind it.
 package struct MachineFunction: Sendable {
-    /// `0000:00:01.0`.
-    package let address: String
+    package let address: PCIAddress
     package let kind: DeviceSpecification.Kind
     package let endpoint: Endpoint
     package let function: PCIFunction
@@ -43,7 +42,9 @@ struct DeviceBuilder {
     func function(_ specification: DeviceSpecification, _ endpoint: Endpoint) throws(MachineError)
         -> MachineFunction
     {
-        let address = endpoint.name.split(separator: "/").last.map(String.init) ?? endpoint.name
+        guard let address = endpoint.name.split(separator: "/").last.flatMap({ PCIAddress($0) }) else {
+            throw MachineError("\(specification.source): \(endpoint.name) is no PCIe function")
+        }
         let identity = RequesterIdentity(
             smmuIndex: endpoint.smmuIndex,
             streamID: endpoint.streams.first ?? StreamID(0)
@@ -54,7 +55,7 @@ struct DeviceBuilder {
                 address: address,
                 kind: specification.kind,
                 endpoint: endpoint,
-                function: try function(specification, named: address, makePort)
+                function: try function(specification, named: address.text, makePort)
             )
         } catch let error as MachineError {
             throw error

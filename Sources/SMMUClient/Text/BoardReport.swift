@@ -154,7 +154,8 @@ package enum BoardReport {
 
     private static func pmcg(_ group: PMCGInfo) -> [String] {
         let pages = group.registers.map(Format.range).joined(separator: " and ")
-        return ["\(group.path)  \(pages)"] + interruptLines(group.interrupts).map { "  " + $0 }
+        let smmu = group.smmu.map { "  of \($0)" } ?? ""
+        return ["\(group.path)  \(pages)\(smmu)"] + interruptLines(group.interrupts).map { "  " + $0 }
     }
 }
 

@@ -87,7 +87,22 @@ package enum VFIOUserClientReply: Equatable, Sendable {
     /// - Returns: Nil where it contradicts itself or the request.
     init?(to request: VFIOUserClientRequest, _ payload: [UInt8]) {
         switch request {
-        case .mapDMA, .unmapDMA, .setInterrupts, .reset, .writeRegion: self = .done
+        case .mapDMA, .setInterrupts, .reset: self = .done
+        case .unmapDMA(let unmap):
+            // One server that does no DMA answers with a header alone.
+            guard payload.isEmpty || VFIOUserDMAUnmap(payload)?.address == unmap.address else { return nil }
+            self = .done
+        case .writeRegion(let offset, let region, let data):
+            // Some answer an access of no bytes with a header alone.
+            let asked = VFIOUserRegionAccess(
+                offset: offset,
+                region: region,
+                count: UInt32(truncatingIfNeeded: data.count)
+            )
+            guard data.isEmpty && payload.isEmpty || VFIOUserRegionAccess(payload) == asked else {
+                return nil
+            }
+            self = .done
         case .deviceInfo:
             guard let info = VFIOUserDeviceInfo(payload) else { return nil }
             self = .deviceInfo(info)
@@ -138,8 +153,9 @@ package enum VFIOUserClientReply: Equatable, Sendable {
         guard let answer = VFIOUserRegionIODescriptors(payload), answer.index == index,
             Int(answer.argsz) >= start
         else { return nil }
-        guard answer.count > 0 else { return .ioEvents(argsz: answer.argsz, []) }
-        guard answer.argsz <= argsz, payload.count >= Int(answer.argsz) else { return nil }
+        // Without room for all there are none, whatever their count.
+        guard answer.count > 0, answer.argsz <= argsz else { return .ioEvents(argsz: answer.argsz, []) }
+        guard payload.count >= Int(answer.argsz) else { return nil }
         // One server's entries have 48 bytes; what they differ in is not used here.
         let stride = (Int(answer.argsz) - start) / Int(answer.count)
         guard stride >= VFIOUserIOEvent.byteCount else { return nil }

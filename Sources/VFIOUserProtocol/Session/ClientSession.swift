@@ -35,6 +35,8 @@ package struct VFIOUserClientSession: Sendable {
     package private(set) var server: VFIOUserCapabilities?
     /// The minor version that is spoken; nil before the server answered.
     package private(set) var minorVersion: UInt16?
+    /// Why the server refused VERSION, where it did and said so.
+    package private(set) var refusal: VFIOUserError?
     private let capabilities: VFIOUserCapabilities
     private var phase = Phase.idle
     private var pending: [UInt16: VFIOUserClientRequest] = [:]
@@ -60,10 +62,17 @@ package struct VFIOUserClientSession: Sendable {
         )
     }
 
+    /// The session of a twin socket: the server's commands and their answers, and nothing else.
+    package static func twin(capabilities: VFIOUserCapabilities) -> Self {
+        var session = Self(capabilities: capabilities)
+        session.phase = .serving
+        return session
+    }
+
     /// How many bytes may be read at once; 0 once the connection is to be closed.
     package var byteCountWanted: Int { framer.byteCountWanted }
 
-    /// Whether a message has begun to come and is not complete.
+    /// Whether the server may leave here without breaking a message off.
     package var isBetweenMessages: Bool { framer.isAtMessageStart }
 
     /// How many commands wait for an answer.
@@ -121,9 +130,11 @@ package struct VFIOUserClientSession: Sendable {
     }
 
     private mutating func negotiate(_ header: VFIOUserHeader, _ payload: [UInt8]) -> VFIOUserClientAction {
+        if header.flags == [.reply, .error] { refusal = VFIOUserError(rawValue: header.error) }
         guard header.flags == .reply, header.command == .version, header.messageID == 0,
             let version = VFIOUserVersion(payload), version.major == 0,
             version.minor <= VFIOUserServerSession.minorVersion,
+            version.capabilities?.dataByteCountMax != 0,
             version.capabilities?.twinSocket != true || capabilities.twinSocket == true
         else { return .close(.badVersion) }
         phase = .serving

@@ -19,8 +19,6 @@ package struct VirtioFeatures: OptionSet, Hashable, Sendable {
     package static let accessPlatform = Self(bit: 33)
     /// VIRTIO_F_RING_PACKED, feature 34.
     package static let packedRing = Self(bit: 34)
-    /// VIRTIO_F_IN_ORDER, feature 35.
-    package static let inOrder = Self(bit: 35)
     /// VIRTIO_F_RING_RESET, feature 40.
     package static let queueReset = Self(bit: 40)
 
@@ -29,7 +27,7 @@ package struct VirtioFeatures: OptionSet, Hashable, Sendable {
     static let required: Self = [.version1, .accessPlatform]
     /// What every device of this module offers beside its own.
     static let transport: Self = [
-        .indirectDescriptors, .eventIndex, .version1, .accessPlatform, .queueReset,
+        .indirectDescriptors, .eventIndex, .version1, .accessPlatform, .packedRing, .queueReset,
     ]
 }
 

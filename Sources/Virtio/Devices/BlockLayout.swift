@@ -29,9 +29,12 @@ struct BlockRequestHeader: Equatable, Sendable {
 
     static let byteCount = 16
 
-    init(_ bytes: [UInt8]) {
-        type = BlockRequestType(rawValue: UInt32(bytes.littleEndian(at: 0, .word)))
-        sector = bytes.littleEndian(at: 8, .doubleword)
+    /// - Parameters:
+    ///   - first: Bytes 7:0, little-endian.
+    ///   - second: Bytes 15:8.
+    init(_ first: UInt64, _ second: UInt64) {
+        type = BlockRequestType(rawValue: UInt32(truncatingIfNeeded: first))
+        sector = second
     }
 }
 

@@ -20,6 +20,9 @@ final class BlockWorker: VirtioWorker {
     /// What one loan moves at most, so that a reset or a CMD_SYNC does not wait long for it.
     private static let loanByteCount = 1 << 20
     private static let bounceByteCount = 1 << 17
+    /// After so many bytes the driver is shown what was completed, although there is more to do.
+    private static let publicationByteCount = 1 << 18
+    private var unpublishedByteCount = 0
 
     init(_ device: VirtioBlock, queue: Int) {
         self.device = device
@@ -31,7 +34,14 @@ final class BlockWorker: VirtioWorker {
 
     func serve(_ queues: [VirtioQueue?]) throws(VirtqueueError) {
         guard let queue = queues[queueIndex] else { return }
-        try queue.drain(&chain) { (chain) throws(VirtqueueError) in try self.serve(chain, queue) }
+        try queue.drain(&chain) { (chain) throws(VirtqueueError) in
+            if self.unpublishedByteCount >= Self.publicationByteCount {
+                self.unpublishedByteCount = 0
+                try queue.publish()
+            }
+            self.unpublishedByteCount += chain.readableByteCount + chain.writableByteCount
+            return try self.serve(chain, queue)
+        }
     }
 
     /// Serves one request; returns how many bytes of its writable part hold something now.
@@ -39,7 +49,8 @@ final class BlockWorker: VirtioWorker {
         guard chain.readableByteCount >= BlockRequestHeader.byteCount, chain.writableByteCount >= 1 else {
             throw queue.malformed("a block request without a header or a status")
         }
-        let header = BlockRequestHeader(try queue.read(chain, from: 0, count: BlockRequestHeader.byteCount))
+        let words = try queue.readWords(chain)
+        let header = BlockRequestHeader(words.0, words.1)
         let (status, written) = try perform(header, chain, queue)
         if status != .ok { device.statistics.countError() }
         var byte = status.rawValue

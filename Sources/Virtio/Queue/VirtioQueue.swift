@@ -13,7 +13,7 @@ package final class VirtioQueue {
     package let features: VirtioFeatures
     let activation: UInt64
     let port: GatedPort
-    private var ring: SplitRing
+    private var ring: any Ring
     private let interrupt: () -> Void
     /// Whether it is this queue that threw an error.
     private(set) var hasFailed = false
@@ -31,7 +31,9 @@ package final class VirtioQueue {
         self.activation = activation
         self.port = port
         self.interrupt = interrupt
-        ring = SplitRing(configuration, features)
+        ring =
+            features.contains(.packedRing)
+            ? PackedRing(configuration, features) : SplitRing(configuration, features)
     }
 
     /// Takes the next chain; false where the driver has made none available.
@@ -43,7 +45,18 @@ package final class VirtioQueue {
     ///
     /// The driver sees it after ``publish()``, or before.
     package func complete(_ chain: DescriptorChain, writtenByteCount: Int) throws(VirtqueueError) {
+        stage(chain, writtenByteCount: writtenByteCount)
+        try publishIfFull()
+    }
+
+    /// The same, but the driver sees it after ``publish()`` or ``publishIfFull()`` only: for chains that belong
+    /// together.
+    func stage(_ chain: DescriptorChain, writtenByteCount: Int) {
         ring.stage(chain, length: UInt32(clamping: writtenByteCount))
+    }
+
+    /// Shows the driver what was completed where it is enough for a batch.
+    func publishIfFull() throws(VirtqueueError) {
         if ring.isBatchFull { try publish() }
     }
 
@@ -109,6 +122,21 @@ package final class VirtioQueue {
         }
         if let fault { throw failed(fault) }
         return bytes
+    }
+
+    /// Reads the first 16 bytes of a chain's readable part as two little-endian words.
+    func readWords(_ chain: DescriptorChain) throws(VirtqueueError) -> (UInt64, UInt64) {
+        var words: (UInt64, UInt64) = (0, 0)
+        var fault: DMAFault?
+        withUnsafeMutableBytes(of: &words) { buffer in
+            do throws(DMAFault) {
+                _ = try port.gather(chain.readable, into: buffer)
+            } catch {
+                fault = error
+            }
+        }
+        if let fault { throw failed(fault) }
+        return (UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
     }
 
     /// Writes bytes to a chain's writable part; returns how many fitted.

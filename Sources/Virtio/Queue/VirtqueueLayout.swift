@@ -27,7 +27,7 @@ struct VirtqueueDescriptor: Hashable, Sendable {
     /// In bytes.
     var length: UInt32
     var flags: DescriptorFlags
-    /// Split: which descriptor is next. Packed: the buffer ID.
+    /// Split: which descriptor is next; packed: the buffer ID.
     var nextOrID: UInt16
 
     static let byteCount = 16

@@ -2,8 +2,10 @@
  * A driver in user space for an NVMe controller that is bound to vfio-pci: nvme-vfio FUNCTION GROUP [--nested].
  * Maps memory for it with VFIO, asks for its identity, and then lets it write where nothing is mapped any more.
  *
- * With --nested the container is of type VFIO_TYPE1_NESTING_IOMMU, for which Linux 6.12's arm-smmu-v3 uses a stage-2
- * domain. Prints a line for each step, and exits with 1 at the first that went wrong.
+ * With --nested the container is of type VFIO_TYPE1_NESTING_IOMMU, for which arm-smmu-v3 uses a stage-2 domain. Linux
+ * 6.12 refuses that, as its domains are settled when they are made; 6.1 does not.
+ *
+ * Prints a line for each step, and exits with 1 at the first that went wrong.
  */
 #include <errno.h>
 #include <fcntl.h>

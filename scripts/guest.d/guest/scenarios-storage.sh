@@ -38,6 +38,7 @@ has_iommu_group() {
     echo "$(basename "$parent") $(cat "$parent/iommu_group/type")"
 }
 
+# write_files FOLDER SUMS: some files, and their checksums into SUMS.
 write_files() {
     local folder number
     folder=$1
@@ -45,18 +46,18 @@ write_files() {
         cp /bin/busybox "$folder/program" &&
         dd if=/dev/urandom of="$folder/random" bs=64k count=64 2>/dev/null || return 1
     for number in $(seq 50); do echo "file $number" >"$folder/small/$number" || return 1; done
-    (cd "$folder" && find . -type f -exec sha256sum {} +) >/tmp/sums
+    (cd "$folder" && find . -type f -exec sha256sum {} +) >"$2"
     sync
-    echo "$(wc -l </tmp/sums) files, $(du -sm "$folder" | cut -f1) MiB"
+    echo "$(wc -l <"$2") files, $(du -sm "$folder" | cut -f1) MiB"
 }
 
 compare_files() {
     echo 3 >/proc/sys/vm/drop_caches
-    (cd "$1" && sha256sum -c /tmp/sums) >/tmp/compared || {
-        grep -v ': OK$' /tmp/compared
+    (cd "$1" && sha256sum -c "$2") >"$2.compared" || {
+        grep -v ': OK$' "$2.compared"
         return 1
     }
-    same "$(grep -c ': OK$' /tmp/compared)" "$(wc -l </tmp/sums)"
+    same "$(grep -c ': OK$' "$2.compared")" "$(wc -l <"$2")"
 }
 
 one_disk() {
@@ -67,10 +68,10 @@ one_disk() {
     check "storage:$kind iommu group" has_iommu_group "$disk"
     check "storage:$kind mkfs" /sbin/mke2fs -q -F -t ext4 "$disk" || return
     check "storage:$kind mount" mount -t ext4 "$disk" /mnt || return
-    check "storage:$kind write" write_files /mnt
+    check "storage:$kind write" write_files /mnt /tmp/sums
     check "storage:$kind unmount" umount /mnt
     check "storage:$kind mount again" mount -t ext4 "$disk" /mnt || return
-    check "storage:$kind compare" compare_files /mnt
+    check "storage:$kind compare" compare_files /mnt /tmp/sums
     check "storage:$kind unmount again" umount /mnt
     check "storage:$kind fsck" /sbin/e2fsck -f -n "$disk"
 }
@@ -124,4 +125,41 @@ rebind_disk() {
 scenario_rebind() {
     local kind
     for kind in ${1:-pci nvme mmio}; do rebind_disk "$kind"; done
+}
+
+# Three rounds of files on one disk, beside others that do the same.
+churn() {
+    local kind round folder
+    kind=$1
+    folder=/tmp/mnt-$kind
+    mkdir -p "$folder"
+    /sbin/mke2fs -q -F -t ext4 "$(disk_of "$kind")" || return 1
+    for round in 1 2 3; do
+        mount -t ext4 "$(disk_of "$kind")" "$folder" || return 1
+        rm -rf "${folder:?}"/*
+        write_files "$folder" "/tmp/sums-$kind" || return 1
+        umount "$folder" || return 1
+        mount -t ext4 "$(disk_of "$kind")" "$folder" || return 1
+        compare_files "$folder" "/tmp/sums-$kind" || return 1
+        umount "$folder" || return 1
+    done
+    /sbin/e2fsck -f -n "$(disk_of "$kind")"
+}
+
+# stress: all disks that there are, at once.
+scenario_stress() {
+    local kind kinds=
+    for kind in pci nvme mmio; do
+        disk_is_there "$kind" || continue
+        kinds="$kinds $kind"
+        (
+            churn "$kind" >"/tmp/churn-$kind" 2>&1
+            echo $? >"/tmp/churn-$kind.status"
+        ) &
+    done
+    wait
+    check "stress disks" test -n "$kinds"
+    for kind in $kinds; do
+        check "stress:$kind" sh -c "cat /tmp/churn-$kind; exit \$(cat /tmp/churn-$kind.status)"
+    done
 }

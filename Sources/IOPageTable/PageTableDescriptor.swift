@@ -1,12 +1,12 @@
-// One 64-bit descriptor of a VMSAv8-64 stage-1 table.
+// One 64-bit descriptor of a VMSAv8-64 table, of either stage.
 
 import AddressSpace
 import BitFields
 
-/// A stage-1 descriptor as the driver writes it and reads it back.
+/// A descriptor as the driver writes it and reads it back.
 ///
-/// Arm ARM D8.3.
-struct StageOneDescriptor: Equatable {
+/// Arm ARM D8.3. Tables of both stages look alike; the attributes of their leaves do not.
+struct PageTableDescriptor: Equatable {
     var rawValue: UInt64
 
     /// What a descriptor is at its level.
@@ -37,7 +37,12 @@ struct StageOneDescriptor: Equatable {
         permissions: MappingPermissions,
         configuration: PageTableConfiguration
     ) {
-        rawValue = Self.outputField(physical.rawValue, configuration) | Self.attributes(permissions)
+        rawValue = Self.outputField(physical.rawValue, configuration)
+        switch configuration.stage {
+        case .one: rawValue |= Self.stageOneAttributes(permissions)
+        case .two(let forcesWriteBack):
+            rawValue |= Self.stageTwoAttributes(permissions, forcesWriteBack: forcesWriteBack)
+        }
         rawValue[bits: 0...1] = level == 3 ? 0b11 : 0b01
     }
 
@@ -70,13 +75,30 @@ struct StageOneDescriptor: Equatable {
 
     /// What the leaf's attributes allow.
     ///
-    /// ``MappingPermissions/read`` is always among them.
-    var permissions: MappingPermissions {
+    /// ``MappingPermissions/read`` is always among them in stage 1.
+    func permissions(_ configuration: PageTableConfiguration) -> MappingPermissions {
+        switch configuration.stage {
+        case .one: stageOnePermissions
+        case .two: stageTwoPermissions
+        }
+    }
+
+    private var stageOnePermissions: MappingPermissions {
         var permissions: MappingPermissions = [.read]
         if !rawValue[bit: 7] { permissions.insert(.write) }
         if !rawValue[bit: 6] { permissions.insert(.privileged) }
         if rawValue[bits: 53...54] == 0b11 { permissions.insert(.noExecute) }
         if rawValue[bits: 2...4] == 2 { permissions.insert(.device) }
+        if rawValue[bits: 8...9] == 0b11 { permissions.insert(.cacheable) }
+        return permissions
+    }
+
+    private var stageTwoPermissions: MappingPermissions {
+        var permissions: MappingPermissions = []
+        if rawValue[bit: 6] { permissions.insert(.read) }
+        if rawValue[bit: 7] { permissions.insert(.write) }
+        if rawValue[bits: 53...54] == 0b10 { permissions.insert(.noExecute) }
+        if rawValue[bits: 2...5] == 0b0001 { permissions.insert(.device) }
         if rawValue[bits: 8...9] == 0b11 { permissions.insert(.cacheable) }
         return permissions
     }
@@ -92,7 +114,7 @@ struct StageOneDescriptor: Equatable {
         (address | (address &>> 36) & 0xF000) & outputMask(configuration)
     }
 
-    private static func attributes(_ permissions: MappingPermissions) -> UInt64 {
+    private static func stageOneAttributes(_ permissions: MappingPermissions) -> UInt64 {
         var word: UInt64 = 0
         word[bit: 11] = true  // nG: the entry belongs to its ASID.
         word[bit: 10] = true  // AF: never an access flag fault.
@@ -101,6 +123,31 @@ struct StageOneDescriptor: Equatable {
         word[bits: 2...4] = permissions.contains(.device) ? 2 : permissions.contains(.cacheable) ? 1 : 0
         word[bits: 8...9] = permissions.contains(.cacheable) ? 0b11 : 0b10
         if permissions.contains(.noExecute) { word[bits: 53...54] = 0b11 }
+        return word
+    }
+
+    /// S2AP, MemAttr, SH, AF, and XN[1:0] = 0b10 where nobody may execute.
+    ///
+    /// Linux sets both bits of XN. Where the SMMU has XNX that lets privileged accesses execute, so we do not.
+    /// Stage 2 knows no privilege for data: ``MappingPermissions/privileged`` says nothing here.
+    private static func stageTwoAttributes(_ permissions: MappingPermissions, forcesWriteBack: Bool)
+        -> UInt64
+    {
+        var word: UInt64 = 0
+        word[bit: 10] = true  // AF: never an access flag fault.
+        word[bit: 6] = permissions.contains(.read)  // S2AP[0]
+        word[bit: 7] = permissions.contains(.write)  // S2AP[1]
+        let memAttr: UInt64
+        if permissions.contains(.device) {
+            memAttr = 0b0001  // Device-nGnRE
+        } else if permissions.contains(.cacheable) {
+            memAttr = forcesWriteBack ? 0b0110 : 0b1111  // Write-back
+        } else {
+            memAttr = 0b0101  // Non-cacheable
+        }
+        word[bits: 2...5] = memAttr
+        word[bits: 8...9] = permissions.contains(.cacheable) ? 0b11 : 0b10
+        if permissions.contains(.noExecute) { word[bits: 53...54] = 0b10 }
         return word
     }
 }

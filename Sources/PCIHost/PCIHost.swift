@@ -1,1 +1,0 @@
-// PCIe host bridges of the machine.

@@ -1,0 +1,91 @@
+// What the SMMU tells performance monitors, and how little that costs while none listens.
+
+import AddressSpace
+package import DeviceModel
+import Synchronization
+
+/// The counter groups that count this SMMU's events.
+///
+/// Each event is reported to them when it happens, so a counter is exact and its overflow is noticed at once. Every
+/// transaction looks at one word that says whether anybody counts; that word changes only when software programs
+/// a counter.
+///
+/// Lock order: a monitor may hold its own lock when it asks to be told; it is told without a lock held here.
+final class PerformanceCounting: Sendable {
+    private struct Listener: Sendable {
+        let monitor: any SMMUPerformanceMonitor
+        let events: SMMUPerformanceEvents
+    }
+    private let listeners = Mutex<[Listener]>([])
+    /// The union of what the listeners want.
+    ///
+    /// Relaxed: whoever programs a counter and then has a device do something has told that device so in a way
+    /// that orders this store before its loads.
+    private let counted = Atomic<UInt64>(0)
+
+    /// Whether transactions are counted.
+    @inline(__always)  // One load on the hit path of every transaction.
+    var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b10 != 0 }
+
+    func setEvents(_ events: SMMUPerformanceEvents, for monitor: any SMMUPerformanceMonitor) {
+        listeners.withLock { listeners in
+            listeners.removeAll { $0.monitor === monitor }
+            if !events.isEmpty { listeners.append(Listener(monitor: monitor, events: events)) }
+            let union = listeners.reduce(into: SMMUPerformanceEvents()) { $0.formUnion($1.events) }
+            counted.store(union.rawValue, ordering: .relaxed)
+        }
+    }
+
+    /// Reports an event to everybody who counts it.
+    @inline(never)  // Keeps the hit path small.
+    func record(_ event: SMMUPerformanceEvent, _ streamID: StreamID, _ amount: UInt64 = 1) {
+        let current = listeners.withLock { $0 }
+        for listener in current where listener.events.contains(event.set) {
+            listener.monitor.count(event, streamID, amount)
+        }
+    }
+
+    /// Reports what a look-up fetched.
+    ///
+    /// A transaction that fetches at least one descriptor is one TLB miss, and one that fetches at least one
+    /// structure one configuration cache miss (IHI 0070, 10.3).
+    func record(_ accesses: LookupAccesses, _ streamID: StreamID) {
+        guard counted.load(ordering: .relaxed) != 0 else { return }
+        if accesses.configuration > 0 {
+            record(.configurationCacheMiss, streamID)
+            record(.configurationAccess, streamID, accesses.configuration)
+        }
+        if accesses.translationTable > 0 {
+            record(.tlbMiss, streamID)
+            record(.tableWalkAccess, streamID, accesses.translationTable)
+        }
+    }
+}
+
+/// How often one transaction's look-up went to memory.
+struct LookupAccesses: LookupObserver {
+    private(set) var configuration: UInt64 = 0
+    private(set) var translationTable: UInt64 = 0
+
+    mutating func accessing(_ kind: LookupAccess) {
+        switch kind {
+        case .configuration: configuration &+= 1
+        case .translationTable: translationTable &+= 1
+        }
+    }
+
+    @inline(__always)  // Must vanish from the path of a transaction.
+    mutating func fetched(_ structure: @autoclosure () -> FetchedStructure) {}
+    @inline(__always)  // Must vanish from the path of a transaction.
+    mutating func note(_ text: @autoclosure () -> String) {}
+}
+
+extension SMMUv3: SMMUPerformanceSource {
+    package var performanceEvents: SMMUPerformanceEvents {
+        [.transaction, .tlbMiss, .configurationCacheMiss, .tableWalkAccess, .configurationAccess]
+    }
+
+    package func report(_ events: SMMUPerformanceEvents, to monitor: any SMMUPerformanceMonitor) {
+        performance.setEvents(events, for: monitor)
+    }
+}

@@ -1,0 +1,142 @@
+// Random tables of every shape: the model against the plain reading of the specification, and its caches against
+// the model without caches.
+
+import Testing
+
+@testable import SMMUv3
+
+@Suite("Random tables")
+struct RandomTranslationTests {
+    /// Every kind of answer that the random tables must have led to: event, stage 2, CLASS; event 0 is an address.
+    private struct Kind: Hashable {
+        var event: UInt64
+        var isStage2 = false
+        var eventClass: UInt64 = 2
+
+        init(event: UInt64, isStage2: Bool = false, eventClass: UInt64 = 2) {
+            self.event = event
+            self.isStage2 = isStage2
+            self.eventClass = eventClass
+        }
+
+        init(_ answer: RandomStream.Answer) {
+            guard case .record(let words) = answer else {
+                self.init(event: 0)
+                return
+            }
+            self.init(
+                event: words[0] & 0xFF,
+                isStage2: words[1] >> 39 & 1 == 1,
+                eventClass: words[1] >> 40 & 3
+            )
+        }
+
+        static func all(_ config: UInt64) -> Set<Kind> {
+            let faults: [UInt64] = [0x10, 0x11, 0x12, 0x13]
+            var result: Set = [Kind(event: 0)]
+            if config & 1 != 0 {
+                result.formUnion(faults.map { Kind(event: $0) })
+                result.insert(Kind(event: 0x0B, eventClass: 1))
+            }
+            if config & 2 != 0 {
+                result.formUnion(faults.map { Kind(event: $0, isStage2: true) })
+                result.insert(Kind(event: 0x0B, isStage2: true))
+            }
+            if config & 3 == 3 {
+                result.formUnion(
+                    [0x10, 0x12, 0x13].map { Kind(event: $0, isStage2: true, eventClass: 1) }
+                )
+            }
+            return result
+        }
+    }
+
+    @Test(
+        "every answer, record and all, is what a plain reading of the specification gives",
+        arguments: [0b101, 0b110, 0b111] as [UInt64]
+    )
+    func plainReading(_ config: UInt64) throws {
+        var kinds: Set<Kind> = []
+        for seed in 1...60 as ClosedRange<UInt64> {
+            var random = SplitMix(seed: seed &* 1000 &+ config)
+            let stream = try RandomStream(config: config, &random)
+            let bits = stream.guest.smmu.identification.outputAddressBits
+            for address in stream.addresses {
+                for access in RandomStream.accesses {
+                    let expected = stream.expected(address, access, bits: bits)
+                    let answer = stream.answer(address, access, .uncached)
+                    kinds.insert(Kind(answer))
+                    guard answer == expected else {
+                        let place = "seed \(seed) address \(String(address, radix: 16)) \(access)"
+                        Issue.record("\(place): \(answer), not \(expected)")
+                        return
+                    }
+                }
+            }
+        }
+        #expect(Kind.all(config).subtracting(kinds) == [], "random tables lead everywhere")
+    }
+
+    @Test(
+        "after any change and the invalidation that it needs, caches answer as memory does",
+        arguments: [0b101, 0b110, 0b111] as [UInt64],
+        Array(1...8 as ClosedRange<UInt64>)
+    )
+    func caches(_ config: UInt64, _ seed: UInt64) throws {
+        var random = SplitMix(seed: seed &* 7919 &+ config)
+        let stream = try RandomStream(config: config, &random)
+        for round in 0..<16 {
+            for address in stream.addresses {
+                for access in RandomStream.accesses {
+                    let cached = stream.answer(address, access, .cached)
+                    let memory = stream.answer(address, access, .uncached)
+                    guard cached == memory else {
+                        let place = "seed \(seed) round \(round) address \(String(address, radix: 16))"
+                        Issue.record("\(place) \(access): \(cached), memory says \(memory)")
+                        return
+                    }
+                }
+            }
+            try change(stream, &random)
+        }
+    }
+
+    /// Changes one descriptor and invalidates what it takes.
+    private func change(_ stream: RandomStream, _ random: inout SplitMix) throws {
+        let (vmid, asid) = (RandomStream.vmid, RandomStream.asid)
+        let halves = [stream.lower, stream.upper].compactMap(\.self)
+        guard let second = stream.second, halves.isEmpty || random.next() % 2 == 0 else {
+            guard let half = halves.randomElement(using: &random),
+                let address = stream.addresses.randomElement(using: &random)
+            else { return }
+            let offset = address & ((1 << UInt64(half.plain.inputBits)) - 1)
+            guard let victim = try half.path(offset).randomElement(using: &random) else { return }
+            // There may be no room for a table any more: then nothing is mapped.
+            try half.store(victim.entry, (try? half.randomDescriptor(victim.level, &random)) ?? 0)
+            let wasLeaf = victim.level == 3 || victim.word & 3 == 1
+            let isUpper = half === stream.upper
+            let va = isUpper ? offset | ~((1 << UInt64(half.plain.inputBits)) - 1) : offset
+            switch random.next() % 4 {
+            case 0 where wasLeaf: try stream.guest.sync(Raw.tlbiNHVA(vmid: vmid, va, asid: asid))
+            case 1 where wasLeaf: try stream.guest.sync(Raw.tlbiNHVAA(vmid: vmid, va))
+            case 2: try stream.guest.sync(Raw.tlbiNHAll(vmid: vmid))
+            // Global entries stay where only the ASID is named.
+            default: try stream.guest.sync(Raw.tlbiNHASID(vmid: vmid, asid), Raw.tlbiNHAll(vmid: vmid))
+            }
+            return
+        }
+        let addresses = stream.addresses.map { $0 & ((1 << UInt64(second.plain.inputBits)) - 1) }
+        guard let ipa = addresses.randomElement(using: &random),
+            let victim = try second.path(ipa).randomElement(using: &random)
+        else { return }
+        try second.store(victim.entry, try second.randomDescriptor(victim.level, &random))
+        let wasLeaf = victim.level == 3 || victim.word & 3 == 1
+        if wasLeaf, random.next() % 2 == 0 {
+            try stream.guest.sync(Raw.tlbiS2IPA(vmid: vmid, ipa), Raw.tlbiNHAll(vmid: vmid))
+        } else {
+            try stream.guest.sync(Raw.tlbiS12VMAll(vmid))
+        }
+        // The CD may lie elsewhere now.
+        try stream.guest.sync(Raw.cfgiCDAll(RandomStream.id))
+    }
+}
