@@ -110,7 +110,10 @@ struct DriverTests {
                 return
             }
         }
-        #expect(try disk.read(disk.blockByteCount, at: 50) == stored(disk.blockByteCount, 50 * disk.blockByteCount))
+        #expect(
+            try disk.read(disk.blockByteCount, at: 50)
+                == stored(disk.blockByteCount, 50 * disk.blockByteCount)
+        )
         #expect(disk.interruptCount > 0)
     }
 
@@ -133,19 +136,29 @@ struct DriverTests {
         try Self.check(driver) { disk.stored($0, at: $1) }
     }
 
-    @Test("The same through a foreign device that is offered again: two sockets, one after the other",
-        arguments: DiskKind.allCases, [true, false])
+    @Test(
+        "The same through a foreign device that is offered again: two sockets, one after the other",
+        arguments: DiskKind.allCases,
+        [true, false]
+    )
     func offeredAgain(_ kind: DiskKind, _ offersMSIX: Bool) throws {
         let disk = try DiskServer(kind, offersMSIX: offersMSIX)
         let again = try FunctionServer { memory in
-            try ForeignDevice.attach(VFIOUserClient(path: disk.server.path), name: "again", dma: Passed(memory))
+            try ForeignDevice.attach(
+                VFIOUserClient(path: disk.server.path),
+                name: "again",
+                dma: Passed(memory)
+            )
         }
         defer { (again.function.model as? ForeignDevice)?.detach() }
         let driver = try openDisk(kind, again.path, .byDescriptor)
         try Self.check(driver) { disk.stored($0, at: $1) }
     }
 
-    @Test("A second client finds the disk as the first left it, and no memory of the first", arguments: DiskKind.allCases)
+    @Test(
+        "A second client finds the disk as the first left it, and no memory of the first",
+        arguments: DiskKind.allCases
+    )
     func reconnect(_ kind: DiskKind) throws {
         let disk = try DiskServer(kind)
         do {
@@ -160,7 +173,8 @@ struct DriverTests {
     @Test("A driver refuses what it does not drive")
     func unsuitable() throws {
         let disk = try DiskServer(.virtio)
-        guard case .unsuitable? = driverFailure({ _ = try openDisk(.nvme, disk.server.path, .byDescriptor) }) else {
+        guard case .unsuitable? = driverFailure({ _ = try openDisk(.nvme, disk.server.path, .byDescriptor) })
+        else {
             Issue.record("drove a virtio disk as NVMe")
             return
         }

@@ -110,7 +110,8 @@ final class EngineServer: Sendable {
             let description = PCIFunctionDescription(
                 identity: PCIIdentity(vendorID: 0x1234, deviceID: 0x11e8, classCode: 0x00ff00),
                 bars: [
-                    PCIBAR(index: 0, byteCount: 0x1000), PCIBAR(index: 2, byteCount: 0x1000, space: .memory64),
+                    PCIBAR(index: 0, byteCount: 0x1000),
+                    PCIBAR(index: 2, byteCount: 0x1000, space: .memory64),
                 ],
                 capabilities: [
                     .express(.endpoint), .msi(vectorCount: 4),

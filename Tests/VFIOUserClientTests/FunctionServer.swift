@@ -73,10 +73,12 @@ final class LentMemory: VFIOUserMemory {
         switch source {
         case .messages(let memory):
             return isWrite
-                ? memory.write(UnsafeRawBufferPointer(bytes), at: offset) : memory.read(at: offset, into: bytes)
+                ? memory.write(UnsafeRawBufferPointer(bytes), at: offset)
+                : memory.read(at: offset, into: bytes)
         case .region(let region):
             let access: MemoryAccess = isWrite ? .write : .read
-            guard let pointer = try? region.pointer(at: offset, count: UInt64(bytes.count), for: access) else {
+            guard let pointer = try? region.pointer(at: offset, count: UInt64(bytes.count), for: access)
+            else {
                 return false
             }
             if isWrite {
@@ -95,7 +97,11 @@ final class LentPort: DMAPort {
 
     init(_ memory: LentMemory) { self.memory = memory }
 
-    func read(at address: IOVirtualAddress, into buffer: UnsafeMutableRawBufferPointer, _: TransactionAttributes)
+    func read(
+        at address: IOVirtualAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        _: TransactionAttributes
+    )
         throws(DMAFault)
     {
         guard memory.access(address.rawValue, buffer, isWrite: false) else {

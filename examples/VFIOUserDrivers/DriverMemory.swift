@@ -68,7 +68,8 @@ public final class DriverMemory: Sendable {
         try asking { () throws(VFIOUserClientError) in try bytes.load(at: offset, as: Word.self) }
     }
 
-    func store<Word: FixedWidthInteger & UnsignedInteger>(_ word: Word, at offset: UInt64) throws(DriverError) {
+    func store<Word: FixedWidthInteger & UnsignedInteger>(_ word: Word, at offset: UInt64) throws(DriverError)
+    {
         try asking { () throws(VFIOUserClientError) in try bytes.store(word, at: offset) }
     }
 

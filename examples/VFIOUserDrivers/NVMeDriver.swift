@@ -114,7 +114,9 @@ public final class NVMeDriver: BlockDevice {
         blockCount = try memory.load(at: Place.data)
         let format = UInt64(try memory.load(UInt8.self, at: Place.data + 26) & 0xf)
         let shift = try memory.load(UInt8.self, at: Place.data + 128 + 4 * format + 2)
-        guard (9...12).contains(shift), blockCount > 0 else { throw .unsuitable("blocks of 2^\(shift) bytes") }
+        guard (9...12).contains(shift), blockCount > 0 else {
+            throw .unsuitable("blocks of 2^\(shift) bytes")
+        }
         blockByteCount = 1 << Int(shift)
     }
 
@@ -231,7 +233,9 @@ public final class NVMeDriver: BlockDevice {
     }
 
     public func write(_ bytes: [UInt8], at block: UInt64) throws(DriverError) {
-        guard bytes.count <= transferByteCountMax else { throw .unsuitable("a transfer of \(bytes.count) bytes") }
+        guard bytes.count <= transferByteCountMax else {
+            throw .unsuitable("a transfer of \(bytes.count) bytes")
+        }
         try memory.write(bytes, at: Place.data)
         try transfer(0x01, "write", bytes.count, block)
     }

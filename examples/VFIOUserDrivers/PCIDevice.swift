@@ -94,7 +94,9 @@ final class DriverInterrupts {
         let client = device.client
         event = try asking { () throws(VFIOUserClientError) in try VFIOUserEvent() }
         let msix = try device.capabilities().first { $0.id == 0x11 }
-        let available = try asking { () throws(VFIOUserClientError) in try client.interrupts(.msix).vectorCount }
+        let available = try asking { () throws(VFIOUserClientError) in
+            try client.interrupts(.msix).vectorCount
+        }
         usesPin = msix == nil || available < vectorCount
         try device.enable(usesPin: usesPin)
         let events = [VFIOUserEvent?](repeating: event, count: usesPin ? 1 : vectorCount)

@@ -93,7 +93,9 @@ public final class VirtioBlockDriver: BlockDevice {
             let bar = Int(try device.configuration(UInt8.self, at: place + 4))
             let offset = UInt64(try device.configuration(UInt32.self, at: place + 8))
             windows[type] = Window(bar: .bar(bar), offset: offset)
-            if type == 2 { notify = (.bar(bar), UInt64(try device.configuration(UInt32.self, at: place + 16))) }
+            if type == 2 {
+                notify = (.bar(bar), UInt64(try device.configuration(UInt32.self, at: place + 16)))
+            }
         }
         guard windows[1] != nil, windows[2] != nil, windows[4] != nil else {
             throw .unsuitable("no virtio structures")
@@ -150,7 +152,9 @@ public final class VirtioBlockDriver: BlockDevice {
     private func setUpQueue() throws(DriverError) {
         try set(UInt16(0), Common.queueSelect)
         queueSize = min(try read(UInt16.self, 1, Common.queueSize), 128)
-        guard queueSize >= 4, queueSize & (queueSize - 1) == 0 else { throw .unsuitable("a queue of \(queueSize)") }
+        guard queueSize >= 4, queueSize & (queueSize - 1) == 0 else {
+            throw .unsuitable("a queue of \(queueSize)")
+        }
         try set(queueSize, Common.queueSize)
         if !interrupts.usesPin {
             try set(UInt16(0), Common.configurationVector)
@@ -173,7 +177,8 @@ public final class VirtioBlockDriver: BlockDevice {
     }
 
     /// Sends one request and waits for it; `data` is in memory already, or will be.
-    private func request(_ type: UInt32, _ name: String, sector: UInt64, _ data: Buffer?) throws(DriverError) {
+    private func request(_ type: UInt32, _ name: String, sector: UInt64, _ data: Buffer?) throws(DriverError)
+    {
         try memory.store(UInt64(type), at: Place.header)
         try memory.store(sector, at: Place.header + 8)
         try memory.store(UInt8(0xff), at: Place.status)
@@ -219,7 +224,12 @@ public final class VirtioBlockDriver: BlockDevice {
 
     public func read(_ byteCount: Int, at block: UInt64) throws(DriverError) -> [UInt8] {
         try check(byteCount)
-        try request(0, "read", sector: block, Buffer(offset: Place.data, byteCount: byteCount, isWritable: true))
+        try request(
+            0,
+            "read",
+            sector: block,
+            Buffer(offset: Place.data, byteCount: byteCount, isWritable: true)
+        )
         return try memory.read(byteCount, at: Place.data)
     }
 

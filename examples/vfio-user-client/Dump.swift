@@ -21,12 +21,17 @@ struct Dump {
                 + (server.hasTwinSocket ? ", twin socket" : "")
         )
         let info = try client.deviceInfo()
-        print("device: \(info.isPCI ? "PCI function" : "no PCI function")\(info.canReset ? ", can be reset" : "")")
+        print(
+            "device: \(info.isPCI ? "PCI function" : "no PCI function")\(info.canReset ? ", can be reset" : "")"
+        )
         for index in 0..<info.regionCount { try printRegion(.init(rawValue: UInt32(index))) }
         for index in 0..<info.interruptKindCount {
             let interrupts = try client.interrupts(.init(rawValue: UInt32(index)))
             guard interrupts.vectorCount > 0 else { continue }
-            print("  \(interrupts.kind): \(interrupts.vectorCount)" + (interrupts.isAutomasked ? ", automasked" : ""))
+            print(
+                "  \(interrupts.kind): \(interrupts.vectorCount)"
+                    + (interrupts.isAutomasked ? ", automasked" : "")
+            )
         }
         if info.isPCI { try printConfiguration() }
     }

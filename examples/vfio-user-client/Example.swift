@@ -55,7 +55,9 @@ struct Example {
     }
 
     /// The driver for a disk; nil where there is none.
-    static func openDisk(_ client: VFIOUserClient, _ sharing: DriverMemory.Sharing) throws -> (any BlockDevice)? {
+    static func openDisk(_ client: VFIOUserClient, _ sharing: DriverMemory.Sharing) throws -> (
+        any BlockDevice
+    )? {
         let device = PCIDevice(client)
         if try device.classCode == 0x010802 { return try NVMeDriver(client, sharing) }
         if try device.vendorID == 0x1af4, try device.deviceID == 0x1042 {
@@ -70,7 +72,9 @@ struct Example {
         let step = UInt64(disk.transferByteCountMax / disk.blockByteCount)
         func pattern(_ block: UInt64) -> [UInt8] {
             (0..<min(step, count - block)).flatMap { index in
-                (0..<disk.blockByteCount).map { UInt8(truncatingIfNeeded: (block + index) &* 31 &+ UInt64($0)) }
+                (0..<disk.blockByteCount).map {
+                    UInt8(truncatingIfNeeded: (block + index) &* 31 &+ UInt64($0))
+                }
             }
         }
         for block in stride(from: 0, to: count, by: Int(step)) { try disk.write(pattern(block), at: block) }
