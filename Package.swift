@@ -357,8 +357,8 @@ let package = Package(
             name: "smmud-bench",
             dependencies: [
                 "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
-                "SMMUv3", "SMMUv3Spec",
-                "SMMUClient", "SystemBus", argumentParser,
+                "HostIO", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SMMUClient", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer", argumentParser, logging,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings
@@ -366,8 +366,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PCIFunction",
-                "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

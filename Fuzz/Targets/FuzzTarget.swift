@@ -19,6 +19,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case dmaSocket = "dma-socket"
     /// What comes on the control socket, at the daemon and at a client.
     case controlSocket = "control-socket"
+    /// A vfio-user client, at the server.
+    case vfioUserServer = "vfio-user-server"
 
     package func run(_ bytes: UnsafeRawBufferPointer) {
         var input = FuzzInput(bytes)
@@ -30,6 +32,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .deviceTree: fuzzDeviceTree(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)
+        case .vfioUserServer: fuzzVFIOUserServer(&input)
         }
     }
 }

@@ -50,6 +50,8 @@ package final class Machine: Sendable {
     package let doorbells: [MSIDoorbell]
     /// The PCIe functions with a model, in the order in which they were asked for.
     package let functions: [MachineFunction]
+    /// The platform devices with a model.
+    package let platformDevices: [MachinePlatformDevice]
     private let ports: PortMaker
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
@@ -93,19 +95,23 @@ package final class Machine: Sendable {
         }
         physicalWindows = PhysicalWindows(in: Self.upperHalf(of: models))
         doorbells = Self.makeDoorbells(of: board, on: bus)
-        interrupts = lines.sources
         events = MachineEventLog()
         var indices: [String: Int] = [:]
         for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
         var directory = EndpointDirectory(board: board, smmuIndices: indices)
         ports = PortMaker(bus: bus, directTracker: directTracker, smmus: models)
-        functions = try Self.makeFunctions(of: board, options, &directory, ports)
+        let devices = try Self.makeDevices(of: board, options, &directory, ports, &lines)
+        functions = devices.functions
+        platformDevices = devices.platform
+        interrupts = lines.sources
         self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
     /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
+        for function in functions { function.shutDown() }
+        for device in platformDevices { device.shutDown() }
         stopDriver()
         for pmcg in pmcgs { pmcg.model.stop() }
         for smmu in smmus { smmu.model.stop() }
@@ -203,14 +209,27 @@ package final class Machine: Sendable {
         }
     }
 
-    private static func makeFunctions(
+    /// What stands at the places that specifications name.
+    private struct Devices {
+        var functions: [MachineFunction] = []
+        var platform: [MachinePlatformDevice] = []
+
+        /// What has a name already.
+        func kind(at name: String) -> DeviceSpecification.Kind? {
+            functions.first { $0.endpoint.name == name }?.kind
+                ?? platform.first { $0.endpoint.name == name }?.kind
+        }
+    }
+
+    private static func makeDevices(
         of board: BoardDescription,
         _ options: MachineOptions,
         _ directory: inout EndpointDirectory,
-        _ ports: PortMaker
-    ) throws(MachineError) -> [MachineFunction] {
-        let builder = DeviceBuilder(options: options, ports: ports)
-        var functions: [MachineFunction] = []
+        _ ports: PortMaker,
+        _ lines: inout LineTable
+    ) throws(MachineError) -> Devices {
+        var builder = DeviceBuilder(options: options, ports: ports)
+        var devices = Devices()
         for specification in try board.deviceSpecifications() + options.devices {
             guard let endpoint = directory.endpoint(named: specification.place) else {
                 throw MachineError(
@@ -218,15 +237,27 @@ package final class Machine: Sendable {
                         + "below one of its hosts, or a node's path"
                 )
             }
-            guard endpoint.kind == .pcie else { continue }
-            if let other = functions.first(where: { $0.endpoint.name == endpoint.name }) {
+            if let kind = devices.kind(at: endpoint.name) {
                 throw MachineError(
-                    "\(specification.source): a \(other.kind.rawValue) stands at \(endpoint.name) already"
+                    "\(specification.source): a \(kind.rawValue) is at \(endpoint.name) already"
                 )
             }
-            functions.append(try builder.function(specification, endpoint))
+            if endpoint.kind == .pcie {
+                devices.functions.append(try builder.function(specification, endpoint))
+            } else if let node = board.devices.first(where: { $0.path == endpoint.name }) {
+                devices.platform.append(
+                    try builder.platformDevice(
+                        specification,
+                        endpoint,
+                        node,
+                        line: { lines.line($0, of: node.path, labelled: "interrupt") },
+                        on: ports.bus
+                    )
+                )
+            }
         }
-        return functions
+        try builder.finish()
+        return devices
     }
 
     // MARK: Clients' memory

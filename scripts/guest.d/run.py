@@ -302,7 +302,9 @@ def machine(arguments, folder):
     arguments.devices = devices(arguments, parse(board.read_bytes()), folder)
     window, functions = layout(arguments, board)
     root = parse(qemu_blob)
-    text = tree.merge(parse(board.read_bytes()), root, window)
+    text, left_out = tree.merge(parse(board.read_bytes()), root, window)
+    if left_out:
+        print(f"guest: no device of smmud's is at {', '.join(left_out)}: disabled", file=sys.stderr)
     blob = folder / "guest.dtb"
     blob.write_bytes(tree.dtc(["-I", "dts", "-O", "dtb"], text.encode()))
     return options, board, blob, gic, window, functions, tree.last_bus(root) + 1
