@@ -1,5 +1,6 @@
 // A program that drives a disk behind a vfio-user socket by itself: no guest, no VMM.
 
+import Glibc
 import VFIOUserClient
 import VFIOUserDrivers
 
@@ -37,11 +38,24 @@ struct Example {
         }
     }
 
-    static func main() throws {
+    static func main() {
         guard let arguments = Arguments(Array(CommandLine.arguments.dropFirst())) else {
-            print(usage)
-            throw ExampleError(description: "the command line is not understood")
+            fail(usage, status: 64)
         }
+        do {
+            try run(arguments)
+        } catch {
+            fail("smmud-vfio-example: \(error)", status: 1)
+        }
+    }
+
+    static func fail(_ text: String, status: Int32) -> Never {
+        let line = Array((text + "\n").utf8)
+        _ = write(2, line, line.count)
+        exit(status)
+    }
+
+    static func run(_ arguments: Arguments) throws {
         let client = try VFIOUserClient(path: arguments.path)
         try Dump(client).printAll()
         guard let disk = try openDisk(client, arguments.sharing) else {
