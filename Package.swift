@@ -302,8 +302,9 @@ let package = Package(
         .testTarget(
             name: "VFIOUserClientTests",
             dependencies: [
-                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
-                "VFIOUserClient", "VFIOUserProtocol", "VFIOUserServer", logging, systemPackage,
+                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "NVMe",
+                "PCIFunction", "Virtio", "VFIOUserClient", "VFIOUserDrivers", "VFIOUserProtocol",
+                "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -328,6 +329,20 @@ let package = Package(
             swiftSettings: settings
         ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
+
+        // Examples, which use what is public only.
+        .target(
+            name: "VFIOUserDrivers",
+            dependencies: ["VFIOUserClient"],
+            path: "examples/VFIOUserDrivers",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-vfio-example",
+            dependencies: ["VFIOUserClient", "VFIOUserDrivers"],
+            path: "examples/vfio-user-client",
+            swiftSettings: settings
+        ),
 
         // Tools that measure and that fuzz. They are in this package because they use its package-level API.
         .target(

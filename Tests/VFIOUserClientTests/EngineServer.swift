@@ -2,15 +2,9 @@
 
 import AddressSpace
 import DeviceModel
-import Glibc
-import GuestMemory
 import HostIO
-import Logging
 import PCIFunction
 import Synchronization
-import Testing
-import VFIOUserProtocol
-import VFIOUserServer
 
 /// The engine's registers in BAR 0.
 enum EngineRegister {
@@ -42,7 +36,9 @@ final class Engine: PCIFunctionModel {
         weak var function: PCIFunction?
     }
     private let state = Mutex(State())
-    let memory = EngineMemory()
+    private let memory: LentMemory
+
+    init(_ memory: LentMemory) { self.memory = memory }
 
     func attach(_ function: PCIFunction) { state.withLock { $0.function = function } }
 
@@ -101,157 +97,45 @@ final class Engine: PCIFunctionModel {
     }
 }
 
-/// What a client lends to the engine.
-final class EngineMemory: VFIOUserMemory {
-    private enum Source: Sendable {
-        case region(MemoryRegion)
-        case messages(any RemoteMemory)
-    }
-    private let ranges = Mutex<[VFIOUserMemoryRange: Source]>([:])
-
-    /// What is mapped, in the order of addresses: whether by descriptor.
-    var mapped: [(VFIOUserMemoryRange, byDescriptor: Bool)] {
-        ranges.withLock { ranges in
-            ranges.sorted { $0.key.address < $1.key.address }.map { range, source in
-                if case .region = source { return (range, true) }
-                return (range, false)
-            }
-        }
-    }
-
-    func map(_ range: VFIOUserMemoryRange, _ source: consuming VFIOUserMemorySource) throws(VFIOUserError) {
-        let kept: Source
-        switch consume source {
-        case .descriptor(let descriptor, let offset):
-            do throws(GuestMemoryError) {
-                kept = .region(
-                    try MemoryRegion.mapping(
-                        descriptor,
-                        offset: offset,
-                        byteCount: range.byteCount,
-                        isWritable: range.isWritable
-                    )
-                )
-            } catch {
-                throw .invalid
-            }
-        case .messages(let memory): kept = .messages(memory)
-        }
-        ranges.withLock { $0[range] = kept }
-    }
-
-    func unmap(address: UInt64, byteCount: UInt64) throws(VFIOUserError) {
-        let isThere = ranges.withLock { ranges in
-            guard let range = ranges.keys.first(where: { $0.address == address && $0.byteCount == byteCount })
-            else { return false }
-            ranges[range] = nil
-            return true
-        }
-        if !isThere { throw .noEntry }
-    }
-
-    func unmapAll() { ranges.withLock { $0 = [:] } }
-
-    func access(_ address: UInt64, _ bytes: UnsafeMutableRawBufferPointer, isWrite: Bool) -> Bool {
-        let found = ranges.withLock { ranges in
-            ranges.first { address >= $0.key.address && address - $0.key.address < $0.key.byteCount }
-        }
-        guard let (range, source) = found else { return false }
-        let offset = address - range.address
-        switch source {
-        case .messages(let memory):
-            return isWrite
-                ? memory.write(UnsafeRawBufferPointer(bytes), at: offset)
-                : memory.read(at: offset, into: bytes)
-        case .region(let region):
-            guard
-                let pointer = try? region.pointer(
-                    at: offset,
-                    count: UInt64(bytes.count),
-                    for: isWrite ? .write : .read
-                )
-            else { return false }
-            if isWrite {
-                pointer.copyMemory(
-                    from: UnsafeRawPointer(bytes.baseAddress ?? pointer),
-                    byteCount: bytes.count
-                )
-            } else {
-                bytes.copyMemory(from: UnsafeRawBufferPointer(start: pointer, count: bytes.count))
-            }
-            return true
-        }
-    }
-}
-
 /// The engine at a socket.
 final class EngineServer: Sendable {
-    let engine = Engine()
-    let path: String
-    private let server: VFIOUserServer
-    private let function: PCIFunction
-    private static let count = Atomic(0)
+    private let server: FunctionServer
+
+    var path: String { server.path }
+    var memory: LentMemory { server.memory }
 
     init(messagesByMemory: Bool = false) throws {
-        let number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
-        path = "/tmp/vfu-engine-\(getpid())-\(number).sock"
-        let description = PCIFunctionDescription(
-            identity: PCIIdentity(vendorID: 0x1234, deviceID: 0x11e8, classCode: 0x00ff00),
-            bars: [
-                PCIBAR(index: 0, byteCount: 0x1000), PCIBAR(index: 2, byteCount: 0x1000, space: .memory64),
-            ],
-            capabilities: [
-                .express(.endpoint), .msi(vectorCount: 4),
-                .vendor([6, 0xaa, 0xbb, 0xcc], writable: [0, 0xff]),
-                .msix(
-                    PCIMSIXLayout(
-                        vectorCount: 8,
-                        tableBAR: 2,
-                        tableOffset: 0,
-                        pendingBAR: 2,
-                        pendingOffset: 0x800
-                    )
-                ),
-            ]
-        )
-        function = PCIFunction(name: "engine", description, model: engine) { NoPort() }
-        engine.attach(function)
-        let engine = engine
-        server = try VFIOUserServer(
-            VFIOUserServer.Configuration(name: "engine"),
-            device: PCIFunctionDevice(function, messagesByMemory: messagesByMemory),
-            listener: UnixListener(path: path),
-            logger: Logger(label: "engine") { _ in SwiftLogNoOpLogHandler() },
-            makeMemory: { engine.memory }
-        )
-        try server.start()
+        server = try FunctionServer(messagesByMemory: messagesByMemory) { memory in
+            let engine = Engine(memory)
+            let description = PCIFunctionDescription(
+                identity: PCIIdentity(vendorID: 0x1234, deviceID: 0x11e8, classCode: 0x00ff00),
+                bars: [
+                    PCIBAR(index: 0, byteCount: 0x1000),
+                    PCIBAR(index: 2, byteCount: 0x1000, space: .memory64),
+                ],
+                capabilities: [
+                    .express(.endpoint), .msi(vectorCount: 4),
+                    .vendor([6, 0xaa, 0xbb, 0xcc], writable: [0, 0xff]),
+                    .msix(
+                        PCIMSIXLayout(
+                            vectorCount: 8,
+                            tableBAR: 2,
+                            tableOffset: 0,
+                            pendingBAR: 2,
+                            pendingOffset: 0x800
+                        )
+                    ),
+                ]
+            )
+            let function = PCIFunction(name: "engine", description, model: engine) { LentPort(memory) }
+            engine.attach(function)
+            return function
+        }
     }
 
     /// Sets the level that the engine wants of its pin.
-    func setPin(_ isAsserted: Bool) { function.setINTx(isAsserted) }
+    func setPin(_ isAsserted: Bool) { server.function.setINTx(isAsserted) }
 
     /// Ends it, as the end of its process would.
     func stop() { server.stop() }
-
-    deinit { server.stop() }
-}
-
-/// Memory in which nothing is: the engine's messages go by eventfd.
-private final class NoPort: DMAPort {
-    func read(at address: IOVirtualAddress, into _: UnsafeMutableRawBufferPointer, _: TransactionAttributes)
-        throws(DMAFault)
-    {
-        throw DMAFault(cause: .aborted, address: address, bytesTransferred: 0)
-    }
-    func write(_: UnsafeRawBufferPointer, at address: IOVirtualAddress, _: TransactionAttributes)
-        throws(DMAFault)
-    {
-        throw DMAFault(cause: .aborted, address: address, bytesTransferred: 0)
-    }
-    func lend(
-        _: [DMARange],
-        for _: DMADirection,
-        _: TransactionAttributes,
-        _: (UnsafeBufferPointer<iovec>) -> Void
-    ) -> Bool { false }
 }

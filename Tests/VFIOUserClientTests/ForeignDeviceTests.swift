@@ -198,7 +198,7 @@ struct ForeignDeviceTests {
         rig.function.writeConfiguration(2, at: 4, byteCount: 2)
         #expect(try !rig.dma(1, at: 0x10_0100))
         #expect(rig.machine.faults.load(ordering: .relaxed) == 2)
-        #expect(rig.server.engine.memory.mapped.map(\.byDescriptor) == [false])
+        #expect(rig.server.memory.mapped.map(\.byDescriptor) == [false])
     }
 
     @Test("MSI-X: vectors are bound when they are unmasked, and go as messages of the function")
@@ -258,10 +258,10 @@ struct ForeignDeviceTests {
     func mapped() throws {
         let rig = try Rig(.mapped)
         func ranges() -> [[UInt64]] {
-            rig.server.engine.memory.mapped.map { [$0.0.address, $0.0.byteCount] }
+            rig.server.memory.mapped.map { [$0.range.address, $0.range.byteCount] }
         }
         #expect(ranges() == [[0x10_0000, 0x8000]])
-        #expect(rig.server.engine.memory.mapped.map(\.byDescriptor) == [true])
+        #expect(rig.server.memory.mapped.map(\.byDescriptor) == [true])
         rig.machine.setWord(0x10_4000, 0x77)
         #expect(try rig.dma(1, at: 0x10_4000))
         #expect(try rig.read(EngineRegister.result) == 0x77)
@@ -278,7 +278,7 @@ struct ForeignDeviceTests {
         // Something else at the same addresses, in part: what was there goes.
         follower.mapped(try #require(rig.machine.mapping(0x10_7000, 0x2000, isWritable: false)))
         #expect(ranges() == [[0x10_5000, 0x2000], [0x10_7000, 0x2000]])
-        #expect(rig.server.engine.memory.mapped.map(\.0.isWritable) == [true, false])
+        #expect(rig.server.memory.mapped.map(\.range.isWritable) == [true, false])
         follower.invalidated(try #require(AddressRange(first: 0, last: UInt64.max)))
         #expect(ranges() == [])
         #expect(rig.reports.all.withLock { $0 } == [])
