@@ -10,6 +10,9 @@ import Synchronization
 import VFIOUserProtocol
 import VFIOUserServer
 
+/// MSG_WAITALL, whose type depends on which module brings it along.
+private let waitForAll: CInt = 0x100
+
 /// A function with one register, at a socket of its own, and a client that has been greeted.
 private final class ServedRegister {
     let socket: CInt
@@ -83,10 +86,10 @@ private final class ServedRegister {
         let greeting = Self.message(1, [0, 0, 0, 0])
         var head = [UInt8](repeating: 0, count: 16)
         guard send(socket, greeting, greeting.count, 0) == greeting.count,
-            recv(socket, &head, 16, CInt(MSG_WAITALL.rawValue)) == 16
+            recv(socket, &head, 16, waitForAll) == 16
         else { throw SocketBenchmarkError(description: "no answer to VERSION") }
         var rest = [UInt8](repeating: 0, count: Int(head[4]) - 16)
-        _ = recv(socket, &rest, rest.count, CInt(MSG_WAITALL.rawValue))
+        _ = recv(socket, &rest, rest.count, waitForAll)
     }
 
     deinit {

@@ -4,6 +4,7 @@ package import AddressSpace
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
+import PCIHost
 import PMCG
 package import SMMUv3
 import Synchronization
@@ -53,6 +54,7 @@ package final class Machine: Sendable {
     /// The platform devices with a model.
     package let platformDevices: [MachinePlatformDevice]
     private let ports: PortMaker
+    private let hostBridges: [PCIHostBridge]
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
@@ -87,10 +89,13 @@ package final class Machine: Sendable {
         for node in board.pmcgs { pmcgs.append(try Self.makePMCG(node, beside: smmus, on: bus, &lines)) }
         self.pmcgs = pmcgs
         let models = smmus.map(\.model)
-        lentMemory = LentMemory(bus: bus) {
-            let generation = bus.generation
+        let settle: @Sendable () -> Void = {
             for model in models { model.waitForAccessesInFlight() }
             directTracker.waitForTransactionsInFlight()
+        }
+        lentMemory = LentMemory(bus: bus) {
+            let generation = bus.generation
+            settle()
             bus.reclaim(through: generation)
         }
         physicalWindows = PhysicalWindows(in: Self.upperHalf(of: models))
@@ -100,7 +105,26 @@ package final class Machine: Sendable {
         for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
         var directory = EndpointDirectory(board: board, smmuIndices: indices)
         ports = PortMaker(bus: bus, directTracker: directTracker, smmus: models)
-        let devices = try Self.makeDevices(of: board, options, &directory, ports, &lines)
+        // A guest has its own host bridges.
+        var buses: MachineBuses?
+        if options.memory == .own {
+            buses = try MachineBuses(
+                of: board,
+                on: bus,
+                line: { lines.line($0, of: $1, labelled: "INTx") },
+                settle: settle
+            )
+        }
+        hostBridges = buses?.bridges ?? []
+        let devices = try Self.makeDevices(
+            of: board,
+            options,
+            &directory,
+            ports,
+            &lines,
+            buses: options.offersFunctions ? nil : buses,
+            indices
+        )
         functions = devices.functions
         platformDevices = devices.platform
         interrupts = lines.sources
@@ -112,6 +136,7 @@ package final class Machine: Sendable {
     package func stop() {
         for function in functions { function.shutDown() }
         for device in platformDevices { device.shutDown() }
+        for bridge in hostBridges { bridge.shutDown() }
         stopDriver()
         for pmcg in pmcgs { pmcg.model.stop() }
         for smmu in smmus { smmu.model.stop() }
@@ -152,7 +177,7 @@ package final class Machine: Sendable {
         smmuOptions.aliasesPage1InPage0 = node.hasBrokenPage1RegisterSpace
         let model = SMMUv3(
             name: node.path,
-            identification: .stage1(
+            identification: options.smmuProfile.identification(
                 streamIDBits: streamIDBits(of: node.path, board),
                 isCoherent: node.isDMACoherent
             ),
@@ -209,6 +234,15 @@ package final class Machine: Sendable {
         }
     }
 
+    /// Whether other functions are to stand in the device of one that is named by its address.
+    private static func hasSibling(_ one: DeviceSpecification, in all: [DeviceSpecification]) -> Bool {
+        guard let dot = one.place.lastIndex(of: ".") else { return false }
+        let device = one.place[...dot]
+        return all.contains {
+            $0.place != one.place && $0.place.hasPrefix(device) && $0.place.count == one.place.count
+        }
+    }
+
     /// What stands at the places that specifications name.
     private struct Devices {
         var functions: [MachineFunction] = []
@@ -226,11 +260,14 @@ package final class Machine: Sendable {
         _ options: MachineOptions,
         _ directory: inout EndpointDirectory,
         _ ports: PortMaker,
-        _ lines: inout LineTable
+        _ lines: inout LineTable,
+        buses: MachineBuses?,
+        _ smmuIndices: [String: Int]
     ) throws(MachineError) -> Devices {
         var builder = DeviceBuilder(options: options, ports: ports)
         var devices = Devices()
-        for specification in try board.deviceSpecifications() + options.devices {
+        let specifications = try board.deviceSpecifications() + options.devices
+        for specification in specifications {
             guard let endpoint = directory.endpoint(named: specification.place) else {
                 throw MachineError(
                     "\(specification.source): the tree has no \(specification.place): a PCIe function's address "
@@ -243,7 +280,21 @@ package final class Machine: Sendable {
                 )
             }
             if endpoint.kind == .pcie {
-                devices.functions.append(try builder.function(specification, endpoint))
+                let seat = try buses?.seat(for: endpoint, board, ports, smmuIndices)
+                let function = try builder.function(
+                    specification,
+                    endpoint,
+                    isMultiFunction: Self.hasSibling(specification, in: specifications),
+                    makePort: seat?.makePort
+                )
+                devices.functions.append(function)
+                do throws(PCIHostError) {
+                    if let seat {
+                        try seat.bridge.add(function.function, requester: seat.requester, at: seat.place)
+                    }
+                } catch {
+                    throw MachineError("\(specification.source): \(endpoint.name): \(error)")
+                }
             } else if let node = board.devices.first(where: { $0.path == endpoint.name }) {
                 devices.platform.append(
                     try builder.platformDevice(
@@ -307,8 +358,11 @@ package final class Machine: Sendable {
     }
 
     /// The window through which a guest sees them; nil where there are none, or they are too far apart.
+    ///
+    /// Only a machine whose RAM is a client's has one: to others there is nothing that it would be part of.
     package func makeWindow() -> MachineWindow? {
-        MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
+        guard options.memory == .client else { return nil }
+        return MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
     }
 
     // MARK: Requesters

@@ -8,6 +8,7 @@ import Glibc
 import HostIO
 import NVMe
 import PCIFunction
+import PlatformDevices
 import SMMUv3
 import SystemBus
 import SystemPackage
@@ -33,6 +34,7 @@ struct DeviceBuilder {
     mutating func function(
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
+        isMultiFunction: Bool = false,
         makePort: (@Sendable () -> any DMAPort)? = nil
     ) throws(MachineError) -> MachineFunction {
         guard let address = endpoint.name.split(separator: "/").last.flatMap({ PCIAddress($0) }) else {
@@ -42,8 +44,21 @@ struct DeviceBuilder {
         if specification.kind == .nvme {
             return try nvme(specification, endpoint, address, makePort)
         }
+        if let function = try testFunction(specification, named: address.text, makePort) {
+            return MachineFunction(
+                address: address,
+                kind: specification.kind,
+                endpoint: endpoint,
+                function: function,
+                statistics: { [] },
+                shutDown: { function.model.reset() }
+            )
+        }
         let device = try virtio(specification)
-        let options = VirtioPCIOptions(offersMSIX: try specification.flag("msix", default: true))
+        let options = VirtioPCIOptions(
+            offersMSIX: try specification.flag("msix", default: true),
+            isMultiFunction: isMultiFunction
+        )
         do throws(Errno) {
             let function = try VirtioPCIFunction.make(
                 name: address.text,
@@ -77,16 +92,23 @@ struct DeviceBuilder {
                 "\(specification.source): a \(specification.kind.rawValue) is a PCIe function: at=0000:00:01.0"
             )
         }
-        guard let registers = node.registers.first?.range, let interrupt = node.interrupts.first else {
-            throw MachineError("\(specification.source): \(node.path) needs reg and interrupts")
+        guard let registers = node.registers.first?.range else {
+            throw MachineError("\(specification.source): \(node.path) needs reg")
         }
-        guard registers.byteCount >= VirtioMMIODevice.windowByteCount else {
-            throw MachineError(
-                "\(specification.source): reg of \(node.path) has \(registers.byteCount) bytes; virtio,mmio has "
-                    + "\(VirtioMMIODevice.windowByteCount)"
+        if specification.kind == .dmaTestEngine {
+            let engine = try testEngine(specification, endpoint)
+            try Self.add(engine, at: registers, of: node, needing: TestEngineDevice.byteCount, on: bus)
+            return MachinePlatformDevice(
+                kind: specification.kind,
+                endpoint: endpoint,
+                registers: registers,
+                virtio: nil
             )
         }
         let device = try virtio(specification)
+        guard let interrupt = node.interrupts.first else {
+            throw MachineError("\(specification.source): \(node.path) needs interrupts")
+        }
         let model: VirtioMMIODevice
         do throws(Errno) {
             model = try VirtioMMIODevice(
@@ -97,17 +119,32 @@ struct DeviceBuilder {
         } catch {
             throw Self.failure(specification, error)
         }
-        do throws(AddressConflict) {
-            try bus.addWindow(model, at: registers, name: node.path)
-        } catch {
-            throw MachineError("\(node.path): its registers at \(error.inserting) overlap \(error.existing)")
-        }
+        try Self.add(model, at: registers, of: node, needing: VirtioMMIODevice.windowByteCount, on: bus)
         return MachinePlatformDevice(
             kind: specification.kind,
             endpoint: endpoint,
             registers: registers,
             virtio: model
         )
+    }
+
+    private static func add(
+        _ target: any RegisterTarget,
+        at registers: AddressRange,
+        of node: PlatformDevice,
+        needing byteCount: UInt64,
+        on bus: SystemBus
+    ) throws(MachineError) {
+        guard registers.byteCount >= byteCount else {
+            throw MachineError(
+                "\(node.path): reg has \(registers.byteCount) bytes; this device's registers have \(byteCount)"
+            )
+        }
+        do throws(AddressConflict) {
+            try bus.addWindow(target, at: registers, name: node.path)
+        } catch {
+            throw MachineError("\(node.path): its registers at \(error.inserting) overlap \(error.existing)")
+        }
     }
 
     /// What is left open at the end.
@@ -166,6 +203,47 @@ struct DeviceBuilder {
             )
         } catch {
             throw MachineError("\(specification.source): \(error)")
+        }
+    }
+
+    /// A function that does DMA as it is told; nil where another kind is asked for.
+    private func testFunction(
+        _ specification: DeviceSpecification,
+        named name: String,
+        _ makePort: @escaping @Sendable () -> any DMAPort
+    ) throws(MachineError) -> PCIFunction? {
+        let offersMSIX = try specification.flag("msix", default: true)
+        do throws(Errno) {
+            switch specification.kind {
+            case .dmaTestEngine:
+                return try TestEngineFunction.makeFunction(
+                    name: name,
+                    offersMSIX: offersMSIX,
+                    makePort: makePort
+                )
+            case .iommuTestDevice:
+                return try IOMMUTestDevice.makeFunction(name: name, physical: ports.bus, makePort: makePort)
+            default: return nil
+            }
+        } catch {
+            throw Self.failure(specification, error)
+        }
+    }
+
+    /// The engine of a platform device, which has as many streams as the node's `iommus` names.
+    private func testEngine(_ specification: DeviceSpecification, _ endpoint: Endpoint) throws(MachineError)
+        -> TestEngineDevice
+    {
+        let streams = endpoint.smmuIndex == nil ? [StreamID(0)] : endpoint.streams
+        do throws(Errno) {
+            return try TestEngineDevice(defaultStream: streams.first?.rawValue ?? 0) { [ports] stream in
+                guard streams.contains(StreamID(stream)) else { return nil }
+                return ports.port(
+                    for: RequesterIdentity(smmuIndex: endpoint.smmuIndex, streamID: StreamID(stream))
+                )
+            }
+        } catch {
+            throw Self.failure(specification, error)
         }
     }
 
