@@ -368,7 +368,7 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
                 "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
-                "VFIOUserProtocol", "VFIOUserServer",
+                "VFIOUserProtocol", "VFIOUserServer", "Virtio",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

@@ -21,6 +21,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case controlSocket = "control-socket"
     /// A vfio-user client, at the server.
     case vfioUserServer = "vfio-user-server"
+    /// Virtqueues and requests in memory.
+    case virtqueues
 
     package func run(_ bytes: UnsafeRawBufferPointer) {
         var input = FuzzInput(bytes)
@@ -33,6 +35,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)
         case .vfioUserServer: fuzzVFIOUserServer(&input)
+        case .virtqueues: fuzzVirtqueues(&input)
         }
     }
 }

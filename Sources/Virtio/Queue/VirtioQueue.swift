@@ -36,6 +36,29 @@ package final class VirtioQueue {
             ? PackedRing(configuration, features) : SplitRing(configuration, features)
     }
 
+    /// A queue without a transport before it, which interrupts nobody; nil where it cannot be one of its format.
+    package convenience init?(
+        unattached index: Int,
+        size: UInt16,
+        descriptors: UInt64,
+        driverArea: UInt64,
+        deviceArea: UInt64,
+        _ features: VirtioFeatures,
+        port: any DMAPort
+    ) {
+        let configuration = QueueConfiguration(
+            size: size,
+            descriptors: descriptors,
+            driverArea: driverArea,
+            deviceArea: deviceArea
+        )
+        guard configuration.defect(isPacked: features.contains(.packedRing)) == nil else { return nil }
+        let gate = DMAGate()
+        gate.open(1)
+        let gated = GatedPort(port, gate, 1)
+        self.init(index: index, configuration, features, activation: 1, port: gated) {}
+    }
+
     /// Takes the next chain; false where the driver has made none available.
     package func next(_ chain: inout DescriptorChain) throws(VirtqueueError) -> Bool {
         do throws(VirtqueueError) { return try ring.next(&chain, port) } catch { throw noting(error) }
