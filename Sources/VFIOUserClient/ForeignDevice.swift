@@ -188,6 +188,7 @@ package final class ForeignDevice: PCIFunctionModel, PCIForeignConfiguration {
     }
 
     deinit {
+        if let mapped = window.withLock({ $0.take() }) { dma.unfollow(mapped) }
         client.abandon(reason: "its device is gone")
         thread.stop()
     }

@@ -333,6 +333,25 @@ struct ForeignDeviceTests {
         #expect(!rig.function.isBusMaster)
     }
 
+    @Test("A device that is let go of without a word ends its connection, and follows no mappings")
+    func letGo() throws {
+        let server = try EngineServer()
+        let machine = try Machine()
+        do {
+            let function = try ForeignDevice.attach(
+                VFIOUserClient(path: server.path),
+                name: "foreign",
+                dma: machine,
+                options: ForeignDevice.Options(window: .mapped)
+            )
+            #expect(function.isBusMaster == false)
+            #expect(machine.follower.withLock { $0 != nil })
+        }
+        #expect(machine.follower.withLock { $0 == nil })
+        // The server serves one client at a time: the next is served once the first is gone.
+        _ = try VFIOUserClient(path: server.path).deviceInfo()
+    }
+
     @Test("What is no PCI function is not taken in, and its connection is closed")
     func noFunction() throws {
         let (client, server) = try connectedPair()
