@@ -302,8 +302,9 @@ let package = Package(
         .testTarget(
             name: "VFIOUserClientTests",
             dependencies: [
-                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "PCIFunction",
-                "VFIOUserClient", "VFIOUserProtocol", systemPackage,
+                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "GuestMemory", "HostIO", "NVMe",
+                "PCIFunction", "Virtio", "VFIOUserClient", "VFIOUserDrivers", "VFIOUserProtocol",
+                "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -329,6 +330,20 @@ let package = Package(
         ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
 
+        // Examples, which use what is public only.
+        .target(
+            name: "VFIOUserDrivers",
+            dependencies: ["VFIOUserClient"],
+            path: "examples/VFIOUserDrivers",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-vfio-example",
+            dependencies: ["VFIOUserClient", "VFIOUserDrivers"],
+            path: "examples/vfio-user-client",
+            swiftSettings: settings
+        ),
+
         // Tools that measure and that fuzz. They are in this package because they use its package-level API.
         .target(
             name: "BareMachine",
@@ -342,8 +357,8 @@ let package = Package(
             name: "smmud-bench",
             dependencies: [
                 "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
-                "SMMUv3", "SMMUv3Spec",
-                "SMMUClient", "SystemBus", argumentParser,
+                "HostIO", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SMMUClient", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer", argumentParser, logging,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings
@@ -351,8 +366,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "ControlProtocol", "DeviceModel", "DeviceTree", "PCIFunction",
-                "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus", "Virtio",
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "VFIOUserProtocol", "VFIOUserServer", "Virtio",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

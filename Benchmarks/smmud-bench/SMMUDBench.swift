@@ -50,7 +50,7 @@ struct SMMUDBench: ParsableCommand {
         }
     }
 
-    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks }
+    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks + vfioUserBenchmarks }
 }
 
 /// One line of the table.

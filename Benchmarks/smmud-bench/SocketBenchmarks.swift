@@ -6,7 +6,7 @@ import Glibc
 import SMMUClient
 
 /// What a socket benchmark could not do.
-private struct SocketBenchmarkError: Error, CustomStringConvertible {
+struct SocketBenchmarkError: Error, CustomStringConvertible {
     let description: String
 }
 
@@ -66,10 +66,10 @@ private final class RunningDaemon {
             Methods.IOMMUMap.self,
             Methods.IOMMUMap.Parameters(device: "dma@a000000", iova: Hex(Self.iova), length: 0x10000)
         )
-        socket = try Self.connectRaw(dma)
+        socket = try BareServer.connect(dma)
         var hello = [UInt8](repeating: 0, count: Self.requestByteCount)
         hello.withUnsafeMutableBytes { DMARequest.hello(id: 0).write(to: $0) }
-        try Self.exchange(socket, hello, answerByteCount: DMAProtocol.headerByteCount)
+        try BareServer.exchange(socket, hello, answerByteCount: DMAProtocol.headerByteCount)
     }
 
     deinit {
@@ -102,23 +102,6 @@ private final class RunningDaemon {
         return bytes
     }
 
-    /// Sends requests and waits for as many bytes as their answers have.
-    static func exchange(_ socket: CInt, _ request: [UInt8], answerByteCount: Int) throws {
-        guard send(socket, request, request.count, CInt(MSG_NOSIGNAL)) == request.count else {
-            throw SocketBenchmarkError(description: "send failed")
-        }
-        var received = 0
-        try withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 16) { buffer in
-            while received < answerByteCount {
-                let count = recv(socket, buffer.baseAddress, min(buffer.count, answerByteCount - received), 0)
-                guard count > 0 else {
-                    throw SocketBenchmarkError(description: "the daemon closed the socket")
-                }
-                received += count
-            }
-        }
-    }
-
     private static func connect(_ path: String, of process: pid_t) throws -> ControlClient {
         while true {
             if let client = try? ControlClient(path: path) { return client }
@@ -127,20 +110,6 @@ private final class RunningDaemon {
             }
             usleep(1000)
         }
-    }
-
-    private static func connectRaw(_ path: String) throws -> CInt {
-        let socket = Glibc.socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
-        let status = withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                Glibc.connect(socket, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
-        guard status == 0 else { throw SocketBenchmarkError(description: "cannot connect to \(path)") }
-        return socket
     }
 
     private static func write(_ text: String, to path: String) throws {
@@ -175,7 +144,7 @@ private final class RunningDaemon {
 }
 
 /// A thread that reads requests of one size and answers each with so many bytes: the least that a server does.
-private final class BareServer {
+final class BareServer {
     let socket: CInt
     private let serverSocket: CInt
     private var thread = pthread_t()
@@ -208,6 +177,37 @@ private final class BareServer {
                 else { return }
             }
         }
+    }
+
+    /// Sends requests and waits for as many bytes as their answers have.
+    static func exchange(_ socket: CInt, _ request: [UInt8], answerByteCount: Int) throws {
+        guard send(socket, request, request.count, CInt(MSG_NOSIGNAL)) == request.count else {
+            throw SocketBenchmarkError(description: "send failed")
+        }
+        var received = 0
+        try withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 16) { buffer in
+            while received < answerByteCount {
+                let count = recv(socket, buffer.baseAddress, min(buffer.count, answerByteCount - received), 0)
+                guard count > 0 else {
+                    throw SocketBenchmarkError(description: "the daemon closed the socket")
+                }
+                received += count
+            }
+        }
+    }
+
+    static func connect(_ path: String) throws -> CInt {
+        let socket = Glibc.socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        let status = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.connect(socket, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        guard status == 0 else { throw SocketBenchmarkError(description: "cannot connect to \(path)") }
+        return socket
     }
 
     init(requestByteCount: Int, answerByteCount: Int) throws {
@@ -250,7 +250,7 @@ private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void,
     func run(_ socket: CInt, _ count: Int) throws {
         // One repetition is one request, however many go together.
         for _ in 0..<max(1, count / inFlight) {
-            try RunningDaemon.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
+            try BareServer.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
         }
     }
     return ({ try run(daemon.socket, $0) }, { try run(bare.socket, $0) })

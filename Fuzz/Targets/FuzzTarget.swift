@@ -19,6 +19,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case dmaSocket = "dma-socket"
     /// What comes on the control socket, at the daemon and at a client.
     case controlSocket = "control-socket"
+    /// A vfio-user client, at the server.
+    case vfioUserServer = "vfio-user-server"
     /// Virtqueues and requests in memory.
     case virtqueues
 
@@ -32,6 +34,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .deviceTree: fuzzDeviceTree(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)
+        case .vfioUserServer: fuzzVFIOUserServer(&input)
         case .virtqueues: fuzzVirtqueues(&input)
         }
     }

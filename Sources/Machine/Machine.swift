@@ -4,6 +4,7 @@ package import AddressSpace
 package import DeviceModel
 package import DeviceTree
 package import GuestMemory
+import PCIHost
 import PMCG
 package import SMMUv3
 import Synchronization
@@ -50,7 +51,10 @@ package final class Machine: Sendable {
     package let doorbells: [MSIDoorbell]
     /// The PCIe functions with a model, in the order in which they were asked for.
     package let functions: [MachineFunction]
+    /// The platform devices with a model.
+    package let platformDevices: [MachinePlatformDevice]
     private let ports: PortMaker
+    private let hostBridges: [PCIHostBridge]
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
@@ -85,27 +89,54 @@ package final class Machine: Sendable {
         for node in board.pmcgs { pmcgs.append(try Self.makePMCG(node, beside: smmus, on: bus, &lines)) }
         self.pmcgs = pmcgs
         let models = smmus.map(\.model)
-        lentMemory = LentMemory(bus: bus) {
-            let generation = bus.generation
+        let settle: @Sendable () -> Void = {
             for model in models { model.waitForAccessesInFlight() }
             directTracker.waitForTransactionsInFlight()
+        }
+        lentMemory = LentMemory(bus: bus) {
+            let generation = bus.generation
+            settle()
             bus.reclaim(through: generation)
         }
         physicalWindows = PhysicalWindows(in: Self.upperHalf(of: models))
         doorbells = Self.makeDoorbells(of: board, on: bus)
-        interrupts = lines.sources
         events = MachineEventLog()
         var indices: [String: Int] = [:]
         for (index, smmu) in smmus.enumerated() { indices[smmu.node.path] = index }
         var directory = EndpointDirectory(board: board, smmuIndices: indices)
         ports = PortMaker(bus: bus, directTracker: directTracker, smmus: models)
-        functions = try Self.makeFunctions(of: board, options, &directory, ports)
+        // A guest has its own host bridges.
+        var buses: MachineBuses?
+        if options.memory == .own {
+            buses = try MachineBuses(
+                of: board,
+                on: bus,
+                line: { lines.line($0, of: $1, labelled: "INTx") },
+                settle: settle
+            )
+        }
+        hostBridges = buses?.bridges ?? []
+        let devices = try Self.makeDevices(
+            of: board,
+            options,
+            &directory,
+            ports,
+            &lines,
+            buses: options.offersFunctions ? nil : buses,
+            indices
+        )
+        functions = devices.functions
+        platformDevices = devices.platform
+        interrupts = lines.sources
         self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
     /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
+        for function in functions { function.shutDown() }
+        for device in platformDevices { device.shutDown() }
+        for bridge in hostBridges { bridge.shutDown() }
         stopDriver()
         for pmcg in pmcgs { pmcg.model.stop() }
         for smmu in smmus { smmu.model.stop() }
@@ -146,7 +177,7 @@ package final class Machine: Sendable {
         smmuOptions.aliasesPage1InPage0 = node.hasBrokenPage1RegisterSpace
         let model = SMMUv3(
             name: node.path,
-            identification: .stage1(
+            identification: options.smmuProfile.identification(
                 streamIDBits: streamIDBits(of: node.path, board),
                 isCoherent: node.isDMACoherent
             ),
@@ -203,30 +234,81 @@ package final class Machine: Sendable {
         }
     }
 
-    private static func makeFunctions(
+    /// Whether other functions are to stand in the device of one that is named by its address.
+    private static func hasSibling(_ one: DeviceSpecification, in all: [DeviceSpecification]) -> Bool {
+        guard let dot = one.place.lastIndex(of: ".") else { return false }
+        let device = one.place[...dot]
+        return all.contains {
+            $0.place != one.place && $0.place.hasPrefix(device) && $0.place.count == one.place.count
+        }
+    }
+
+    /// What stands at the places that specifications name.
+    private struct Devices {
+        var functions: [MachineFunction] = []
+        var platform: [MachinePlatformDevice] = []
+
+        /// What has a name already.
+        func kind(at name: String) -> DeviceSpecification.Kind? {
+            functions.first { $0.endpoint.name == name }?.kind
+                ?? platform.first { $0.endpoint.name == name }?.kind
+        }
+    }
+
+    private static func makeDevices(
         of board: BoardDescription,
         _ options: MachineOptions,
         _ directory: inout EndpointDirectory,
-        _ ports: PortMaker
-    ) throws(MachineError) -> [MachineFunction] {
-        let builder = DeviceBuilder(options: options, ports: ports)
-        var functions: [MachineFunction] = []
-        for specification in try board.deviceSpecifications() + options.devices {
+        _ ports: PortMaker,
+        _ lines: inout LineTable,
+        buses: MachineBuses?,
+        _ smmuIndices: [String: Int]
+    ) throws(MachineError) -> Devices {
+        var builder = DeviceBuilder(options: options, ports: ports)
+        var devices = Devices()
+        let specifications = try board.deviceSpecifications() + options.devices
+        for specification in specifications {
             guard let endpoint = directory.endpoint(named: specification.place) else {
                 throw MachineError(
                     "\(specification.source): the tree has no \(specification.place): a PCIe function's address "
                         + "below one of its hosts, or a node's path"
                 )
             }
-            guard endpoint.kind == .pcie else { continue }
-            if let other = functions.first(where: { $0.endpoint.name == endpoint.name }) {
+            if let kind = devices.kind(at: endpoint.name) {
                 throw MachineError(
-                    "\(specification.source): a \(other.kind.rawValue) stands at \(endpoint.name) already"
+                    "\(specification.source): a \(kind.rawValue) is at \(endpoint.name) already"
                 )
             }
-            functions.append(try builder.function(specification, endpoint))
+            if endpoint.kind == .pcie {
+                let seat = try buses?.seat(for: endpoint, board, ports, smmuIndices)
+                let function = try builder.function(
+                    specification,
+                    endpoint,
+                    isMultiFunction: Self.hasSibling(specification, in: specifications),
+                    makePort: seat?.makePort
+                )
+                devices.functions.append(function)
+                do throws(PCIHostError) {
+                    if let seat {
+                        try seat.bridge.add(function.function, requester: seat.requester, at: seat.place)
+                    }
+                } catch {
+                    throw MachineError("\(specification.source): \(endpoint.name): \(error)")
+                }
+            } else if let node = board.devices.first(where: { $0.path == endpoint.name }) {
+                devices.platform.append(
+                    try builder.platformDevice(
+                        specification,
+                        endpoint,
+                        node,
+                        line: { lines.line($0, of: node.path, labelled: "interrupt") },
+                        on: ports.bus
+                    )
+                )
+            }
         }
-        return functions
+        try builder.finish()
+        return devices
     }
 
     // MARK: Clients' memory
@@ -276,8 +358,11 @@ package final class Machine: Sendable {
     }
 
     /// The window through which a guest sees them; nil where there are none, or they are too far apart.
+    ///
+    /// Only a machine whose RAM is a client's has one: to others there is nothing that it would be part of.
     package func makeWindow() -> MachineWindow? {
-        MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
+        guard options.memory == .client else { return nil }
+        return MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus) }
     }
 
     // MARK: Requesters

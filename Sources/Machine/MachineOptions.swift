@@ -1,6 +1,7 @@
 // How a machine is built beyond what its device tree says.
 
 package import SMMUv3
+import SMMUv3Spec
 
 /// Choices of whoever runs a machine.
 package struct MachineOptions: Sendable {
@@ -20,8 +21,43 @@ package struct MachineOptions: Sendable {
         case client
     }
 
+    /// What every SMMU says it can do.
+    package enum SMMUProfile: String, Sendable, CaseIterable {
+        /// SMMUv3.2 with stage 1 alone.
+        case stage1
+        /// SMMUv3.3 with stage 2 alone.
+        case stage2
+        /// SMMUv3.3 with all that the model implements: both stages, nested, EL2, HTTU.
+        case full
+        /// The same with 52-bit addresses.
+        case full52
+
+        /// The identification registers.
+        func identification(streamIDBits: UInt8, isCoherent: Bool) -> Identification {
+            switch self {
+            case .stage1: return .stage1(streamIDBits: streamIDBits, isCoherent: isCoherent)
+            case .stage2:
+                var result = Identification.full(streamIDBits: streamIDBits, isCoherent: isCoherent)
+                result.idr0.s1P = false
+                // What stage 1 alone has.
+                result.idr0.cd2L = false
+                result.idr0.hyp = false
+                result.idr1.ssidsize = 0
+                result.idr3.had = false
+                result.idr3.e0pd = false
+                return result
+            case .full: return .full(streamIDBits: streamIDBits, isCoherent: isCoherent)
+            case .full52:
+                return .full(streamIDBits: streamIDBits, isCoherent: isCoherent, outputAddressBits: 52)
+            }
+        }
+    }
+
     package var driver = Driver.own
+    package var smmuProfile = SMMUProfile.stage1
     package var memory = Memory.own
+    /// Whether PCIe functions are offered to vfio-user clients, instead of standing on the machine's own buses.
+    package var offersFunctions = false
     /// Devices beside those that the device tree names itself.
     package var devices: [DeviceSpecification] = []
     /// Cache sizes and choices of every SMMU.

@@ -3,6 +3,10 @@
 /// Where the registers stand that the function itself looks at; offsets in configuration space.
 struct CapabilityOffsets: Sendable {
     var msi: Int?
+    /// Message Control, 64-bit address capable: where not, the data stands where the upper address would.
+    var isMSIWide = true
+    /// Message Control, per-vector masking capable.
+    var hasMSIMasks = true
     var msix: Int?
     var express: Int?
     var powerManagement: Int?

@@ -10,7 +10,8 @@ extension PCIFunction {
         {
             return value
         }
-        return state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
+        let own = state.withLock { $0.space.read(at: offset, byteCount: byteCount) }
+        return foreign?.read(at: offset, byteCount: byteCount, own: own) ?? own
     }
 
     /// What is stored of configuration space, without asking the model for its live capabilities.
@@ -39,6 +40,8 @@ extension PCIFunction {
         if isLive(offset) {
             model.liveCapabilityWritten(at: offset, byteCount: byteCount)
         }
+        // All of it, also what is kept here: the other side's Command is to say what this one's does.
+        foreign?.configuration.writeForeignConfiguration(value, at: offset, byteCount: byteCount)
         model.configurationChanged()
         if offset < 0x40 || isPowerChange { hostIfAny?.configurationChanged(of: self) }
         sendUnmasked()

@@ -6,6 +6,15 @@ extension PCIFunction {
     /// How the function interrupts as it is set up now.
     package var interruptMode: PCIInterruptMode { state.withLock { mode($0) } }
 
+    /// Whether the host has said how interrupts go (``setInterruptModeOverride(_:)``).
+    package var isInterruptModeOverridden: Bool { state.withLock { $0.override != nil } }
+
+    /// Which of the MSI-X table's vectors are not masked in it, in ascending order; none without a table.
+    package var unmaskedVectors: [Int] {
+        guard let table = state.withLock({ $0.table }) else { return [] }
+        return (0..<table.layout.vectorCount).filter { !table.isMasked($0) }
+    }
+
     /// What the host has said of how interrupts go; nil is what configuration space says.
     ///
     /// A VMM that takes vectors by eventfd keeps the MSI-X table to itself: the function's own stays masked, and is
@@ -81,16 +90,25 @@ extension PCIFunction {
     /// The message of an MSI vector; nil where it is masked, and then it is pending.
     private func msiMessage(_ vector: Int, _ state: inout State) -> PCIMessage? {
         guard let msi = offsets.msi else { return nil }
-        if state.space.read32(at: msi + 16) >> UInt32(vector) & 1 != 0 {
+        if msiMasks(state) >> UInt32(vector) & 1 != 0 {
             state.pendingMSI |= 1 << UInt32(vector)
-            state.space.set(UInt64(state.pendingMSI), at: msi + 20, byteCount: 4)
+            state.space.set(UInt64(state.pendingMSI), at: msi + msiDataOffset + 8, byteCount: 4)
             return nil
         }
-        let address = UInt64(state.space.read32(at: msi + 4)) | UInt64(state.space.read32(at: msi + 8)) << 32
-        let data = UInt32(state.space.read16(at: msi + 12))
+        var address = UInt64(state.space.read32(at: msi + 4))
+        if offsets.isMSIWide { address |= UInt64(state.space.read32(at: msi + 8)) << 32 }
+        let data = UInt32(state.space.read16(at: msi + msiDataOffset))
         guard case .msi(let count) = mode(state) else { return nil }
         // The low bits of the data are the function's to fill with the vector's number.
         return PCIMessage(address: address, data: data & ~UInt32(count - 1) | UInt32(vector))
+    }
+
+    /// From the MSI capability's start to Message Data; mask and pending bits are 4 and 8 bytes on.
+    private var msiDataOffset: Int { offsets.isMSIWide ? 12 : 8 }
+
+    private func msiMasks(_ state: State) -> UInt32 {
+        guard let msi = offsets.msi, offsets.hasMSIMasks else { return 0 }
+        return state.space.read32(at: msi + msiDataOffset + 4)
     }
 
     /// Sends what was pending and is masked no longer.
@@ -101,10 +119,10 @@ extension PCIFunction {
             case .intx: return []
             case .msi:
                 guard let msi = offsets.msi, state.pendingMSI != 0 else { return [] }
-                let ready = state.pendingMSI & ~state.space.read32(at: msi + 16)
+                let ready = state.pendingMSI & ~msiMasks(state)
                 guard ready != 0 else { return [] }
                 state.pendingMSI &= ~ready
-                state.space.set(UInt64(state.pendingMSI), at: msi + 20, byteCount: 4)
+                state.space.set(UInt64(state.pendingMSI), at: msi + msiDataOffset + 8, byteCount: 4)
                 return (0..<32).filter { ready >> UInt32($0) & 1 != 0 }.compactMap { msiMessage($0, &state) }
             case .msix:
                 guard !isFunctionMasked(state) else { return [] }

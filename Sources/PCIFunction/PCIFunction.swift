@@ -15,6 +15,8 @@ package final class PCIFunction: Sendable {
     package let model: any PCIFunctionModel
     let offsets: CapabilityOffsets
     let initial: ConfigurationSpace
+    /// Who has those bytes of configuration space that are not kept here, and which those are; nil where all are.
+    let foreign: PCIForeignSpace?
     let msixLayout: PCIMSIXLayout?
     let gate = BusMasterGate()
     private let portFactory: @Sendable () -> any DMAPort
@@ -48,6 +50,7 @@ package final class PCIFunction: Sendable {
         self.description = description
         self.model = model
         portFactory = makePort
+        foreign = nil
         var writer = CapabilityWriter(Self.header(description))
         for capability in description.capabilities { writer.add(capability) }
         if writer.offsets.pasid != nil { writer.supportEndToEndPrefixes() }
@@ -57,6 +60,30 @@ package final class PCIFunction: Sendable {
         for case .msix(let own) in description.capabilities { layout = own }
         msixLayout = layout
         state = Mutex(State(space: writer.space, table: layout.map { MSIXTable($0) }))
+    }
+
+    /// Builds a function whose configuration space is another's.
+    ///
+    /// - Parameters:
+    ///   - image: What it holds, and what of it is kept here.
+    ///   - configuration: Answers for the rest.
+    ///   - makePort: A new view of memory with the function's identity, for one user.
+    package init(
+        name: String,
+        image: PCIFunctionImage,
+        model: any PCIFunctionModel,
+        configuration: any PCIForeignConfiguration,
+        makePort: @escaping @Sendable () -> any DMAPort
+    ) {
+        self.name = name
+        description = image.description
+        self.model = model
+        portFactory = makePort
+        foreign = PCIForeignSpace(configuration: configuration, isOwn: image.isOwn)
+        initial = image.space
+        offsets = image.offsets
+        msixLayout = image.msix
+        state = Mutex(State(space: image.space, table: image.msix.map { MSIXTable($0) }))
     }
 
     /// Says who carries the function.
@@ -160,6 +187,7 @@ package final class PCIFunction: Sendable {
                 try state.withLock { (state) throws(RegisterAccessError) in
                     try state.table?.writeTable(value, at: place, width: width)
                 }
+                model.vectorsChanged()
                 return sendUnmasked()
             }
             // What software writes to pending bits is undefined: it does nothing.

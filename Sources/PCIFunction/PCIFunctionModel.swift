@@ -17,6 +17,8 @@ package protocol PCIFunctionModel: AnyObject, Sendable {
     func reset()
     /// Configuration space was written: bus mastering or the kind of interrupts may have changed.
     func configurationChanged()
+    /// Software wrote to the MSI-X table: a vector may be masked no longer.
+    func vectorsChanged()
     /// Up to 4 bytes of a capability that is live, at an offset in configuration space; nil is what is stored.
     func readLiveCapability(at offset: Int, byteCount: Int) -> UInt32?
     /// Software wrote to a live capability; what it wrote is stored already.
@@ -25,6 +27,7 @@ package protocol PCIFunctionModel: AnyObject, Sendable {
 
 extension PCIFunctionModel {
     package func configurationChanged() {}
+    package func vectorsChanged() {}
     package func readLiveCapability(at offset: Int, byteCount: Int) -> UInt32? { nil }
     package func liveCapabilityWritten(at offset: Int, byteCount: Int) {}
 }

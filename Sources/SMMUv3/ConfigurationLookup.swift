@@ -33,9 +33,29 @@ enum StreamOutcome: Equatable, Sendable {
 }
 
 /// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
-struct ResolvedStream: Equatable, Sendable {
-    var stream: StreamConfiguration
-    var outcome: StreamOutcome
+///
+/// An object, because it is large: a port that keeps one, and a walk that reads it, copy a reference.
+final class ResolvedStream: Sendable {
+    let stream: StreamConfiguration
+    /// Whether stage 1 translates.
+    let translatesStage1: Bool
+    /// Whether stage 2 translates: asked at every step of a walk.
+    let translatesStage2: Bool
+    /// Stage 1, where it translates.
+    let context: ContextConfiguration
+
+    init(stream: StreamConfiguration, outcome: StreamOutcome) {
+        self.stream = stream
+        translatesStage2 = stream.stage2 != nil
+        switch outcome {
+        case .bypass:
+            translatesStage1 = false
+            context = .unused
+        case .stage1(let context):
+            translatesStage1 = true
+            self.context = context
+        }
+    }
 }
 
 extension SMMUv3 {

@@ -26,8 +26,6 @@ struct TableRegion: Equatable, Sendable {
 struct ContextConfiguration: Equatable, Sendable {
     var lower: TableRegion
     var upper: TableRegion
-    /// Whether the regime has an upper half, ASIDs and unprivileged accesses: all but NS-EL2.
-    var hasTwoRanges: Bool
     /// min(IPS, OAS) in bits.
     var outputBits: Int
     var asid: UInt16
@@ -39,23 +37,62 @@ struct ContextConfiguration: Equatable, Sendable {
     var updatesAccessFlag: Bool
     /// HD, of effect with HA alone.
     var updatesDirtyState: Bool
-    var wxn: Bool
-    var pan: Bool
-    /// EPAN, where SMMU_IDR3.EPAN has it: PAN looks at unprivileged execution too.
-    var epan: Bool
+    var permissionRules: PermissionRules
     /// CD.A: terminated transactions abort; otherwise read as zero, write ignored.
     var aborts: Bool
     /// CD.R: translation-related faults are recorded.
     var records: Bool
 }
 
+/// What the permissions of a leaf depend on beside the leaf.
+struct PermissionRules: Equatable, Sendable {
+    /// Whether the regime has an upper half, ASIDs and unprivileged accesses: all but NS-EL2.
+    var hasTwoRanges: Bool
+    var wxn: Bool
+    var pan: Bool
+    /// EPAN, where SMMU_IDR3.EPAN has it: PAN looks at unprivileged execution too.
+    var epan: Bool
+}
+
 extension ContextConfiguration {
+    var hasTwoRanges: Bool { permissionRules.hasTwoRanges }
+
+    /// A context that translates nothing: what stands where stage 1 does not translate.
+    static let unused: ContextConfiguration = {
+        let region = TableRegion(
+            isWalkDisabled: true,
+            ignoresTopByte: false,
+            refusesUnprivileged: false,
+            inputBits: 48,
+            format: TableFormat(stage: .stage1, granule: .kib4),
+            tableBase: 0,
+            ignoresHierarchicalAttributes: false,
+            walkShareability: 0
+        )
+        return ContextConfiguration(
+            lower: region,
+            upper: region,
+            outputBits: 0,
+            asid: 0,
+            aset: false,
+            mair: 0,
+            accessFlagFaultsDisabled: false,
+            updatesAccessFlag: false,
+            updatesDirtyState: false,
+            permissionRules: PermissionRules(hasTwoRanges: true, wxn: false, pan: false, epan: false),
+            aborts: true,
+            records: true
+        )
+    }()
+
     /// Whether TTB1 translates an address: by bit 55, with or without a top byte.
+    @inline(__always)  // On the way of every transaction that a port does not answer.
     func isUpper(_ address: UInt64) -> Bool { hasTwoRanges && address[bit: 55] }
 
     func region(of address: UInt64) -> TableRegion { isUpper(address) ? upper : lower }
 
     /// The input address with the top byte replaced where it is ignored, so that equal translations compare equal.
+    @inline(__always)  // As above.
     func canonical(_ address: UInt64) -> UInt64 {
         let isUpper = isUpper(address)
         guard isUpper ? upper.ignoresTopByte : lower.ignoresTopByte else { return address }
@@ -152,7 +189,6 @@ extension Identification {
                 ignoresHierarchicalAttributes: cd.had1 && idr3.had,
                 walkShareability: cd.sh1
             ),
-            hasTwoRanges: hasTwoRanges,
             outputBits: AddressSize.effectiveBits(encoding: cd.ips, limit: idr5.oas),
             asid: hasTwoRanges ? cd.asid : 0,
             aset: hasTwoRanges && cd.aset,
@@ -160,9 +196,12 @@ extension Identification {
             accessFlagFaultsDisabled: cd.affd,
             updatesAccessFlag: cd.ha,
             updatesDirtyState: cd.ha && cd.hd,
-            wxn: cd.wxn,
-            pan: hasTwoRanges && cd.pan,
-            epan: idr3.epan && cd.epan,
+            permissionRules: PermissionRules(
+                hasTwoRanges: hasTwoRanges,
+                wxn: cd.wxn,
+                pan: hasTwoRanges && cd.pan,
+                epan: idr3.epan && cd.epan
+            ),
             aborts: cd.a,
             records: cd.r
         )

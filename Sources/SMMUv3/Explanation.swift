@@ -102,7 +102,9 @@ extension SMMUv3 {
             let context = identification.decode(cd, in: stream)
             findings += staleTranslation(transaction, stream, context, outcome)
         }
-        if let stage2 = stream.stage2 { findings += staleStage2(transaction, stream, stage2, outcome) }
+        if let stage2 = stream.stage2 {
+            findings += staleStage2(transaction, stream, stage2, outcome)
+        }
         return findings
     }
 

@@ -5,19 +5,17 @@ import SMMUv3Spec
 
 /// The hierarchical attributes that a walk accumulates from table descriptors.
 struct HierarchicalAttributes {
-    /// APTable[0]: no unprivileged access below.
-    var removesUnprivileged = false
-    /// APTable[1]: no writes below.
-    var removesWrites = false
-    var unprivilegedExecuteNever = false
-    var privilegedExecuteNever = false
+    /// PXNTable, UXNTable and APTable of every table descriptor, or'ed, where they are in a descriptor.
+    private var fields = Descriptor()
 
-    mutating func accumulate(_ table: Descriptor) {
-        removesUnprivileged = removesUnprivileged || table.apTable & 0b01 != 0
-        removesWrites = removesWrites || table.apTable & 0b10 != 0
-        unprivilegedExecuteNever = unprivilegedExecuteNever || table.uxnTable
-        privilegedExecuteNever = privilegedExecuteNever || table.pxnTable
-    }
+    /// APTable[0]: no unprivileged access below.
+    var removesUnprivileged: Bool { fields.apTable & 0b01 != 0 }
+    /// APTable[1]: no writes below.
+    var removesWrites: Bool { fields.apTable & 0b10 != 0 }
+    var unprivilegedExecuteNever: Bool { fields.uxnTable }
+    var privilegedExecuteNever: Bool { fields.pxnTable }
+
+    mutating func accumulate(_ table: Descriptor) { fields.rawValue |= table.rawValue }
 }
 
 /// Where a leaf was found.
@@ -25,38 +23,48 @@ struct Stage1Leaf {
     var level: Int
     /// log2 of the page or block.
     var lowBit: Int
-    var region: TableRegion
     var hierarchical: HierarchicalAttributes
 }
 
 extension SMMUv3 {
     /// What a leaf translates to, and what it has to be replaced by first where hardware updates it (HTTU).
-    func translation(of descriptor: Descriptor, _ leaf: Stage1Leaf, _ address: UInt64, _ input: WalkInput)
-        throws(TranslationFault) -> (CachedTranslation, update: Descriptor?)
-    {
-        let context = input.context
-        var output = leaf.region.format.outputAddress(of: descriptor, level: leaf.level)
-        guard output &>> UInt64(context.outputBits) == 0 else {
+    @inline(__always)  // Once for each walk, by one caller.
+    func translation(
+        of descriptor: Descriptor,
+        _ leaf: Stage1Leaf,
+        _ region: TableRegion,
+        _ address: UInt64,
+        _ input: WalkInput
+    ) throws(TranslationFault) -> (CachedTranslation, update: Descriptor?) {
+        var output = region.format.outputAddress(of: descriptor, level: leaf.level)
+        guard output &>> UInt64(input.context.outputBits) == 0 else {
             throw translationFault(
                 .fAddrSize,
                 input,
-                "the level-\(leaf.level) leaf's output address is beyond \(context.outputBits) bits"
+                "the level-\(leaf.level) leaf's output address is beyond \(input.context.outputBits) bits"
             )
         }
-        guard descriptor.af || context.updatesAccessFlag || context.accessFlagFaultsDisabled else {
+        guard descriptor.af || input.context.updatesAccessFlag || input.context.accessFlagFaultsDisabled
+        else {
             throw translationFault(.fAccess, input, "the level-\(leaf.level) leaf's access flag is 0")
         }
         // Writable by the dirty bit modifier: read-only until something writes.
-        let isClean = context.updatesDirtyState && descriptor.dbm && descriptor.ap & 0b10 != 0
-        var permissions = context.permissions(of: descriptor, leaf.hierarchical, isClean: isClean)
+        let isClean = input.context.updatesDirtyState && descriptor.dbm && descriptor.ap & 0b10 != 0
+        var permissions = input.context.permissionRules.permissions(
+            of: descriptor,
+            leaf.hierarchical,
+            isClean: isClean
+        )
         let update = try update(of: descriptor, leaf, isClean, &permissions, input)
         var size = leaf.lowBit
         if options.cachesContiguousGroups, descriptor.contiguous {
-            size += leaf.region.format.log2ContiguousEntries(level: leaf.level)
+            size += region.format.log2ContiguousEntries(level: leaf.level)
             output = output.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         }
-        let attribute = UInt8(truncatingIfNeeded: context.mair &>> (UInt64(descriptor.attrIndx & 7) &* 8))
-        let shareability = leaf.region.format.ds ? leaf.region.walkShareability : descriptor.sh
+        let attribute = UInt8(
+            truncatingIfNeeded: input.context.mair &>> (UInt64(descriptor.attrIndx & 7) &* 8)
+        )
+        let shareability = region.format.ds ? region.walkShareability : descriptor.sh
         let translation = CachedTranslation(
             inputBase: address.roundedDown(toPowerOfTwo: 1 &<< UInt64(size)),
             outputBase: output,
@@ -64,8 +72,8 @@ extension SMMUv3 {
             log2Bytes: UInt8(size),
             firstStageLog2Bytes: UInt8(size),
             level: UInt8(leaf.level),
-            granule: leaf.region.format.granule,
-            isGlobal: context.hasTwoRanges && !descriptor.nG,
+            granule: region.format.granule,
+            isGlobal: input.context.hasTwoRanges && !descriptor.nG,
             tag: input.tag,
             stage1Permissions: permissions,
             stage2Permissions: .all,
@@ -91,7 +99,11 @@ extension SMMUv3 {
         if isClean, input.access.isWrite {
             var dirty = updated
             dirty.ap &= 0b01
-            let written = input.context.permissions(of: dirty, leaf.hierarchical, isClean: false)
+            let written = input.context.permissionRules.permissions(
+                of: dirty,
+                leaf.hierarchical,
+                isClean: false
+            )
             if written.contains(input.access.required) {
                 updated = dirty
                 permissions = written
@@ -109,7 +121,7 @@ extension SMMUv3 {
     }
 }
 
-extension ContextConfiguration {
+extension PermissionRules {
     /// What a leaf permits (VMSAv8-64, stage 1).
     ///
     /// - Parameters:

@@ -10,26 +10,22 @@ import SystemBus
 struct WalkInput {
     var transaction: Transaction
     var access: EffectiveAccess
-    var context: ContextConfiguration
+    var resolved: ResolvedStream
     var tag: RegimeTag
-    /// Stage 2, through which the tables are read where it translates.
-    var stage2: Stage2Configuration?
     var lookup: LookupScope
+
+    @inline(__always)  // Only what is asked for is to be loaded.
+    var context: ContextConfiguration { resolved.context }
+
+    /// Stage 2, through which the tables are read where it translates.
+    @inline(__always)  // Likewise.
+    var stage2: Stage2Configuration? { resolved.stream.stage2 }
 }
 
 /// Whether a look-up goes through the caches, and the invalidation generation before it began.
 struct LookupScope {
     var policy: SMMUv3.CachePolicy
     var generation: UInt64
-}
-
-/// Where a walk is: what changes from one level to the next.
-private struct WalkPosition {
-    var level: Int
-    var indexBits: Int
-    /// The table's address; an IPA where stage 2 translates.
-    var table: UInt64
-    var hierarchical = HierarchicalAttributes()
 }
 
 extension SMMUv3 {
@@ -51,44 +47,40 @@ extension SMMUv3 {
         let format = region.format
         let granuleBits = format.granule.log2Bytes
         let stride = format.granule.stride
-        let startLevel = 3 - (region.inputBits - 1 - granuleBits) / stride
-        let firstBits = region.inputBits - (granuleBits + stride * (3 - startLevel))
-        var position = WalkPosition(
-            level: startLevel,
-            indexBits: firstBits,
-            table: TableFormat.alignedBase(region.tableBase, firstBits, input.context.outputBits)
-        )
+        let outputBits = input.context.outputBits
+        var level = 3 - (region.inputBits - 1 - granuleBits) / stride
+        var lowBit = granuleBits + stride * (3 - level)
+        var indexBits = region.inputBits - lowBit
+        var table = TableFormat.alignedBase(region.tableBase, indexBits, outputBits)
+        var hierarchical = HierarchicalAttributes()
         var attempts = 0
         while true {
-            let lowBit = granuleBits + stride * (3 - position.level)
-            let index = (address &>> UInt64(lowBit)) & ((1 &<< UInt64(position.indexBits)) &- 1)
-            let entry = position.table &+ index &* 8
-            let descriptor = try fetchDescriptor(entry, position.level, format, input, &observer)
-            guard descriptor.value.isValid else {
-                throw translationFault(
-                    .fTranslation,
-                    input,
-                    "the level-\(position.level) descriptor is invalid"
-                )
+            let index = (address &>> UInt64(lowBit)) & ((1 &<< UInt64(indexBits)) &- 1)
+            let entry = table &+ index &* 8
+            let descriptor = try fetchDescriptor(entry, level, format, input, &observer)
+            guard descriptor.isValid else {
+                throw translationFault(.fTranslation, input, "the level-\(level) descriptor is invalid")
             }
-            if position.level < 3, descriptor.value.isTableOrPage {
-                try descend(through: descriptor.value, region, input, &position)
+            if level < 3, descriptor.isTableOrPage {
+                table = format.nextTable(of: descriptor.value)
+                guard table &>> UInt64(outputBits) == 0 else {
+                    throw tableAddressFault(level, input)
+                }
+                if !region.ignoresHierarchicalAttributes { hierarchical.accumulate(descriptor.value) }
+                level &+= 1
+                lowBit &-= stride
+                indexBits = stride
                 continue
             }
-            guard format.isLeaf(descriptor.value, level: position.level) else {
+            guard format.isLeaf(descriptor.value, level: level) else {
                 throw translationFault(
                     .fTranslation,
                     input,
-                    "a block is not possible at level \(position.level) of \(format.granule) tables"
+                    "a block is not possible at level \(level) of \(format.granule) tables"
                 )
             }
-            let leaf = Stage1Leaf(
-                level: position.level,
-                lowBit: lowBit,
-                region: region,
-                hierarchical: position.hierarchical
-            )
-            let (translation, updated) = try translation(of: descriptor.value, leaf, address, input)
+            let leaf = Stage1Leaf(level: level, lowBit: lowBit, hierarchical: hierarchical)
+            let (translation, updated) = try translation(of: descriptor.value, leaf, region, address, input)
             guard let updated else { return translation }
             try checkBehind(translation, address, input)
             if try update(descriptor, entry, to: updated, format, input, &observer) { return translation }
@@ -98,6 +90,14 @@ extension SMMUv3 {
                 throw walkAbort(input, descriptor.location, "the descriptor at \(entry) never stays the same")
             }
         }
+    }
+
+    private func tableAddressFault(_ level: Int, _ input: WalkInput) -> TranslationFault {
+        translationFault(
+            .fAddrSize,
+            input,
+            "the level-\(level) table descriptor points beyond \(input.context.outputBits) bits"
+        )
     }
 
     /// Whether stage 2 would let the access through: an access that faults there updates nothing in stage 1.
@@ -136,25 +136,7 @@ extension SMMUv3 {
         }
     }
 
-    private func descend(
-        through descriptor: Descriptor,
-        _ region: TableRegion,
-        _ input: WalkInput,
-        _ position: inout WalkPosition
-    ) throws(TranslationFault) {
-        position.table = region.format.nextTable(of: descriptor)
-        guard position.table &>> UInt64(input.context.outputBits) == 0 else {
-            throw translationFault(
-                .fAddrSize,
-                input,
-                "the level-\(position.level) table descriptor points beyond \(input.context.outputBits) bits"
-            )
-        }
-        if !region.ignoresHierarchicalAttributes { position.hierarchical.accumulate(descriptor) }
-        position.level += 1
-        position.indexBits = region.format.granule.stride
-    }
-
+    @inline(__always)  // Once for each level of every walk.
     private func fetchDescriptor(
         _ address: UInt64,
         _ level: Int,
@@ -163,7 +145,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> LocatedDescriptor {
         var location = PhysicalAddress(address)
-        if let stage2 = input.stage2 {
+        if input.resolved.translatesStage2, let stage2 = input.stage2 {
             location = try physicalTable(address, .tableRead, stage2, input, &observer)
         }
         let descriptor: LocatedDescriptor
@@ -217,7 +199,13 @@ extension SMMUv3 {
         }
         var current = descriptor
         if let stage2 = input.stage2 {
-            current.location = try physicalTable(entry, .tableUpdate, stage2, input, &observer)
+            current.location = try physicalTable(
+                entry,
+                .tableUpdate,
+                stage2,
+                input,
+                &observer
+            )
         }
         do {
             return try update(current, to: new, format)

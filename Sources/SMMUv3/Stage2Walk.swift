@@ -133,7 +133,7 @@ extension SMMUv3 {
             let index = (request.ipa &>> UInt64(lowBit)) & ((1 &<< UInt64(indexBits)) &- 1)
             let location = PhysicalAddress(table &+ index &* 8)
             let descriptor = try fetchStage2Descriptor(location, level, request, stage2, &observer)
-            guard descriptor.value.isValid else {
+            guard descriptor.isValid else {
                 throw stage2Fault(
                     .fTranslation,
                     request,
@@ -141,7 +141,7 @@ extension SMMUv3 {
                     "the stage-2 level-\(level) descriptor is invalid"
                 )
             }
-            if level < 3, descriptor.value.isTableOrPage {
+            if level < 3, descriptor.isTableOrPage {
                 table = stage2.format.nextTable(of: descriptor.value)
                 guard table &>> UInt64(stage2.outputBits) == 0 else {
                     throw stage2Fault(

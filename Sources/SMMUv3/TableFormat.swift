@@ -56,7 +56,10 @@ extension TableFormat {
     }
 
     func nextTable(of descriptor: Descriptor) -> UInt64 {
-        descriptor.nextTableAddress(granule: granule, has52BitOutput: has52BitOutput, ds: ds)
+        guard ds || has52BitOutput else {
+            return descriptor.rawValue & UInt64.mask(0...47) & (UInt64.max &<< UInt64(granule.log2Bytes))
+        }
+        return descriptor.nextTableAddress(granule: granule, has52BitOutput: has52BitOutput, ds: ds)
     }
 
     /// log2 of the entries that the Contiguous bit groups at a level; 0 where the bit is RES0.
@@ -76,6 +79,10 @@ struct LocatedDescriptor {
     /// The physical address that it was read from.
     var location: PhysicalAddress
     var value: Descriptor
+
+    // Those of `Descriptor`, which cannot be inlined here, and are asked for at each level of every walk.
+    var isValid: Bool { value.rawValue[bit: 0] }
+    var isTableOrPage: Bool { value.rawValue[bit: 1] }
 }
 
 extension SMMUv3 {
@@ -85,6 +92,7 @@ extension SMMUv3 {
     static var descriptorUpdateAttempts: Int { 10_000 }
 
     /// Reads one descriptor, once.
+    @inline(__always)  // Once for each level of every walk.
     func loadDescriptor(at location: PhysicalAddress, _ format: TableFormat) throws(BusError)
         -> LocatedDescriptor
     {

@@ -18,8 +18,8 @@ package struct Translation: Equatable, Sendable {
     package var intermediate: UInt64?
     /// log2 of the page or block, the smaller where both stages have one; 64 for a bypass.
     package var log2Bytes: UInt8
-    /// What goes to the bus with the transaction.
-    package var attributes: MemoryAttributes
+    /// What ``attributes`` is made of.
+    var attributeSource: AttributeSource
     /// Whether it goes to the bus as privileged.
     package var isPrivileged: Bool
     /// Whether it goes to the bus as an instruction fetch.
@@ -31,6 +31,28 @@ package struct Translation: Equatable, Sendable {
 
     /// Whether it passed untranslated.
     package var isBypassed: Bool { stages == .bypass }
+
+    /// The memory attributes that go to the bus with the transaction.
+    ///
+    /// Worked out when asked for: nothing on the way of a transaction depends on them.
+    package var attributes: MemoryAttributes {
+        switch attributeSource {
+        case .bus(let attributes): attributes.outgoing
+        case .stage1(let own, let incoming): own.combined(withHintsOf: incoming).outgoing
+        case .stage2(let incoming, let memAttr, let sh, let forcesWriteBack):
+            incoming.combined(memAttr: memAttr, sh: sh, forcesWriteBack: forcesWriteBack).outgoing
+        }
+    }
+
+    /// Where memory attributes come from.
+    enum AttributeSource: Equatable, Sendable {
+        /// No stage: the bus's, with overrides.
+        case bus(MemoryAttributes)
+        /// A stage-1 leaf's, with stage 2's in them, and the hints of the incoming ones.
+        case stage1(MemoryAttributes, incoming: MemoryAttributes)
+        /// A stage-2 leaf's on top of the incoming ones.
+        case stage2(incoming: MemoryAttributes, memAttr: UInt8, sh: UInt8, forcesWriteBack: Bool)
+    }
 }
 
 extension SMMUv3 {
@@ -103,43 +125,29 @@ extension SMMUv3 {
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
-        let stream = resolved.stream
-        let access = EffectiveAccess(transaction).overridden(by: stream)
+        let access = EffectiveAccess(transaction).overridden(
+            privCfg: resolved.stream.privCfg,
+            instCfg: resolved.stream.instCfg
+        )
         let lookup = LookupScope(policy: policy, generation: generation)
-        switch resolved.outcome {
-        case .bypass:
-            // IAS, the limit where stage 2 follows, is OAS with AArch64 tables.
-            guard transaction.address.rawValue < identification.outputAddressLimit else {
-                throw bypassAddressSizeFault(transaction, access)
-            }
-            guard let stage2 = stream.stage2 else {
-                observer.note("stage 1 is bypassed: the address passes as it is")
-                return bypass(transaction.address.rawValue, access, stream.incoming)
-            }
-            return try translateStage2Alone(transaction, access, stream, stage2, lookup, &observer)
-        case .stage1(let context):
-            let tag = RegimeTag(
-                regime: TranslationRegime(stream.world),
-                vmid: stream.vmid,
-                asid: context.asid,
-                aset: context.aset
-            )
-            let input = WalkInput(
-                transaction: transaction,
-                access: access,
-                context: context,
-                tag: tag,
-                stage2: stream.stage2,
-                lookup: lookup
-            )
-            return try translateStage1(input, stream, &observer)
+        guard !resolved.translatesStage1 else {
+            return try translateStage1(transaction, access, resolved, lookup, &observer)
         }
+        // IAS, the limit where stage 2 follows, is OAS with AArch64 tables.
+        guard transaction.address.rawValue < identification.outputAddressLimit else {
+            throw bypassAddressSizeFault(transaction, access)
+        }
+        guard let stage2 = resolved.stream.stage2 else {
+            observer.note("stage 1 is bypassed: the address passes as it is")
+            return bypass(transaction.address.rawValue, access, resolved.stream.incoming)
+        }
+        return try translateStage2Alone(transaction, access, resolved, stage2, lookup, &observer)
     }
 
     private func translateStage2Alone(
         _ transaction: Transaction,
         _ access: EffectiveAccess,
-        _ stream: StreamConfiguration,
+        _ resolved: ResolvedStream,
         _ stage2: Stage2Configuration,
         _ lookup: LookupScope,
         _ observer: inout some LookupObserver
@@ -152,58 +160,70 @@ extension SMMUv3 {
             lookup: lookup
         )
         let (entry, isFromTLB) = try translateStage2(request, stage2, &observer)
-        var result = translation(entry, transaction.address.rawValue, access, stream, isFromTLB)
+        var result = translation(entry, transaction.address.rawValue, access, resolved, isFromTLB: isFromTLB)
         result.stages = .stage2
-        result.attributes =
-            stream.incoming.combined(
-                memAttr: entry.memoryAttribute,
-                sh: entry.shareability,
-                forcesWriteBack: stage2.forcesWriteBack
-            ).outgoing
+        result.intermediate = nil
+        result.attributeSource = .stage2(
+            incoming: resolved.stream.incoming,
+            memAttr: entry.memoryAttribute,
+            sh: entry.shareability,
+            forcesWriteBack: stage2.forcesWriteBack
+        )
         return result
     }
 
     private func translateStage1(
-        _ input: WalkInput,
-        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ access: EffectiveAccess,
+        _ resolved: ResolvedStream,
+        _ lookup: LookupScope,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
-        let address = input.context.canonical(input.transaction.address.rawValue)
-        if input.context.region(of: address).refusesUnprivileged, !input.access.isPrivileged {
+        let address = resolved.context.canonical(transaction.address.rawValue)
+        let tag = RegimeTag(
+            regime: TranslationRegime(resolved.stream.world),
+            vmid: resolved.stream.vmid,
+            asid: resolved.context.asid,
+            aset: resolved.context.aset
+        )
+        let required = access.required
+        let refusesUnprivileged =
+            resolved.context.isUpper(address)
+            ? resolved.context.upper.refusesUnprivileged : resolved.context.lower.refusesUnprivileged
+        let isRefused = refusesUnprivileged && !access.isPrivileged
+        let hit = lookup.policy == .cached && !isRefused ? translationCache.lookUp(address, tag: tag) : nil
+        if let hit, hit.permissions.contains(required) {
+            return translation(hit, address, access, resolved, isFromTLB: true)
+        }
+        let input = WalkInput(
+            transaction: transaction,
+            access: access,
+            resolved: resolved,
+            tag: tag,
+            lookup: lookup
+        )
+        guard !isRefused else {
             throw translationFault(.fTranslation, input, "CD.E0PDn refuses unprivileged accesses")
         }
-        let entry: CachedTranslation
-        var isFromTLB = false
-        if input.lookup.policy == .cached, let hit = translationCache.lookUp(address, tag: input.tag),
-            hit.answers(input.access.required, isWrite: input.access.isWrite)
-        {
-            entry = hit
-            isFromTLB = true
-        } else {
-            entry = try walk(input, address, &observer)
-            if input.lookup.policy == .cached {
-                translationCache.fill(entry, walkedAt: input.lookup.generation)
-            }
-        }
+        // What the TLB holds counts where it refuses, too; only a page that is not dirty yet is walked again.
+        if let hit, hit.answers(required, isWrite: access.isWrite) { try check(hit, input, address) }
+        let entry = try walk(input, address, refusesUnprivileged, &observer)
+        if lookup.policy == .cached { translationCache.fill(entry, walkedAt: lookup.generation) }
         try check(entry, input, address)
-        var result = translation(entry, address, input.access, stream, isFromTLB)
-        result.stages = stream.config
-        if stream.stage2 != nil { result.intermediate = entry.intermediate(for: address) }
-        result.attributes =
-            MemoryAttributes(mair: entry.memoryAttribute, shareability: entry.shareability)
-            .combined(withHintsOf: stream.incoming).outgoing
-        return result
+        return translation(entry, address, access, resolved, isFromTLB: false)
     }
 
     /// Walks stage 1, and translates what it gives through stage 2 where there is one.
-    private func walk(_ input: WalkInput, _ address: UInt64, _ observer: inout some LookupObserver)
-        throws(TranslationFault) -> CachedTranslation
-    {
+    @inline(__always)  // Once for each miss.
+    private func walk(
+        _ input: WalkInput,
+        _ address: UInt64,
+        _ refusesUnprivileged: Bool,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> CachedTranslation {
         var first = try walkStage1(input, &observer)
-        if input.context.region(of: address).refusesUnprivileged {
-            first.stage1Permissions.subtract(.unprivileged)
-        }
-        guard let stage2 = input.stage2 else { return first }
+        if refusesUnprivileged { first.stage1Permissions.subtract(.unprivileged) }
+        guard input.resolved.translatesStage2, let stage2 = input.stage2 else { return first }
         // A stage-1 fault comes before every stage-2 fault of the IPA.
         try check(first, input, address)
         let request = Stage2Request(
@@ -230,7 +250,9 @@ extension SMMUv3 {
         guard entry.stage1Permissions.contains(input.access.required) else {
             throw translationFault(.fPermission, input, "the page does not permit \(input.access)")
         }
-        guard let stage2 = input.stage2, !entry.stage2Permissions.contains(input.access.required) else {
+        guard let stage2 = input.stage2,
+            !entry.stage2Permissions.contains(input.access.required)
+        else {
             return
         }
         let ipa = entry.intermediate(for: address)
@@ -249,25 +271,33 @@ extension SMMUv3 {
         )
     }
 
-    /// A translation of one address by an entry; stages and attributes are for the caller to set.
+    /// A translation of one address by an entry of stage 1 or of both stages.
     private func translation(
         _ entry: CachedTranslation,
         _ address: UInt64,
         _ access: EffectiveAccess,
-        _ stream: StreamConfiguration,
-        _ isFromTLB: Bool
+        _ resolved: ResolvedStream,
+        isFromTLB: Bool
     ) -> Translation {
         let mask: UInt64 = (1 &<< UInt64(entry.log2Bytes)) &- 1
         return Translation(
             output: PhysicalAddress(entry.output(for: address)),
             byteCount: mask &- (address & mask) &+ 1,
-            stages: .bypass,
+            stages: resolved.stream.config,
+            intermediate: resolved.stream.stage2 == nil ? nil : entry.intermediate(for: address),
             log2Bytes: entry.log2Bytes,
-            attributes: .bus,
+            attributeSource: .stage1(
+                MemoryAttributes(mair: entry.memoryAttribute, shareability: entry.shareability),
+                incoming: resolved.stream.incoming
+            ),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
             isFromTLB: isFromTLB,
-            incomingPermissions: incomingPermissions(entry.permissions, stream)
+            incomingPermissions: incomingPermissions(
+                entry.permissions,
+                privCfg: resolved.stream.privCfg,
+                instCfg: resolved.stream.instCfg
+            )
         )
     }
 
@@ -279,7 +309,7 @@ extension SMMUv3 {
             byteCount: identification.outputAddressLimit &- address,
             stages: .bypass,
             log2Bytes: 64,
-            attributes: attributes.outgoing,
+            attributeSource: .bus(attributes),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
             isFromTLB: false,
@@ -310,9 +340,10 @@ extension SMMUv3 {
     }
 
     /// Permissions by what the device drives rather than by what the overrides make of it.
-    private func incomingPermissions(_ permissions: Permissions, _ stream: StreamConfiguration) -> Permissions
+    private func incomingPermissions(_ permissions: Permissions, privCfg: UInt8, instCfg: UInt8)
+        -> Permissions
     {
-        guard stream.privCfg != 0 || stream.instCfg != 0 else { return permissions }
+        guard privCfg != 0 || instCfg != 0 else { return permissions }
         var result = Permissions()
         for isPrivileged in [false, true] {
             for (isWrite, isInstruction) in [(false, false), (true, false), (false, true)] {
@@ -321,7 +352,7 @@ extension SMMUv3 {
                     isPrivileged: isPrivileged,
                     isInstruction: isInstruction
                 )
-                if permissions.contains(incoming.overridden(by: stream).required) {
+                if permissions.contains(incoming.overridden(privCfg: privCfg, instCfg: instCfg).required) {
                     result.insert(incoming.required)
                 }
             }

@@ -34,6 +34,7 @@ final class ClientConnection: Sendable {
     private let queue = ServiceQueue()
     private let state: Mutex<State>
     private let sendTimeoutMilliseconds: Int?
+    private let whenEnded: (@Sendable (VFIOUserClientError) -> Void)?
 
     /// A command that was sent.
     struct Started: Sendable {
@@ -42,7 +43,13 @@ final class ClientConnection: Sendable {
         let command: VFIOUserCommand
     }
 
-    init(_ socket: ClientSocket, _ capabilities: VFIOUserCapabilities, sendTimeoutMilliseconds: Int?) {
+    init(
+        _ socket: ClientSocket,
+        _ capabilities: VFIOUserCapabilities,
+        sendTimeoutMilliseconds: Int?,
+        whenEnded: (@Sendable (VFIOUserClientError) -> Void)?
+    ) {
+        self.whenEnded = whenEnded
         self.socket = socket
         self.capabilities = capabilities
         self.sendTimeoutMilliseconds = sendTimeoutMilliseconds
@@ -143,17 +150,19 @@ final class ClientConnection: Sendable {
     ///
     /// Only the first reason counts.
     func end(_ error: VFIOUserClientError) {
-        let (waiters, twin) = state.withLock { state in
-            guard state.ending == nil else { return ([:], nil) as ([UInt16: Waiter], ClientSocket?) }
+        let ended: (waiters: [UInt16: Waiter], twin: ClientSocket?)? = state.withLock { state in
+            guard state.ending == nil else { return nil }
             state.ending = error
             defer { state.waiters = [:] }
             return (state.waiters, state.twin)
         }
+        guard let ended else { return }
         greeting.complete(.failure(error))
-        for waiter in waiters.values { waiter.call.complete(.failure(error)) }
+        for waiter in ended.waiters.values { waiter.call.complete(.failure(error)) }
         socket.abandon()
-        twin?.abandon()
+        ended.twin?.abandon()
         queue.stop()
+        whenEnded?(error)
     }
 
     /// Ends the connection and waits for its threads, but for the one that calls.

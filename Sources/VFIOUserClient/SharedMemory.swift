@@ -64,11 +64,16 @@ extension VFIOUserSharedBytes {
     }
 
     /// Writes bytes.
+    public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(VFIOUserClientError) {
+        try withPointer(at: offset, count: buffer.count, forWriting: true) {
+            smmud_copy_to_shared($0, buffer.baseAddress, buffer.count)
+        }
+    }
+
+    /// Writes bytes.
     public func write(_ bytes: [UInt8], at offset: UInt64) throws(VFIOUserClientError) {
         try bytes.withUnsafeBufferPointer { (buffer) throws(VFIOUserClientError) in
-            try withPointer(at: offset, count: buffer.count, forWriting: true) {
-                smmud_copy_to_shared($0, buffer.baseAddress, buffer.count)
-            }
+            try write(UnsafeRawBufferPointer(buffer), at: offset)
         }
     }
 

@@ -22,6 +22,8 @@ public final class VFIOUserClient: Sendable {
         public var dataByteCountMax = 1 << 20
         /// Whether to ask for a socket of its own for the server's commands.
         public var asksForTwinSocket = true
+        /// Called once when the connection ends, on any thread, with the reason; it must not wait for anything.
+        public var whenEnded: (@Sendable (VFIOUserClientError) -> Void)?
 
         public init() {}
     }
@@ -86,7 +88,8 @@ public final class VFIOUserClient: Sendable {
         let connection = ClientConnection(
             socket,
             capabilities,
-            sendTimeoutMilliseconds: options.timeoutMilliseconds
+            sendTimeoutMilliseconds: options.timeoutMilliseconds,
+            whenEnded: options.whenEnded
         )
         do throws(VFIOUserClientError) {
             let (agreed, minor) = try connection.greet(timeoutMilliseconds: options.timeoutMilliseconds)
@@ -112,6 +115,9 @@ public final class VFIOUserClient: Sendable {
     /// Ends the connection: calls that wait fail, the device's accesses to memory are answered no more, and when
     /// this returns no handler runs any more (but the one that calls this).
     public func close() { connection.stop() }
+
+    /// Ends the connection without waiting for its threads.
+    package func abandon(reason: String) { connection.end(.disconnected(reason: reason)) }
 
     /// Why the connection has ended; nil while it lives.
     public var ending: VFIOUserClientError? { connection.ending }

@@ -91,12 +91,11 @@ final class ClientMemory: Sendable {
     ///
     /// Where `body` throws they are as before.
     func unmapping<Failure: Error>(
-        address: UInt64,
-        byteCount: UInt64,
+        _ bytes: ClosedRange<UInt64>,
         _ body: () throws(Failure) -> Void
     ) throws(Failure) {
         let (ranges, waiters) = state.withLock { state in
-            let ranges = state.ranges.values.filter { $0.isInside(address, byteCount) }
+            let ranges = state.ranges.values.filter { $0.range.isInside(bytes) }
             for range in ranges { range.close() }
             return (ranges, Self.breakOff(&state) { waiter in ranges.contains { $0 === waiter.range } })
         }
@@ -230,12 +229,6 @@ final class ClientMemoryRange: RemoteMemory {
     var isOpen: Bool { flag.load(ordering: .relaxed) }
     func close() { flag.store(false, ordering: .relaxed) }
     func reopen() { flag.store(true, ordering: .relaxed) }
-
-    /// Whether all of it is among these bytes.
-    func isInside(_ address: UInt64, _ byteCount: UInt64) -> Bool {
-        guard range.address >= address, range.byteCount <= byteCount else { return false }
-        return range.address - address <= byteCount - range.byteCount
-    }
 
     private func contains(_ offset: UInt64, _ byteCount: Int) -> Bool {
         offset <= range.byteCount && UInt64(byteCount) <= range.byteCount - offset

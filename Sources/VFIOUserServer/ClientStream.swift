@@ -2,13 +2,13 @@
 
 import CLinux
 import Glibc
-import HostIO
+package import HostIO
 import Synchronization
 
 /// A stream with one client.
 ///
 /// One thread receives; any thread sends, and what one sends is never torn apart by what another does.
-protocol ClientStream: AnyObject, Sendable {
+package protocol ClientStream: AnyObject, Sendable {
     /// Waits for bytes.
     ///
     /// - Returns: How many came; 0 at the end.
@@ -22,14 +22,14 @@ protocol ClientStream: AnyObject, Sendable {
 }
 
 /// Descriptors that came with a message; those that nobody takes are closed.
-struct ReceivedDescriptors: ~Copyable {
+package struct ReceivedDescriptors: ~Copyable {
     private(set) var numbers: [CInt] = []
     /// Whether there were more than could be received, which were all closed.
     private(set) var areLost = false
 
-    init() {}
+    package init() {}
 
-    init(adopting numbers: [CInt], areLost: Bool = false) {
+    package init(adopting numbers: [CInt], areLost: Bool = false) {
         self.numbers = numbers
         self.areLost = areLost
     }
@@ -41,7 +41,7 @@ struct ReceivedDescriptors: ~Copyable {
     mutating func takeFirst() -> CInt? { numbers.isEmpty ? nil : numbers.removeFirst() }
 
     /// Takes what another holds, in place of what this one does.
-    mutating func replace(with other: inout ReceivedDescriptors) {
+    package mutating func replace(with other: inout ReceivedDescriptors) {
         closeAll()
         swap(&numbers, &other.numbers)
         swap(&areLost, &other.areLost)

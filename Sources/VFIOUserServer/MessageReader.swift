@@ -20,8 +20,9 @@ struct MessageReader: ~Copyable {
     /// Of the message that begins at `start`, once its header is there.
     var descriptors = ReceivedDescriptors()
 
-    /// DEVICE_SET_IRQS, with one eventfd.
-    private static let speculativeByteCount = VFIOUserHeader.byteCount + VFIOUserInterruptSet.byteCount
+    private static var headerByteCount: Int { 16 }
+    /// DEVICE_SET_IRQS with one eventfd: 16 bytes and 20.
+    private static var speculativeByteCount: Int { 36 }
 
     /// - Parameter messageByteCountMax: The longest message that ``message(byteCount:)`` is asked for.
     init(_ stream: any ClientStream, messageByteCountMax: Int) {
@@ -41,7 +42,7 @@ struct MessageReader: ~Copyable {
     ///
     /// - Returns: Nil at the end of the stream.
     mutating func header() -> VFIOUserHeader? {
-        while end - start < VFIOUserHeader.byteCount {
+        while end - start < Self.headerByteCount {
             // All of what is there is this message's, and so is what came with its first byte.
             if start < end { claim(isWhole: false) }
             compact()
@@ -57,7 +58,7 @@ struct MessageReader: ~Copyable {
         }
         guard let header = VFIOUserHeader(at: available) else { return nil }
         if !pending.isEmpty {
-            let messageEnd = start + max(VFIOUserHeader.byteCount, Int(header.messageByteCount))
+            let messageEnd = start + max(Self.headerByteCount, Int(header.messageByteCount))
             claim(isWhole: messageEnd < pendingBytes.upperBound)
         }
         return header
@@ -110,6 +111,12 @@ struct MessageReader: ~Copyable {
 
     /// Closes what the message that was taken brought along and nobody took.
     mutating func finishMessage() { if !descriptors.isEmpty { descriptors.closeAll() } }
+
+    /// Closes all that came and nobody took.
+    mutating func closeDescriptors() {
+        descriptors.closeAll()
+        pending.closeAll()
+    }
 
     /// Moves what is there to the front of the buffer.
     private mutating func compact() {

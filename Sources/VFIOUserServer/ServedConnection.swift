@@ -6,13 +6,13 @@ import GuestMemory
 import HostIO
 import Synchronization
 import SystemPackage
-import VFIOUserProtocol
+package import VFIOUserProtocol
 
 /// Serves one client on the calling thread.
 ///
 /// What the client sends is read, checked and answered in its order. What the device does of its own accord, its
 /// interrupts and its DMA, goes by other threads through ``InterruptTable`` and ``ClientMemory``.
-final class ServedConnection {
+package final class ServedConnection {
     private let stream: any ClientStream
     private let device: any VFIOUserDevice
     private let memory: any VFIOUserMemory
@@ -21,13 +21,16 @@ final class ServedConnection {
     private let services: ConnectionServices
     private let events: IOEvents
     private var session: VFIOUserServerSession
+    private let requests: VFIOUserRegionRequestReader
     private var reader: MessageReader
     private let reply: UnsafeMutableRawBufferPointer
     private var twin: TwinSocket?
-    private var isClientMemoryOpen = false
+    private var isGreeted = false
+    /// The DMA_MAPs that stand, so that there are no more than the client was told.
+    private var mapped: Set<VFIOUserMemoryRange> = []
     private var violation: VFIOUserViolation?
 
-    init(
+    package init(
         _ stream: any ClientStream,
         device: any VFIOUserDevice,
         memory: any VFIOUserMemory,
@@ -43,8 +46,9 @@ final class ServedConnection {
         interrupts = InterruptTable(description.interrupts) { () throws(Errno) in try services.watcher() }
         events = IOEvents(description)
         session = VFIOUserServerSession(device: description, limits: configuration.limits)
+        requests = VFIOUserRegionRequestReader(device: description, limits: configuration.limits)
         let messageByteCountMax =
-            VFIOUserServerSession.accessByteCount + configuration.limits.dataByteCountMax
+            VFIOUserRegionRequestReader.headByteCount + configuration.limits.dataByteCountMax
         reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
         reply = .allocate(byteCount: messageByteCountMax, alignment: 16)
     }
@@ -54,7 +58,7 @@ final class ServedConnection {
     /// Serves until the client leaves, breaks the rules, or the stream is abandoned.
     ///
     /// - Returns: What the client did that nobody may, where it did.
-    func serve() -> VFIOUserViolation? {
+    package func serve() -> VFIOUserViolation? {
         clientMemory.servedByThisThread()
         device.clientAttached(interrupts)
         while serveMessage() {}
@@ -65,6 +69,7 @@ final class ServedConnection {
     private func end() {
         // First nobody waits for the client any longer; then its memory goes, which waits for who uses it.
         stream.abandon()
+        reader.closeDescriptors()
         twin?.stop()
         clientMemory.close()
         services.stop()
@@ -79,17 +84,22 @@ final class ServedConnection {
     private func serveMessage() -> Bool {
         guard let header = reader.header() else { return false }
         defer { reader.finishMessage() }
-        if header.command == .readRegion || header.command == .writeRegion, reader.descriptors.isEmpty,
-            let byteCount = Int(exactly: header.messageByteCount), byteCount <= reply.count
-        {
+        let byteCount = Int(header.messageByteCount)
+        if isGreeted, Self.isAccess(header), reader.descriptors.isEmpty, byteCount <= reply.count {
             guard let message = reader.message(byteCount: byteCount) else { return false }
-            if let request = session.regionRequest(message) {
+            if let request = requests.request(message) {
                 let isAlive = serve(request, message)
                 reader.consume(byteCount)
                 return isAlive
             }
         }
         return serveStepwise()
+    }
+
+    /// REGION_READ or REGION_WRITE.
+    private static func isAccess(_ header: VFIOUserHeader) -> Bool {
+        let number = header.command.rawValue
+        return number == 9 || number == 10
     }
 
     /// Hands the next message to the session in the pieces that it wants.
@@ -105,6 +115,7 @@ final class ServedConnection {
             isFirst = false
             reader.consume(piece.count)
             guard follow(action) else { return false }
+            openClientMemory(stream)
         } while !session.isBetweenMessages
         return true
     }
@@ -115,7 +126,6 @@ final class ServedConnection {
         case .more: return true
         case .send(let message, let attachment):
             if twin == nil, attachment == .twinSocket { return sendGreeting(message) }
-            openClientMemory(stream)
             return send(message, attachment)
         case .perform(let operation, let header): return perform(operation, header)
         case .deliver(let header, let payload):
@@ -161,8 +171,8 @@ final class ServedConnection {
 
     /// Once the client has said how much it takes at a time.
     private func openClientMemory(_ stream: any ClientStream) {
-        guard !isClientMemoryOpen, let client = session.client else { return }
-        isClientMemoryOpen = true
+        guard !isGreeted, let client = session.client else { return }
+        isGreeted = true
         clientMemory.open(stream, dataByteCountMax: client.dataByteCountMax ?? 0)
     }
 
@@ -177,7 +187,7 @@ final class ServedConnection {
     /// Carries an access out where its data lies, and answers it from a buffer that is there.
     private func serve(_ request: VFIOUserRegionRequest, _ message: UnsafeRawBufferPointer) -> Bool {
         let region = VFIOUserRegionIndex(rawValue: request.access.region)
-        let data = VFIOUserServerSession.accessByteCount
+        let data = 32
         do throws(VFIOUserError) {
             if request.isWrite {
                 try write(.init(rebasing: message[data...]), to: region, at: request.access.offset)
@@ -225,13 +235,15 @@ final class ServedConnection {
             try map(request, hasDescriptor)
             return []
         case .unmapDMA(let request):
-            try clientMemory.unmapping(address: request.address, byteCount: request.size) {
-                () throws(VFIOUserError) in
+            let bytes = request.address...request.address &+ (request.size &- 1)
+            try clientMemory.unmapping(bytes) { () throws(VFIOUserError) in
                 try memory.unmap(address: request.address, byteCount: request.size)
             }
+            mapped = mapped.filter { !$0.isInside(bytes) }
             return request.bytes
         case .unmapAllDMA(let request):
-            clientMemory.unmapping(address: 0, byteCount: .max) { memory.unmapAll() }
+            clientMemory.unmapping(0...UInt64.max) { memory.unmapAll() }
+            mapped = []
             return request.bytes
         case .setInterrupts(let change):
             try interrupts.apply(change, &reader.descriptors)
@@ -277,15 +289,19 @@ final class ServedConnection {
             isReadable: request.flags.contains(.readable),
             isWritable: request.flags.contains(.writable)
         )
+        guard mapped.contains(range) || mapped.count < session.limits.mappingCountMax else { throw .noSpace }
         if hasDescriptor, let descriptor = reader.descriptors.takeFirst() {
-            return try memory.map(
+            try memory.map(
                 range,
                 .descriptor(OwnedDescriptor(adopting: descriptor), offset: request.offset)
             )
+            mapped.insert(range)
+            return
         }
         let isKnown = clientMemory.isKnown(range)
         do throws(VFIOUserError) {
             try memory.map(range, .messages(clientMemory.range(range)))
+            mapped.insert(range)
         } catch {
             if !isKnown { clientMemory.forget(range) }
             throw error

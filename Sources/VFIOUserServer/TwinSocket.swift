@@ -46,7 +46,7 @@ final class TwinSocket {
     ///
     /// - Returns: False where something came that is no answer to what was asked.
     private static func readAnswers(from stream: any ClientStream, _ memory: ClientMemory) -> Bool {
-        let byteCountMax = VFIOUserServerSession.accessByteCount + ClientMemory.pieceByteCountMax
+        let byteCountMax = VFIOUserRegionRequestReader.headByteCount + ClientMemory.pieceByteCountMax
         var reader = MessageReader(stream, messageByteCountMax: byteCountMax)
         while let header = reader.header() {
             let byteCount = Int(header.messageByteCount)

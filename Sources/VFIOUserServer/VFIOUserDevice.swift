@@ -91,6 +91,12 @@ package struct VFIOUserMemoryRange: Hashable, Sendable {
         self.isReadable = isReadable
         self.isWritable = isWritable
     }
+
+    /// Whether all of it is among these bytes.
+    func isInside(_ bytes: ClosedRange<UInt64>) -> Bool {
+        // A range has a byte at least, and all of them below 2^64: the session sees to it.
+        address >= bytes.lowerBound && address &+ (byteCount &- 1) <= bytes.upperBound
+    }
 }
 
 /// Where the bytes of a DMA_MAP are.

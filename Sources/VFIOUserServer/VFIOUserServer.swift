@@ -54,6 +54,7 @@ package final class VFIOUserServer: Sendable {
         self.logger = logger
         self.makeMemory = makeMemory
         stopSignal = StopSignal(try WakeEvent())
+        smmud_prepare_eventfd_signals()
     }
 
     /// Starts serving.

@@ -44,6 +44,11 @@ struct SmmudCommand: AsyncParsableCommand {
     var memory: MachineOptions.Memory = .own
 
     @Option(
+        help: "What the SMMUs can do: stage 1, stage 2, or all that there is, with 48 or 52 bits of address."
+    )
+    var smmu: MachineOptions.SMMUProfile = .stage1
+
+    @Option(
         name: .customLong("device"),
         help: ArgumentHelp(
             "A device to model: KIND,at=PLACE[,KEY=VALUE...]; can be repeated. See docs/devices.md.",
@@ -166,6 +171,8 @@ struct SmmudCommand: AsyncParsableCommand {
     private func machineOptions() throws(Failure) -> MachineOptions {
         var options = MachineOptions()
         options.memory = memory
+        options.smmuProfile = smmu
+        options.offersFunctions = vfioUser != nil || vfioUserLayout || memory == .client
         do throws(MachineError) {
             for device in devices { options.devices.append(try DeviceSpecification(argument: device)) }
         } catch {
@@ -238,3 +245,4 @@ enum LogLevel: String, CaseIterable, ExpressibleByArgument {
 
 extension MachineOptions.Driver: ExpressibleByArgument {}
 extension MachineOptions.Memory: ExpressibleByArgument {}
+extension MachineOptions.SMMUProfile: ExpressibleByArgument {}

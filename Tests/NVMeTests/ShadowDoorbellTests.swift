@@ -58,6 +58,26 @@ import Testing
         for _ in 0..<100 { #expect(pair.execute(TestCommand(0x00, namespace: 1)).status == 0) }
     }
 
+    @Test func buffersThatAreMovedTakeTheirValuesAlong() throws {
+        let machine = try TestMachine()
+        try machine.enableMSIX()
+        let driver = TestDriver(machine)
+        let pair = driver.createQueues(1)
+        configure(driver, [pair])
+        for _ in 0..<37 { #expect(pair.execute(TestCommand(0x00, namespace: 1)).status == 0) }
+        let moved = Self.doorbells + 0x1_0000
+        let command = TestCommand(0x7C).prp1(moved).prp2(moved + 0x1000)
+        #expect(driver.admin.execute(command).status == 0)
+        #expect(machine.load32(moved + 8) == 37)
+        #expect(machine.load32(moved + 12) == 37)
+        pair.shadow = (moved, moved + 0x1000)
+        for _ in 0..<37 { #expect(pair.execute(TestCommand(0x00, namespace: 1)).status == 0) }
+        // Where the next place cannot be reached, the registers go on from the last value.
+        #expect(driver.admin.execute(command.prp1(0x1000)).status == 0x004)
+        pair.shadow = nil
+        for _ in 0..<37 { #expect(pair.execute(TestCommand(0x00, namespace: 1)).status == 0) }
+    }
+
     @Test func valuesBeyondTheQueueAreNotFollowed() throws {
         let machine = try TestMachine()
         let driver = TestDriver(machine)

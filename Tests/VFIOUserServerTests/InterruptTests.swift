@@ -2,6 +2,8 @@
 
 import CLinux
 import Glibc
+import HostIO
+import Synchronization
 import Testing
 import VFIOUserProtocol
 import VFIOUserServer
@@ -345,5 +347,29 @@ struct InterruptTests {
         #expect(drain(event) >= UInt64.max - 1)
         server.device.interrupts?.signal(.msix, vector: 0)
         #expect(drain(event) == 1)
+    }
+
+    @Test("A client that fills and empties a blocking eventfd all the time holds nobody up")
+    func flickeringCounter() throws {
+        let event = try eventfd()
+        defer { close(event) }
+        try #require(fcntl(event, F_SETFL, 0) == 0)
+        try bind(IRQ.msix, 0, [event])
+        let isDone = Atomic(false)
+        try withBackground({
+            while !isDone.load(ordering: .relaxed) {
+                // Full, but for whom a signal overtook; then empty.
+                var entry = pollfd(fd: event, events: Int16(POLLIN), revents: 0)
+                if poll(&entry, 1, 0) == 1 { _ = drain(event) }
+                _ = fcntl(event, F_SETFL, O_NONBLOCK)
+                var full = UInt64.max - 1
+                _ = write(event, &full, 8)
+                _ = fcntl(event, F_SETFL, 0)
+            }
+        }) {
+            for _ in 0..<5000 { server.device.interrupts?.signal(.msix, vector: 0) }
+            isDone.store(true, ordering: .relaxed)
+        }
+        #expect(try client.isAlive())
     }
 }

@@ -2,6 +2,7 @@
 
 import CLinux
 import Glibc
+import HostIO
 import Testing
 
 /// Something did not come within a time that is longer than any machine needs.
@@ -188,4 +189,11 @@ func eventually(_ condition: () -> Bool) -> Bool {
         usleep(1000)
     }
     return false
+}
+
+/// Runs `body` while `background` runs on a thread of its own, and waits for both.
+func withBackground(_ background: @escaping @Sendable () -> Void, _ body: () -> Void) throws {
+    let thread = try SystemThread.start(named: "background", background)
+    body()
+    SystemThread.join(thread)
 }

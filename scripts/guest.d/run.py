@@ -45,6 +45,7 @@ def parse_arguments():
     for name in ("cache", "smmud", "dts", "kernel", "initrd"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--append", default="")
+    parser.add_argument("--smmu", default="full")
     parser.add_argument("--device", action="append", default=[])
     parser.add_argument("--qemu", action="append", default=[])
     parser.add_argument("--disk", action="append", default=[], type=Path)
@@ -87,7 +88,7 @@ def devices(arguments, board, folder):
 
 def layout(arguments, board):
     """What smmud says of the sockets that it is going to serve. The one place that knows its form."""
-    command = [arguments.smmud, board, *MEMORY_OF_GUEST, "--vfio-user-layout", *arguments.devices]
+    command = [arguments.smmud, board, "--smmu", arguments.smmu, *MEMORY_OF_GUEST, "--vfio-user-layout", *arguments.devices]
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if run.returncode:
         raise GuestError(f"smmud refuses the machine:\n{run.stderr.strip()}")
@@ -119,7 +120,7 @@ class Daemon:
         self.sockets = folder / "vfio-user"
         self.sockets.mkdir()
         command = [
-            arguments.smmud, board, *MEMORY_OF_GUEST, "--vfio-user", self.sockets,
+            arguments.smmud, board, "--smmu", arguments.smmu, *MEMORY_OF_GUEST, "--vfio-user", self.sockets,
             "--qtest", folder / "qtest.sock", "--qtest-gic", gic,
             "--control", folder / "control.sock", "--dma", folder / "dma.sock", *arguments.devices,
         ]
@@ -302,7 +303,9 @@ def machine(arguments, folder):
     arguments.devices = devices(arguments, parse(board.read_bytes()), folder)
     window, functions = layout(arguments, board)
     root = parse(qemu_blob)
-    text = tree.merge(parse(board.read_bytes()), root, window)
+    text, left_out = tree.merge(parse(board.read_bytes()), root, window)
+    if left_out:
+        print(f"guest: no device of smmud's is at {', '.join(left_out)}: disabled", file=sys.stderr)
     blob = folder / "guest.dtb"
     blob.write_bytes(tree.dtc(["-I", "dts", "-O", "dtb"], text.encode()))
     return options, board, blob, gic, window, functions, tree.last_bus(root) + 1

@@ -76,7 +76,8 @@ class MergeTests(unittest.TestCase):
     def merged(self, *replacements, window=WINDOW):
         other = qemu_tree()
         board = parse(tree.machine_blob(self.machine(*replacements), other))
-        return parse(blob(tree.merge(board, other, window)))
+        text, self.left_out = tree.merge(board, other, window)
+        return parse(blob(text))
 
     def refused(self, reason, *replacements, window=WINDOW):
         with self.assertRaisesRegex(TreeError, reason):
@@ -110,9 +111,13 @@ class MergeTests(unittest.TestCase):
         self.assertEqual(host.cells("reg"), [0x40, 0x10000000, 0, 0x08000000])
         self.assertEqual(host.cells("interrupt-map"), [0, 0, 0, 1, 0x8003, 0, 0, 0, 3, 4])
 
-    def test_a_device_outside_of_the_window_is_refused(self):
-        self.refused("nobody answers at 0x20081000", ("10081000", "20081000"))
-        self.refused("nobody answers", window=(0x10000000, 0x80000))
+    def test_what_no_model_is_behind_is_disabled(self):
+        root = self.merged(window=(0x10000000, 0x80000))
+        self.assertEqual(self.left_out, ["/virtio@10080000", "/virtio@10081000"])
+        self.assertEqual(root.child("virtio@10080000").strings("status"), ["disabled"])
+        self.assertNotIn("status", root.child("pmu@10060000").properties)
+        self.merged()
+        self.assertEqual(self.left_out, [])
 
     def test_a_device_with_an_interrupt_of_qemus_is_refused(self):
         self.refused("SPI 7 is also the one of QEMU's /pl061@9030000", ("<0 193 4>", "<0 7 4>"))

@@ -22,6 +22,7 @@ CPU_MODELS = {f"arm,{name}": name for name in (
     "neoverse-n1", "neoverse-n2", "neoverse-v1",
 )}
 RAM_BASE = 0x40000000
+SPI_COUNT = 256
 
 
 def dtc(arguments, text=None):
@@ -111,22 +112,27 @@ def spis(node, gic_phandle):
     return [cells[at + 1] for at in range(0, len(cells) - 2, 3) if cells[at] == 0]
 
 
-def check_own(node, window, taken, gic_phandle):
-    """A node of smmud's has its registers in the window and interrupts that are not QEMU's."""
-    for address, size in registers(node):
-        if not (window[0] <= address and address + size <= window[0] + window[1]):
-            raise TreeError(
-                f"{node.path}: nobody answers at {address:#x}: that is outside of smmud's window, {window[0]:#x} to "
-                f"{window[0] + window[1] - 1:#x}, and QEMU has nothing like it there")
+def has_no_model(node, window):
+    """Whether nobody answers at a node's registers: smmud's window covers all that it has a model for."""
+    return any(not (window[0] <= address and address + size <= window[0] + window[1])
+               for address, size in registers(node))
+
+
+def check_interrupts(node, taken, gic_phandle):
+    """A node of smmud's has interrupts that are not QEMU's."""
     for spi in spis(node, gic_phandle):
         if spi in taken:
             raise TreeError(f"{node.path}: SPI {spi} is also the one of QEMU's {taken[spi]}")
-        if spi >= 256:
-            raise TreeError(f"{node.path}: there is no SPI {spi}: QEMU's GIC has 256")
+        if spi >= SPI_COUNT:
+            raise TreeError(f"{node.path}: there is no SPI {spi}: QEMU's GIC has {SPI_COUNT}")
 
 
 def merge(board, qemu, window):
-    """QEMU's tree with the machine's nodes, as source for dtc. `window` is (base, size)."""
+    """QEMU's tree with the machine's nodes, as source for dtc, and the paths of nodes that no model is behind.
+
+    Those are disabled, so that the guest leaves them alone. `window` is (base, size).
+    """
+    left_out = []
     shared = pairs(board, qemu)
     gic = find_compatible(qemu, "arm,gic-v3", "arm,cortex-a15-gic")
     if gic not in shared.values():
@@ -149,13 +155,16 @@ def merge(board, qemu, window):
                 continue
             else:
                 for inner in child.walk():
-                    check_own(inner, window, taken, gic_phandle)
+                    check_interrupts(inner, taken, gic_phandle)
+                    if has_no_model(inner, window):
+                        inner.properties["status"] = b"disabled\0"
+                        left_out.append(inner.path)
                 child.parent = into
                 into.children[child.name] = child
 
     adopt(board, qemu)
     check_window(qemu, window)
-    return source(qemu)
+    return source(qemu), left_out
 
 
 def check_window(root, window):

@@ -99,8 +99,11 @@ int smmud_eventfd(void);
 // Whether this is an eventfd; not, where there is no /proc to ask.
 bool smmud_is_eventfd(int fd);
 
-// Adds 1 to an eventfd's counter, and does nothing where it is full: whoever reads it is woken already.
+// Adds 1 to an eventfd's counter, as far as it goes, and never blocks; does nothing to what is no eventfd.
 void smmud_signal_eventfd(int fd);
+// Takes what that needs of the system now, while there is some. Where it cannot be had, signalling could block if the
+// eventfd's owner filled its counter at the wrong moment.
+void smmud_prepare_eventfd_signals(void);
 
 // MARK: Waiting for many descriptors
 //

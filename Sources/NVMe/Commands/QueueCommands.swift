@@ -111,18 +111,53 @@ extension ControllerCore {
         }
         let buffers = ShadowBuffers(doorbells: entry.prp1, eventIndexes: entry.prp2)
         let (submissions, completions) = queues.withLock { queues in
-            queues.shadow = buffers
-            return (Array(queues.submissions.values), Array(queues.completions.values))
+            (queues.submissions.values.filter { $0.id != 0 }, queues.completions.values.filter { $0.id != 0 })
         }
-        for queue in completions where queue.id != 0 {
-            let place = buffers.place(of: queue.id, isCompletion: true)
-            try enable(queue.shadow, place, queue.headValue, worker)
+        do throws(CommandStatus) {
+            for queue in completions {
+                let place = buffers.place(of: queue.id, isCompletion: true)
+                try enable(
+                    queue.shadow,
+                    place,
+                    latest(queue.shadow, queue.headValue, queue.entryCount, worker),
+                    worker
+                )
+            }
+            for queue in submissions {
+                let place = buffers.place(of: queue.id, isCompletion: false)
+                try enable(
+                    queue.shadow,
+                    place,
+                    latest(queue.shadow, queue.tailValue, queue.entryCount, worker),
+                    worker
+                )
+            }
+        } catch {
+            // None, where not all: the registers go on to be the doorbells.
+            for queue in completions { queue.shadow.disable() }
+            for queue in submissions { queue.shadow.disable() }
+            queues.withLock { $0.shadow = nil }
+            throw error
         }
-        for queue in submissions where queue.id != 0 {
-            let place = buffers.place(of: queue.id, isCompletion: false)
-            try enable(queue.shadow, place, queue.tailValue, worker)
-            // It sleeps without having asked for a register write by the EventIdx.
-            queue.wake.signal()
+        queues.withLock { $0.shadow = buffers }
+        // They sleep without having asked for a register write by the EventIdx.
+        for queue in submissions { queue.wake.signal() }
+    }
+
+    /// What a doorbell says: in the memory that it had before, or in its register.
+    private func latest(
+        _ shadow: ShadowDoorbell,
+        _ value: UInt32,
+        _ entryCount: UInt32,
+        _ worker: QueueWorker
+    )
+        throws(CommandStatus) -> UInt32
+    {
+        do throws(DMAFault) {
+            guard let found = try shadow.load(worker.port), found < entryCount else { return value }
+            return found
+        } catch {
+            throw .dataTransferError
         }
     }
 

@@ -91,11 +91,13 @@ final class QueueWorker {
         return checked(value)
     }
 
+    /// What a doorbell in memory says, where the queue has such an entry.
     private func checked(_ value: UInt32) -> UInt32 {
         guard value < queue.entryCount else {
             controller.report(.invalidDoorbellValue)
             return head
         }
+        queue.note(tail: value)
         return value
     }
 

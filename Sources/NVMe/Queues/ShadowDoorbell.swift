@@ -23,6 +23,9 @@ final class ShadowDoorbell: Sendable {
         self.doorbell.store(doorbell, ordering: .releasing)
     }
 
+    /// Goes back to the register alone.
+    func disable() { doorbell.store(Self.none, ordering: .releasing) }
+
     /// What software wrote; nil where there is no shadow.
     func load(_ port: any DMAPort) throws(DMAFault) -> UInt32? {
         let address = doorbell.load(ordering: .acquiring)

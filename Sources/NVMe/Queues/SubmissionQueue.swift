@@ -40,6 +40,9 @@ final class SubmissionQueue: Sendable {
         return true
     }
 
+    /// Keeps what a doorbell in memory said: the register may have been written last long ago.
+    func note(tail value: UInt32) { tail.store(value, ordering: .sequentiallyConsistent) }
+
     /// Says that the worker is about to sleep; it looks at the tail after this.
     func prepareToSleep() { isIdle.store(true, ordering: .sequentiallyConsistent) }
 

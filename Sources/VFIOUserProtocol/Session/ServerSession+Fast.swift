@@ -1,4 +1,6 @@
 // The two commands that a guest waits for, read where they lie: without a copy and without an allocation.
+//
+// Numbers are written out: names of constants are calls, between modules.
 
 /// A whole REGION_READ or REGION_WRITE that was checked against the device's description.
 package struct VFIOUserRegionRequest: Equatable, Sendable {
@@ -8,46 +10,49 @@ package struct VFIOUserRegionRequest: Equatable, Sendable {
     package var access: VFIOUserRegionAccess
 }
 
-/// What an access to a region is checked against.
-struct RegionBounds: Sendable {
-    let size: UInt64
-    let isReadable: Bool
-    let isWritable: Bool
-
-    init(_ region: VFIOUserRegionDescription) {
-        size = region.size
-        isReadable = region.isReadable
-        isWritable = region.isWritable
+/// Reads accesses to regions where they lie, once the client has been greeted.
+package struct VFIOUserRegionRequestReader: Sendable {
+    private struct Bounds: Sendable {
+        let size: UInt64
+        let isReadable: Bool
+        let isWritable: Bool
     }
-}
 
-extension VFIOUserServerSession {
+    private let bounds: [Bounds]
+    private let dataByteCountMax: Int
+
     /// Where a header and the fields of an access end, and data begins.
-    package static let accessByteCount = VFIOUserHeader.byteCount + VFIOUserRegionAccess.byteCount
+    package static var headByteCount: Int { 32 }
+
+    package init(device: VFIOUserDeviceDescription, limits: VFIOUserServerLimits) {
+        bounds = device.regions.map { region in
+            Bounds(size: region.size, isReadable: region.isReadable, isWritable: region.isWritable)
+        }
+        dataByteCountMax = limits.dataByteCountMax
+    }
 
     /// Reads a message that lies whole in memory and came without descriptors, where it is an access to be carried
     /// out.
     ///
     /// Where it is not, or not one that is permitted, the same bytes go to
-    /// ``receive(_:descriptorCount:areDescriptorsLost:)``, which says what follows. A write's data is behind the
-    /// fields.
-    ///
-    /// - Returns: Nil too where the message is not the next one.
-    package func regionRequest(_ message: UnsafeRawBufferPointer) -> VFIOUserRegionRequest? {
-        guard isServing, isBetweenMessages, message.count >= Self.accessByteCount else { return nil }
-        let command = VFIOUserCommand(rawValue: message.halfword(at: 2))
-        let isWrite = command == .writeRegion
-        guard isWrite || command == .readRegion, message.word(at: 4) == UInt32(clamping: message.count)
-        else { return nil }
-        let flags = VFIOUserHeader.Flags(rawValue: message.word(at: 8))
-        guard flags.type == 0 else { return nil }
+    /// ``VFIOUserServerSession/receive(_:descriptorCount:areDescriptorsLost:)``, which says what follows. A write's
+    /// data is behind the first 32 bytes.
+    package func request(_ message: UnsafeRawBufferPointer) -> VFIOUserRegionRequest? {
+        guard message.count >= 32 else { return nil }
+        let command = message.halfword(at: 2)
+        let isWrite = command == 10
+        guard isWrite || command == 9, message.word(at: 4) == UInt32(clamping: message.count) else {
+            return nil
+        }
+        let flags = message.word(at: 8)
+        guard flags & 0xf == 0 else { return nil }
         let access = VFIOUserRegionAccess(
             offset: message.doubleword(at: 16),
             region: message.word(at: 24),
             count: message.word(at: 28)
         )
-        guard access.count > 0, access.count <= limits.dataByteCountMax, access.region < bounds.count,
-            message.count - Self.accessByteCount == (isWrite ? Int(access.count) : 0)
+        guard access.count > 0, access.count <= dataByteCountMax, access.region < bounds.count,
+            message.count - 32 == (isWrite ? Int(access.count) : 0)
         else { return nil }
         let region = bounds[Int(access.region)]
         guard isWrite ? region.isWritable : region.isReadable,
@@ -56,7 +61,7 @@ extension VFIOUserServerSession {
         return VFIOUserRegionRequest(
             messageID: message.halfword(at: 0),
             isWrite: isWrite,
-            wantsReply: !flags.contains(.noReply),
+            wantsReply: flags & 0x10 == 0,
             access: access
         )
     }
@@ -65,14 +70,14 @@ extension VFIOUserServerSession {
 extension VFIOUserRegionRequest {
     /// Writes the start of the reply that says that it succeeded; a read's data follows.
     ///
-    /// - Parameter reply: At least ``VFIOUserServerSession/accessByteCount`` bytes.
+    /// - Parameter reply: At least ``VFIOUserRegionRequestReader/headByteCount`` bytes.
     /// - Returns: How many bytes the reply has.
     package func writeSuccess(to reply: UnsafeMutableRawBufferPointer) -> Int {
-        let byteCount = VFIOUserServerSession.accessByteCount + (isWrite ? 0 : Int(access.count))
+        let byteCount = 32 + (isWrite ? 0 : Int(access.count))
         reply.store(messageID, at: 0)
-        reply.store((isWrite ? VFIOUserCommand.writeRegion : .readRegion).rawValue, at: 2)
+        reply.store(UInt16(isWrite ? 10 : 9), at: 2)
         reply.store(UInt32(truncatingIfNeeded: byteCount), at: 4)
-        reply.store(VFIOUserHeader.Flags.reply.rawValue, at: 8)
+        reply.store(UInt32(1), at: 8)
         reply.store(UInt32(0), at: 12)
         reply.store(access.offset, at: 16)
         reply.store(access.region, at: 24)
@@ -93,7 +98,7 @@ extension VFIOUserRegionRequest {
 extension VFIOUserHeader {
     /// Reads a header where it lies; nil where it is not all there.
     package init?(at bytes: UnsafeRawBufferPointer) {
-        guard bytes.count >= Self.byteCount else { return nil }
+        guard bytes.count >= 16 else { return nil }
         self.init(
             messageID: bytes.halfword(at: 0),
             command: VFIOUserCommand(rawValue: bytes.halfword(at: 2)),

@@ -14,8 +14,6 @@ package struct VFIOUserServerSession: Sendable {
     /// VERSION.
     package private(set) var client: VFIOUserCapabilities?
     private var framer: MessageFramer
-    /// Of the regions, by index.
-    let bounds: [RegionBounds]
 
     /// The highest minor version of major version 0 that is spoken here.
     package static let minorVersion: UInt16 = 1
@@ -23,7 +21,6 @@ package struct VFIOUserServerSession: Sendable {
     package init(device: VFIOUserDeviceDescription, limits: VFIOUserServerLimits = VFIOUserServerLimits()) {
         self.device = device
         self.limits = limits
-        bounds = device.regions.map(RegionBounds.init)
         // A header, the fields of an access and its data: nothing is longer.
         framer = MessageFramer(
             messageByteCountMax: VFIOUserHeader.byteCount + VFIOUserRegionAccess.byteCount
@@ -35,9 +32,6 @@ package struct VFIOUserServerSession: Sendable {
     ///
     /// 0 once the connection is to be closed.
     package var byteCountWanted: Int { framer.byteCountWanted }
-
-    /// Whether VERSION has been agreed on.
-    var isServing: Bool { client != nil }
 
     /// Whether the client may have left here without breaking a message off.
     package var isBetweenMessages: Bool { framer.isAtMessageStart }

@@ -1,1 +1,0 @@
-// Platform devices, and the DMA test engine.

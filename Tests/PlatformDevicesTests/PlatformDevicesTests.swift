@@ -1,3 +1,0 @@
-// Tests to come with the target.
-
-import Testing
