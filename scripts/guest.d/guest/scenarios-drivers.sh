@@ -42,10 +42,10 @@ fault_names() {
     stream=$(printf '0x%08x00000010' "$(stream_of "$1")")
     # shellcheck disable=SC2086
     set -- $words "$2"
-    [ "$1" = "$stream" ] && [ "$3" = "$5" ] || {
+    if [ "$1" != "$stream" ] || [ "$3" != "$5" ]; then
         echo "the record is $words, not of $stream at $5"
         return 1
-    }
+    fi
     echo "$words"
 }
 
