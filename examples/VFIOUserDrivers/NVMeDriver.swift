@@ -193,7 +193,7 @@ public final class NVMeDriver: BlockDevice {
                 }
                 return UInt16(truncatingIfNeeded: last >> 17)
             }
-            interrupts.wait()
+            try interrupts.wait()
         }
         throw .timedOut(name)
     }
