@@ -332,7 +332,7 @@ let package = Package(
         .target(name: "DiskJournal", path: "Tests/Support/DiskJournal", swiftSettings: settings),
         .executableTarget(
             name: "smmud-disk-writer",
-            dependencies: ["DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],
+            dependencies: ["CLinux", "DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],
             path: "Tests/Support/smmud-disk-writer",
             swiftSettings: settings
         ),

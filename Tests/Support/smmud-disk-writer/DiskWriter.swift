@@ -2,6 +2,7 @@
 //
 // The tests kill it, or its server, and look afterwards whether the disk holds what it reported.
 
+import CLinux
 import DiskJournal
 import Glibc
 import VFIOUserClient
@@ -69,15 +70,15 @@ struct DiskWriter {
     /// Writes a line in one call: a line is there as a whole or not at all.
     static func put(_ text: String, to descriptor: CInt = 1) {
         let line = Array((text + "\n").utf8)
-        _ = write(descriptor, line, line.count)
+        _ = Glibc.write(descriptor, line, line.count)
     }
 
     static func run(_ arguments: Arguments) throws {
         var sharing = arguments.isByMessage ? DriverMemory.Sharing.byMessage : .byDescriptor
         var file: CInt = -1
         if arguments.truncation != nil {
-            file = memfd_create("disk-writer", CUnsignedInt(MFD_CLOEXEC))
-            guard file >= 0, ftruncate(file, off_t(1 << 20)) == 0 else {
+            file = smmud_memfd_create_unsealed("disk-writer", 1 << 20)
+            guard file >= 0 else {
                 end("smmud-disk-writer: no memory to truncate", status: 1)
             }
             sharing = .inFile(file)
