@@ -161,7 +161,7 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
                 "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
-                "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
+                "PlatformDevices", "VFIOUserClient", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings
