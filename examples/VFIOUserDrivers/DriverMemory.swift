@@ -5,7 +5,7 @@ public import VFIOUserClient
 /// Some memory at an address of the device, handed out piece by piece.
 public final class DriverMemory: Sendable {
     /// How the device gets at it.
-    public enum Sharing: Sendable {
+    public enum Sharing: Equatable, Sendable {
         /// By descriptor: the server maps it.
         case byDescriptor
         /// By asking for each access.
