@@ -158,18 +158,25 @@ class Daemon:
         return None if self.process.returncode == 0 else self.complaint()
 
 
+def guest_command(arguments, folder, options, machine=""):
+    """QEMU with the guest's CPUs, memory, kernel and console. `machine` is more of its machine's options."""
+    return [
+        *qemu.program(arguments.cache), *qemu.machine_arguments(options, f",memory-backend=ram{machine}"),
+        "-object", f"memory-backend-memfd,id=ram,size={options['memory']},share=on", "-no-reboot",
+        "-kernel", arguments.kernel, "-initrd", arguments.initrd,
+        "-append", f"console=ttyAMA0 panic=-1 {ALWAYS_APPEND} {arguments.append}".strip(),
+        "-chardev", f"socket,id=console,path={folder / 'console.sock'},server=on,wait=off",
+        "-serial", "chardev:console",
+    ]
+
+
 class Guest:
     """QEMU, and its console."""
 
     def __init__(self, arguments, folder, options, blob, sockets, window, functions, carrier_bus):
         self.log = folder / "qemu.log"
         command = [
-            *qemu.program(arguments.cache), *qemu.machine_arguments(options, ",memory-backend=ram"),
-            "-object", f"memory-backend-memfd,id=ram,size={options['memory']},share=on", "-no-reboot", "-S",
-            "-kernel", arguments.kernel, "-initrd", arguments.initrd, "-dtb", blob,
-            "-append", f"console=ttyAMA0 panic=-1 {ALWAYS_APPEND} {arguments.append}".strip(),
-            "-chardev", f"socket,id=console,path={folder / 'console.sock'},server=on,wait=off",
-            "-serial", "chardev:console",
+            *guest_command(arguments, folder, options), "-S", "-dtb", blob,
             # The daemon connects as soon as there is a socket of the name that it knows, and keeps it.
             "-qtest", f"unix:{folder / 'qtest-setup.sock'},server=on,wait=off", "-qtest-log", "none",
             "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",

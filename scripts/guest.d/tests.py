@@ -3,11 +3,15 @@
 
 import argparse
 import io
+import os
+import socket
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
+import bench
 import initrd
 import qemu
 import run
@@ -263,6 +267,63 @@ class WindowTests(unittest.TestCase):
         for base, size in ((0x10000000, 0x180000), (0x10080000, 0x100000)):
             with self.assertRaisesRegex(TreeError, "no BAR"):
                 qemu.open_window(QTestLog(), 0x80, base, size)
+
+
+class BenchTests(unittest.TestCase):
+    def case(self, name, **samples):
+        found, = bench.cases(name)
+        found.samples = {side: [(rate, 0.001) for rate in rates] for side, rates in samples.items()}
+        return found
+
+    def test_every_load_is_there_for_both_disks(self):
+        names = [case.name for case in bench.cases("")]
+        self.assertEqual(len(set(names)), 16)
+        self.assertIn("virtio-blk-4k-random-read-1", names)
+        self.assertIn("nvme-128k-sequential-write-8", names)
+
+    def test_a_request_says_what_the_guests_program_takes(self):
+        found, = bench.cases("nvme-4k-random-write-32")
+        self.assertEqual(found.request(250), "nvme random write 4096 32 250")
+
+    def test_the_ratio_is_the_median_of_the_rounds_own(self):
+        """A round in which the host was busy slows both sides, and moves no ratio."""
+        found = self.case("nvme-4k-random-read-1", smmud=[100, 10, 90], qemu=[200, 20, 60])
+        self.assertEqual(found.ratios(), [0.5, 0.5, 1.5])
+        result = found.result()
+        self.assertEqual(result["ratio"], 0.5)
+        self.assertEqual(result["smmud"]["requestsPerSecond"], 90)
+        self.assertEqual(result["qemu"]["mebibytesPerSecond"], 60 * 4096 / (1 << 20))
+        self.assertEqual(result["smmud"]["cpuMicrosecondsPerRequest"], 1000)
+
+    def test_one_round_is_enough(self):
+        result = self.case("nvme-128k-sequential-read-8", smmud=[3], qemu=[6]).result()
+        self.assertEqual((result["ratio"], result["ratioQuartiles"]), (0.5, [0.5, 0.5]))
+
+    def conversation(self, data):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        theirs.sendall(data)
+        talk = bench.Conversation("smmud", ours, [], os.devnull)
+        self.addCleanup(talk.log.close)
+        return talk
+
+    def test_a_check_that_failed_ends_the_run_with_its_reason(self):
+        talk = self.conversation(b"x\r\nCHECK bench:pci translated FAILED exit code 1: identity\r\nBENCH ready\r\n")
+        with self.assertRaisesRegex(run.GuestError, "smmud: CHECK bench:pci translated FAILED"):
+            talk.wait_for("BENCH ready", 1)
+
+    def test_a_guest_that_is_silent_ends_the_run(self):
+        with self.assertRaisesRegex(run.GuestError, "says nothing"):
+            self.conversation(b"half a line").wait_for("BENCH ready", 0.05)
+
+    def test_disks_are_equal_and_have_no_holes(self):
+        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.object(bench, "DISK_SIZE", 2 << 20):
+            disks = bench.make_disks(Path(folder))
+            contents = [path.read_bytes() for side in bench.SIDES for path in disks[side]]
+        self.assertEqual(len(contents), 4)
+        self.assertEqual(len(set(contents)), 1)
+        self.assertNotIn(bytes(512), contents[0])
 
 
 class ArchiveTests(unittest.TestCase):
