@@ -161,7 +161,7 @@ let package = Package(
             dependencies: [
                 "AddressSpace", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
                 "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "NVMe", "PCIFunction", "PCIHost", "PMCG",
-                "PlatformDevices", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
+                "PlatformDevices", "VFIOUserClient", "VFIOUserProtocol", "VFIOUserServer", "Virtio",
                 "SMMUv3", "SMMUv3Spec", "SystemBus", logging, systemPackage,
             ],
             swiftSettings: settings
@@ -325,7 +325,15 @@ let package = Package(
         ),
         .testTarget(
             name: "EndToEndTests",
-            dependencies: ["CLinux", "ControlProtocol", "SMMUClient", systemPackage],
+            dependencies: ["CLinux", "ControlProtocol", "DiskJournal", "SMMUClient", systemPackage],
+            swiftSettings: settings
+        ),
+        // What tests start and kill, and what both know of the disk's content.
+        .target(name: "DiskJournal", path: "Tests/Support/DiskJournal", swiftSettings: settings),
+        .executableTarget(
+            name: "smmud-disk-writer",
+            dependencies: ["CLinux", "DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],
+            path: "Tests/Support/smmud-disk-writer",
             swiftSettings: settings
         ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),

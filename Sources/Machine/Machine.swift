@@ -311,6 +311,12 @@ package final class Machine: Sendable {
         return devices
     }
 
+    /// What the devices count, by their endpoints' names.
+    var deviceStatistics: [(owner: String, counters: [(name: String, value: UInt64)])] {
+        functions.map { ($0.endpoint.name, $0.statistics()) }
+            + platformDevices.map { ($0.endpoint.name, $0.statistics) }
+    }
+
     // MARK: Clients' memory
 
     /// What is to become of the memory that a new client lends to a device of `endpoint`, or, with nil, to no device in

@@ -33,6 +33,13 @@ private final class FakeQEMU: @unchecked Sendable {
             }
         }
         try #require(isBound && listen(listener, 4) == 0)
+        Self.limitPatience(listener)
+    }
+
+    /// A line that never comes is to fail its test, not to hold up all others.
+    private static func limitPatience(_ descriptor: CInt) {
+        var limit = timeval(tv_sec: 60, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
 
     deinit {
@@ -43,7 +50,11 @@ private final class FakeQEMU: @unchecked Sendable {
 
     /// The next line, which is answered.
     func line() throws -> String {
-        if connection < 0 { connection = accept(listener, nil, nil) }
+        if connection < 0 {
+            connection = accept(listener, nil, nil)
+            try #require(connection >= 0)
+            Self.limitPatience(connection)
+        }
         while !rest.contains("\n") {
             var bytes = [UInt8](repeating: 0, count: 4096)
             let count = recv(connection, &bytes, bytes.count, 0)
@@ -91,6 +102,22 @@ struct QtestTests {
         #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 1")
         input.set(false)
         #expect(try guest.line() == "set_irq_in /machine/gic unnamed-gpio-in 74 0")
+    }
+
+    @Test("edges and messages from before QEMU was there are not lost, and come in their order")
+    func earlyEdges() throws {
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/gic", logger: logger)
+        _ = machine.connect(client)
+        let eventq = try #require(machine.interrupts.first { $0.label == "eventq" })
+        eventq.line.pulse()
+        let port = machine.makePort(for: RequesterIdentity(smmuIndex: nil, streamID: StreamID(0)))
+        try port.store(0x51, .word, at: IOVirtualAddress(0x0802_0040))
+        try client.start()
+        defer { client.stop() }
+        #expect(try guest.line() == "set_irq_in /gic unnamed-gpio-in 74 1")
+        #expect(try guest.line() == "set_irq_in /gic unnamed-gpio-in 74 0")
+        #expect(try guest.line() == "writel 0x8020040 0x51")
     }
 
     @Test("a QEMU that comes later, or again, is told the levels that stand")

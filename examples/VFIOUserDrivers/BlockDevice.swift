@@ -12,6 +12,8 @@ public enum DriverError: Error, Equatable, Sendable {
     case refused(command: String, status: Int)
     /// The connection to the device's server.
     case client(VFIOUserClientError)
+    /// The file of the driver's memory was truncated.
+    case memoryLost
 }
 
 extension DriverError: CustomStringConvertible {
@@ -21,6 +23,7 @@ extension DriverError: CustomStringConvertible {
         case .timedOut(let what): "the device did not answer in time: \(what)"
         case .refused(let command, let status): "\(command): status 0x\(String(status, radix: 16))"
         case .client(let error): "\(error)"
+        case .memoryLost: "the memory that is shared with the device was truncated"
         }
     }
 }

@@ -5,11 +5,13 @@ public import VFIOUserClient
 /// Some memory at an address of the device, handed out piece by piece.
 public final class DriverMemory: Sendable {
     /// How the device gets at it.
-    public enum Sharing: Sendable {
+    public enum Sharing: Equatable, Sendable {
         /// By descriptor: the server maps it.
         case byDescriptor
         /// By asking for each access.
         case byMessage
+        /// By this descriptor, of a file that has 84 KiB or more and that somebody may truncate.
+        case inFile(Int32)
     }
 
     private final class Kept: VFIOUserMemoryHandler {
@@ -51,12 +53,16 @@ public final class DriverMemory: Sendable {
     ) throws(DriverError) {
         self.address = address
         let bytes = try asking { () throws(VFIOUserClientError) in
-            try VFIOUserSharedMemory(byteCount: byteCount, name: "driver")
+            switch sharing {
+            case .byDescriptor, .byMessage: try VFIOUserSharedMemory(byteCount: byteCount, name: "driver")
+            case .inFile(let file):
+                try VFIOUserSharedMemory(duplicating: file, offset: 0, byteCount: byteCount)
+            }
         }
         self.bytes = bytes
         try asking { () throws(VFIOUserClientError) in
             switch sharing {
-            case .byDescriptor: try client.map(bytes, byteCount: byteCount, at: address)
+            case .byDescriptor, .inFile: try client.map(bytes, byteCount: byteCount, at: address)
             case .byMessage: try client.map(Kept(bytes, at: address), byteCount: byteCount, at: address)
             }
         }
@@ -65,7 +71,11 @@ public final class DriverMemory: Sendable {
     func load<Word: FixedWidthInteger & UnsignedInteger>(_: Word.Type = Word.self, at offset: UInt64)
         throws(DriverError) -> Word
     {
-        try asking { () throws(VFIOUserClientError) in try bytes.load(at: offset, as: Word.self) }
+        let word = try asking { () throws(VFIOUserClientError) in
+            try bytes.load(at: offset, as: Word.self)
+        }
+        try checkWhole()
+        return word
     }
 
     func store<Word: FixedWidthInteger & UnsignedInteger>(_ word: Word, at offset: UInt64) throws(DriverError)
@@ -74,10 +84,17 @@ public final class DriverMemory: Sendable {
     }
 
     func read(_ byteCount: Int, at offset: UInt64) throws(DriverError) -> [UInt8] {
-        try asking { () throws(VFIOUserClientError) in try bytes.read(byteCount, at: offset) }
+        let data = try asking { () throws(VFIOUserClientError) in try bytes.read(byteCount, at: offset) }
+        try checkWhole()
+        return data
     }
 
     func write(_ data: [UInt8], at offset: UInt64) throws(DriverError) {
         try asking { () throws(VFIOUserClientError) in try bytes.write(data, at: offset) }
+    }
+
+    /// After a read: zeros in place of what was truncated are no answer of the device's.
+    private func checkWhole() throws(DriverError) {
+        guard !bytes.isLost else { throw .memoryLost }
     }
 }

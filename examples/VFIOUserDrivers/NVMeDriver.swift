@@ -76,8 +76,13 @@ public final class NVMeDriver: BlockDevice {
         // Each look is a question to the server: this is tens of milliseconds at least.
         for _ in 0..<100_000 {
             let status = try register(UInt32.self, Register.status)
+            guard ready else {
+                // CSTS.CFS that an earlier driver left goes away with the reset that is awaited here.
+                if status & 3 == 0 { return }
+                continue
+            }
             guard status & 2 == 0 else { throw .unsuitable("the controller failed (CSTS.CFS)") }
-            if (status & 1 != 0) == ready { return }
+            if status & 1 != 0 { return }
         }
         throw .timedOut("CSTS.RDY")
     }
@@ -193,7 +198,7 @@ public final class NVMeDriver: BlockDevice {
                 }
                 return UInt16(truncatingIfNeeded: last >> 17)
             }
-            interrupts.wait()
+            try interrupts.wait()
         }
         throw .timedOut(name)
     }

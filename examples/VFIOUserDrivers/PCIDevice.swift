@@ -109,8 +109,13 @@ final class DriverInterrupts {
     }
 
     /// Waits for an interrupt, or for a while: some devices give none where they see that they are being watched.
-    func wait() {
-        guard event.wait(milliseconds: 100) else { return }
+    ///
+    /// - Throws: ``DriverError/client(_:)`` where the connection has ended: nothing comes any more.
+    func wait() throws(DriverError) {
+        guard event.wait(milliseconds: 100) else {
+            if let ending = client.ending { throw .client(ending) }
+            return
+        }
         count += event.take()
     }
 

@@ -204,7 +204,7 @@ public final class VirtioBlockDriver: BlockDevice {
                 guard status == 0 else { throw .refused(command: name, status: Int(status)) }
                 return
             }
-            interrupts.wait()
+            try interrupts.wait()
             if interrupts.usesPin { try clearPin() }
         }
         throw .timedOut(name)

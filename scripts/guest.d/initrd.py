@@ -16,8 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Besides what they need. A module that this kernel has built in is none of its files, and is left out.
 MODULES = [
-    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "nvme", "arm_smmuv3_pmu", "ext4",
-    "crc32c_generic", "vfio-pci", "vfio_iommu_type1",
+    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_console", "nvme", "arm_smmuv3_pmu",
+    "ext4", "crc32c_generic", "vfio-pci", "vfio_iommu_type1",
 ]
 LIBRARIES = ["libc.so.6", "libext2fs.so.2", "libe2p.so.2", "libcom_err.so.2", "libblkid.so.1", "libuuid.so.1"]
 

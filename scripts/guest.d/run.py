@@ -32,6 +32,8 @@ ALWAYS_APPEND = "irqchip.gicv3_nolpi=1"
 
 
 DISK_SIZE = 64 << 20
+# What the guest writes to its virtio console.
+CONSOLE_FILE = "hvc0.txt"
 # RAM is QEMU's, and the SMMUs' driver is the guest's.
 MEMORY_OF_GUEST = ["--memory", "client", "--driver", "none"]
 
@@ -76,6 +78,7 @@ def devices(arguments, board, folder):
             f"virtio-blk,at=0000:00:01.0,file={disk()}", f"nvme,at=0000:00:02.0,file={disk()}",
             "virtio-net,at=0000:00:03.0,link=a,mac=52:54:00:00:00:01",
             "virtio-net,at=0000:00:04.0,link=a,mac=52:54:00:00:00:02",
+            f"virtio-console,at=0000:00:05.0,file={folder / CONSOLE_FILE}",
         ]
     places = [node.path for node in board.walk()
               if node.compatible("virtio,mmio") and "smmud,device" not in node.properties]
@@ -340,7 +343,16 @@ def run(arguments, folder):
         raise GuestError(f"the guest ended without a result\n{guest.log.read_text()[-4000:].strip()}")
     elif console.panic:
         print("guest: the guest's kernel panicked", file=sys.stderr)
+    if b"CHECK console write ok" in (folder / "console.log").read_bytes():
+        status = check_console(folder / CONSOLE_FILE) or status
     return status
+
+
+def check_console(path):
+    """Whether what the guest's scenario wrote has come out here: 0, or 1."""
+    is_there = path.exists() and b"written through the SMMU" in path.read_bytes()
+    print(f"CHECK console arrives {'ok' if is_there else 'FAILED it is not in ' + str(path)}", flush=True)
+    return 0 if is_there else 1
 
 
 def main():

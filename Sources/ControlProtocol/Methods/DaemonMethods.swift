@@ -98,7 +98,7 @@ package enum ControlProtocolVersion {
 
 /// Counters with one owner.
 package struct CounterGroup: Codable, Sendable, Equatable {
-    /// Whose: an SMMU's path, `bus`, `daemon`.
+    /// Whose: an SMMU's path, or the name of an endpoint that has a model.
     package var owner: String
     package var counters: [Counter]
 

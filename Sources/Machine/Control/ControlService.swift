@@ -101,11 +101,17 @@ package final class ControlService: Sendable {
 
     private func statistics(of selector: SMMUSelector?) throws(ControlError) -> Methods.Stats.Result {
         let selected = try selector.map { (selector) throws(ControlError) in [try smmuIndex(selector)] }
-        let groups = (selected ?? Array(machine.smmus.indices)).map { index in
+        var groups = (selected ?? Array(machine.smmus.indices)).map { index in
             let smmu = machine.smmus[index]
             return CounterGroup(
                 owner: smmu.node.path,
                 counters: smmu.model.statistics.map { Counter(name: $0.name, value: $0.value) }
+            )
+        }
+        guard selector == nil else { return Methods.Stats.Result(groups: groups) }
+        for (owner, counters) in machine.deviceStatistics where !counters.isEmpty {
+            groups.append(
+                CounterGroup(owner: owner, counters: counters.map { Counter(name: $0.name, value: $0.value) })
             )
         }
         return Methods.Stats.Result(groups: groups)

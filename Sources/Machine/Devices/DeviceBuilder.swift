@@ -12,6 +12,7 @@ import PlatformDevices
 import SMMUv3
 import SystemBus
 import SystemPackage
+import VFIOUserClient
 import Virtio
 
 /// Builds the devices that specifications ask for.
@@ -43,6 +44,9 @@ struct DeviceBuilder {
         let makePort = makePort ?? portMaker(for: endpoint)
         if specification.kind == .nvme {
             return try nvme(specification, endpoint, address, makePort)
+        }
+        if specification.kind == .vfioUser {
+            return try foreign(specification, endpoint, address, makePort)
         }
         if let function = try testFunction(specification, named: address.text, makePort) {
             return MachineFunction(
@@ -206,6 +210,34 @@ struct DeviceBuilder {
         }
     }
 
+    /// The device of another program: each of its accesses to memory is asked for, and translated.
+    private func foreign(
+        _ specification: DeviceSpecification,
+        _ endpoint: Endpoint,
+        _ address: PCIAddress,
+        _ makePort: @escaping @Sendable () -> any DMAPort
+    ) throws(MachineError) -> MachineFunction {
+        let path = try specification.required("socket")
+        do throws(VFIOUserClientError) {
+            let client = try VFIOUserClient(path: path)
+            let function = try ForeignDevice.attach(
+                client,
+                name: address.text,
+                dma: EndpointMemory(makePort: makePort)
+            )
+            return MachineFunction(
+                address: address,
+                kind: .vfioUser,
+                endpoint: endpoint,
+                function: function,
+                statistics: { [] },
+                shutDown: { (function.model as? ForeignDevice)?.detach() }
+            )
+        } catch {
+            throw MachineError("\(specification.source): \(error)")
+        }
+    }
+
     /// A function that does DMA as it is told; nil where another kind is asked for.
     private func testFunction(
         _ specification: DeviceSpecification,
@@ -260,7 +292,7 @@ struct DeviceBuilder {
         case .virtioRNG: return VirtioEntropy()
         case .virtioConsole: return VirtioConsole(backend: try console(specification))
         case .virtioNet: return try net(specification)
-        case .nvme, .dmaTestEngine, .iommuTestDevice:
+        case .nvme, .dmaTestEngine, .iommuTestDevice, .vfioUser:
             throw MachineError(
                 "\(specification.source): a \(specification.kind.rawValue) is no virtio device"
             )
@@ -336,4 +368,17 @@ struct DeviceBuilder {
         }
         return (key, value)
     }
+}
+
+/// What a foreign device sees of memory: an endpoint's view of it.
+private final class EndpointMemory: ForeignDMA {
+    private let maker: @Sendable () -> any DMAPort
+
+    init(makePort: @escaping @Sendable () -> any DMAPort) { maker = makePort }
+
+    func makePort() -> any DMAPort { maker() }
+
+    // Foreign devices ask for each access here, so there is no memory of theirs that would have to follow mappings.
+    func follow(_ follower: any ForeignDMAFollower) {}
+    func unfollow(_ follower: any ForeignDMAFollower) {}
 }

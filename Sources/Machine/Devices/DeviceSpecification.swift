@@ -18,16 +18,20 @@ package struct DeviceSpecification: Equatable, Sendable {
         case dmaTestEngine = "dma-test-engine"
         /// QEMU's iommu-testdev.
         case iommuTestDevice = "iommu-testdev"
+        /// A device of another program, by its vfio-user socket.
+        case vfioUser = "vfio-user"
 
         /// What can be said of it, beside `at`.
         var keys: [String] {
             switch self {
-            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix", "ats"]
-            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix", "ats"]
-            case .virtioRNG: ["msix", "ats"]
-            case .virtioConsole: ["socket", "file", "msix", "ats"]
-            case .nvme: ["file", "readonly", "queues", "serial", "msix", "ats"]
-            case .dmaTestEngine, .iommuTestDevice: ["msix", "ats"]
+            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix"]
+            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix"]
+            case .virtioRNG: ["msix"]
+            case .virtioConsole: ["socket", "file", "msix"]
+            case .nvme: ["file", "readonly", "queues", "serial", "msix"]
+            case .dmaTestEngine: ["msix"]
+            case .iommuTestDevice: []
+            case .vfioUser: ["socket"]
             }
         }
 
@@ -35,7 +39,7 @@ package struct DeviceSpecification: Equatable, Sendable {
         var isPlatformDevice: Bool {
             switch self {
             case .virtioBlock, .virtioNet, .virtioRNG, .virtioConsole, .dmaTestEngine: true
-            case .nvme, .iommuTestDevice: false
+            case .nvme, .iommuTestDevice, .vfioUser: false
             }
         }
     }

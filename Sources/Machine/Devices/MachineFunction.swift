@@ -42,6 +42,11 @@ package struct MachinePlatformDevice: Sendable {
     package let registers: AddressRange
     let virtio: VirtioMMIODevice?
 
+    /// What it counts, in the order in which to show it.
+    var statistics: [(name: String, value: UInt64)] {
+        virtio?.device.statistics.list.map { ($0.name, $0.value) } ?? []
+    }
+
     /// Ends its threads.
     func shutDown() { virtio?.shutdown() }
 }

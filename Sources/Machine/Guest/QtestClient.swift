@@ -149,10 +149,12 @@ package final class QtestClient: Sendable {
 
     /// Sends what there is until QEMU goes away or this stops.
     private func talk(_ socket: CInt) {
-        // Levels that stand are told first. What waits from before is older than they are, messages aside.
+        // What waited is told in its order: an edge before QEMU was there must not be lost. The levels that stand
+        // come after it, because not every line of them need be among what waited.
         state.withLock { state in
-            let levels = state.levels.filter(\.value).keys.sorted().map { interruptLine($0, true) }
-            state.lines = levels + state.lines.filter { $0.hasPrefix("writel") }
+            for (number, isAsserted) in state.levels.sorted(by: { $0.key < $1.key }) {
+                state.lines.append(interruptLine(number, isAsserted))
+            }
         }
         var answers = QtestAnswers()
         var entries = [

@@ -92,6 +92,25 @@ final class ChildProcess {
         }
     }
 
+    /// The lines of its standard output that are there already.
+    func linesSoFar() throws -> [String] {
+        var lines: [String] = []
+        while try hasLine(), let line = try nextLine() { lines.append(line) }
+        return lines
+    }
+
+    /// Whether a line can be had without waiting.
+    private func hasLine() throws -> Bool {
+        while !pendingOutput.contains(UInt8(ascii: "\n")) {
+            var entry = pollfd(fd: output, events: Int16(POLLIN), revents: 0)
+            guard poll(&entry, 1, 0) > 0 else { return false }
+            let more = try Self.read(output)
+            if more.isEmpty { return false }
+            pendingOutput += more
+        }
+        return true
+    }
+
     /// Waits for its end.
     ///
     /// - Returns: The exit code, or 128 and the number of the signal that ended it; what it wrote that nobody took.

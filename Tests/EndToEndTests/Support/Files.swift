@@ -49,6 +49,8 @@ final class TemporaryDirectory {
 enum Paths {
     /// The program under test, which is built beside the tests.
     static let smmud = programs + "/smmud"
+    /// What writes to disks and says what was flushed.
+    static let diskWriter = programs + "/smmud-disk-writer"
 
     /// The package.
     static let package: String = {
@@ -83,4 +85,16 @@ func contents(of path: String) throws -> [UInt8] {
 func mode(of path: String) -> mode_t? {
     var status = stat()
     return lstat(path, &status) == 0 ? status.st_mode : nil
+}
+
+/// How many entries a directory has; for one that is not there, 0.
+func entryCount(of directory: String) -> Int {
+    guard let stream = opendir(directory) else { return 0 }
+    defer { closedir(stream) }
+    var count = 0
+    while let entry = readdir(stream) {
+        let isDot = entry.pointee.d_name.0 == CChar(UInt8(ascii: "."))
+        count += isDot ? 0 : 1
+    }
+    return count
 }

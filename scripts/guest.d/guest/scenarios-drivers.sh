@@ -32,6 +32,23 @@ fault_was_reported() {
     dmesg | grep 'event 0x' | tail -n 1 | sed 's/^[^a]*//'
 }
 
+# The words of the last event record, which the kernel logs below its line, most significant digits first.
+last_event_words() { dmesg | grep -A 4 'event 0x' | tail -n 4 | sed -n 's/.*\t\(0x[0-9a-f]*\)$/\1/p' | tr '\n' ' '; }
+
+# The record names who it was and where: FUNCTION ADDRESS of an F_TRANSLATION.
+fault_names() {
+    local words stream
+    words=$(last_event_words)
+    stream=$(printf '0x%08x00000010' "$(stream_of "$1")")
+    # shellcheck disable=SC2086
+    set -- $words "$2"
+    if [ "$1" != "$stream" ] || [ "$3" != "$5" ]; then
+        echo "the record is $words, not of $stream at $5"
+        return 1
+    fi
+    echo "$words"
+}
+
 # What arm-smmu-v3 calls ARM_SMMU_FEAT_TRANS_S2 is bit 10 of the features that it logs. Without it, it quietly takes
 # stage 1 for everything.
 every_smmu_has_stage_2() {
@@ -61,6 +78,8 @@ scenario_vfio() {
     check "vfio driver" nvme-vfio "$function" "$group" $nested && cat /tmp/check
     # The driver provoked it: a write to a page that is not mapped any more.
     check "vfio fault reported" fault_was_reported "$events"
+    # The address is the program's: nvme-vfio.c.
+    check "vfio fault's record" fault_names "$function" 0x0000007654321000
     check "vfio give back" give "$function" nvme
     check "vfio disk is back" until_true 20 disk_is_there nvme
 }

@@ -124,6 +124,12 @@ scenario_rng() {
     check "rng differ" random_numbers_differ
 }
 
+# console: what is written to virtio-console arrives outside; run.py looks there when the guest has ended.
+scenario_console() {
+    check "console device" until_true 20 test -c /dev/hvc0 || return
+    check "console write" sh -c 'echo "written through the SMMU" >/dev/hvc0'
+}
+
 # The network interfaces of virtio functions, without those that have gone into another namespace.
 virtio_interfaces() {
     local link
