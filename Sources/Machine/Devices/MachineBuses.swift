@@ -74,7 +74,8 @@ struct MachineBuses {
             let port = PCIRootPort(
                 name: child.path,
                 identity: PCIIdentity(vendorID: 0x1234, deviceID: 0x5250, classCode: 0x06_0400),
-                slotNumber: UInt16(rootPorts.count)
+                // 13 bits; a tree with more ports than that has numbers twice, and software goes by bus numbers.
+                slotNumber: UInt16(rootPorts.count % 8192)
             )
             try bridge.add(port, device: child.deviceFunction >> 3, function: child.deviceFunction & 7)
             rootPorts.append(Port(path: child.path, port: port))
