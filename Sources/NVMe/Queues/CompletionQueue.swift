@@ -20,6 +20,8 @@ final class CompletionQueue: Sendable {
     private let head = Atomic<UInt32>(0)
     /// Up to where entries are posted, for those who do not hold the lock.
     private let postedTail = Atomic<UInt32>(0)
+    /// The same, with the entry that is being written: software can have read it before ``postedTail`` tells of it.
+    private let writtenTail = Atomic<UInt32>(0)
 
     private struct Posting {
         var tail: UInt32 = 0
@@ -39,7 +41,9 @@ final class CompletionQueue: Sendable {
 
     /// Whether entries stand in it that software has not said to have read.
     var hasEntries: Bool {
-        head.load(ordering: .sequentiallyConsistent) != postedTail.load(ordering: .sequentiallyConsistent)
+        let head = head.load(ordering: .sequentiallyConsistent)
+        return head != postedTail.load(ordering: .sequentiallyConsistent)
+            && head != writtenTail.load(ordering: .sequentiallyConsistent)
     }
 
     var headValue: UInt32 { head.load(ordering: .acquiring) }
@@ -68,21 +72,21 @@ final class CompletionQueue: Sendable {
                 guard try hasRoom(after: state.tail, port) else { return false }
                 let place = base &+ UInt64(state.tail) &* UInt64(CompletionEntry.byteCount)
                 try port.store(entry.result, .doubleword, at: IOVirtualAddress(place))
+                let next = state.tail + 1 == entryCount ? 0 : state.tail + 1
+                writtenTail.store(next, ordering: .sequentiallyConsistent)
                 // The phase tag is in the second half: software that sees it sees the first half as well.
                 try port.store(
                     entry.secondHalf(phase: state.phase),
                     .doubleword,
                     at: IOVirtualAddress(place &+ 8)
                 )
-                state.tail += 1
-                if state.tail == entryCount {
-                    state.tail = 0
-                    state.phase.toggle()
-                }
+                state.tail = next
+                if next == 0 { state.phase.toggle() }
                 postedTail.store(state.tail, ordering: .sequentiallyConsistent)
                 if wantsHead, let value = try shadow.arm(headValue, port) { _ = ring(value) }
                 return true
             } catch {
+                writtenTail.store(state.tail, ordering: .sequentiallyConsistent)
                 fault = error
                 return false
             }
