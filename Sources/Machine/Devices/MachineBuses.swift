@@ -124,7 +124,8 @@ struct MachineBuses {
                         for: RequesterIdentity(
                             smmuIndex: streamID == nil ? nil : iommu.flatMap { smmuIndices[$0.path] },
                             streamID: streamID ?? StreamID(0)
-                        )
+                        ),
+                        .pcie
                     )
                 }
             }
