@@ -5,6 +5,7 @@ import DeviceModel
 import Glibc
 import SMMUv3Spec
 import Synchronization
+import SystemBus
 import Testing
 
 @testable import SMMUv3

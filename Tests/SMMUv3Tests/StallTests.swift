@@ -277,7 +277,7 @@ struct StallTests {
     func terminateStream() throws {
         let test = try Stalling(.thread, { $0.idr5.stallMax = 2 })
         let guest = test.guest
-        try guest.attachTables(7, asid: 2) { $0.s = true }
+        _ = try guest.attachTables(7, asid: 2) { $0.s = true }
         let other = Requester(guest.smmu, 7, 0x1000)
         test.wait(recorded: 1)
         let meant = (1...2 as ClosedRange<UInt64>).map { Requester(guest.smmu, 6, $0 << 12) }
