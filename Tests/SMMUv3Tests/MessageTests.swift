@@ -50,7 +50,9 @@ struct MessageTests {
         RawCommand(low: 0x0FC0_1046 | data << 32, high: address)
     }
 
-    @Test("CMD_SYNC writes MSIData at MSIAddr, 32 bits and no more, to memory or a doorbell; the wire pulses too")
+    @Test(
+        "CMD_SYNC writes MSIData at MSIAddr, 32 bits and no more, to memory or a doorbell; the wire pulses too"
+    )
     func syncMessage() throws {
         let guest = try TestGuest(Self.setup)
         let doorbell = try Self.ring(guest)
@@ -245,7 +247,9 @@ struct MessageTests {
         #expect(try guest.read64(0xB0) == 0)
     }
 
-    @Test("SEV: with IDR0.SEV SIG_SEV pulses the event, and so does room in a full queue; without it nothing does")
+    @Test(
+        "SEV: with IDR0.SEV SIG_SEV pulses the event, and so does room in a full queue; without it nothing does"
+    )
     func processorEvent() throws {
         for hasEvent in [true, false] {
             var identification = Identification.full()

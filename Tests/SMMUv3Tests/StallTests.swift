@@ -170,7 +170,9 @@ struct StallTests {
         #expect(try test.guest.activeErrors == 0)
     }
 
-    @Test("a stalled transaction does not hold CMD_SYNC back, and holds no page: it goes where the new one is")
+    @Test(
+        "a stalled transaction does not hold CMD_SYNC back, and holds no page: it goes where the new one is"
+    )
     func notInFlight() throws {
         let test = try Stalling()
         let guest = test.guest
@@ -384,7 +386,10 @@ struct StallTests {
         #expect(test.counts() == (0, 0))
     }
 
-    @Test("without stalls (STALL_MODEL 1) CMD_RESUME and CMD_STALL_TERM are illegal", arguments: [0x44, 0x45])
+    @Test(
+        "without stalls (STALL_MODEL 1) CMD_RESUME and CMD_STALL_TERM are illegal",
+        arguments: [0x44, 0x45]
+    )
     func withoutModel(_ opcode: UInt64) throws {
         let guest = try TestGuest()
         try guest.issue(RawCommand(low: opcode))
