@@ -132,8 +132,16 @@ package final class Machine: Sendable {
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
     }
 
+    /// Lets no DMA wait for software any more: what is stalled, or would be, is aborted.
+    ///
+    /// Before those are waited for who issue DMA.
+    package func endStalls() {
+        for smmu in smmus { smmu.model.endStalls() }
+    }
+
     /// Stops the machine's own driver, and ends every thread of the machine's models.
     package func stop() {
+        endStalls()
         for function in functions { function.shutDown() }
         for device in platformDevices { device.shutDown() }
         for bridge in hostBridges { bridge.shutDown() }
@@ -387,7 +395,7 @@ package final class Machine: Sendable {
 
     /// A view of memory for one user of a requester's identity.
     package func makePort(for identity: RequesterIdentity) -> any DMAPort {
-        ports.port(for: identity)
+        ports.port(for: identity, endpoint(at: identity)?.kind ?? .platform)
     }
 }
 

@@ -10,8 +10,10 @@ import SystemBus
 /// How a command ended.
 enum CommandOutcome {
     case done
-    /// CMD_SYNC: done, and this output is pulsed once CONS has moved on.
-    case doneWithSyncInterrupt
+    /// CMD_SYNC with SIG_IRQ: done, and the interrupt comes once CONS has moved on.
+    case doneWithSyncInterrupt(address: UInt64, data: UInt32)
+    /// CMD_SYNC with SIG_SEV: likewise the event to processors.
+    case doneWithProcessorEvent
     case failed(CommandError)
 }
 
@@ -42,10 +44,13 @@ extension SMMUv3 {
         switch outcome {
         case .done:
             advance(past: pending)
-        case .doneWithSyncInterrupt:
+        case .doneWithSyncInterrupt(let address, let data):
             advance(past: pending)
             // Who hears this sees CONS past the CMD_SYNC.
-            pulse(interrupts.commandSync)
+            signalSync(address: address, data: data, epoch: pending.epoch)
+        case .doneWithProcessorEvent:
+            advance(past: pending)
+            interrupts.processorEvent?.pulse()
         case .failed(let error):
             fail(pending, error)
             return false
@@ -85,10 +90,14 @@ extension SMMUv3 {
     }
 
     private func advance(past command: PendingCommand) {
-        registers.withLock { registers in
-            guard registers.epoch == command.epoch else { return }
+        let wasFull = registers.withLock { registers in
+            guard registers.epoch == command.epoch else { return false }
+            let waiting = registers.cmdqProducer.entries(after: registers.cmdqConsumer)
             registers.cmdqCons.rd = command.index.next.rawValue
+            return waiting == 1 &<< UInt32(registers.cmdqLog2Entries)
         }
+        // A processor that waits for room waits for an event.
+        if wasFull, identification.idr0.sev { interrupts.processorEvent?.pulse() }
     }
 
     /// Stops the queue at the command: CMDQ_CONS.ERR, then GERROR.CMDQ_ERR.
@@ -101,6 +110,7 @@ extension SMMUv3 {
             guard !registers.activeErrors.cmdqErr else { return }
             raiseGlobalError(in: &registers) { $0.cmdqErr.toggle() }
         }
+        sendMessages()
     }
 
     // MARK: Dispatch
@@ -116,10 +126,12 @@ extension SMMUv3 {
         case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,
             .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
             return invalidateTranslations(command)
+        case .resume, .stallTerm:
+            return resolveStalls(command)
         case .sync:
             return synchronize(command)
         default:
-            // Everything that the ID registers say is not there: Secure, ATS, PRI, stalls, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, ATS, PRI, MPAM (CFGI_VMS_PIDM);
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -153,8 +165,15 @@ extension SMMUv3 {
         // were translated before them.
         let awaited = tracker.waitForTransactionsInFlight()
         if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
-        // SIG_SEV without IDR0.SEV is as SIG_NONE. Without MSIs, SIG_IRQ is the wired output.
-        return command.cs == CompletionSignal.sigIRQ.rawValue ? .doneWithSyncInterrupt : .done
+        switch command.cs {
+        case CompletionSignal.sigIRQ.rawValue:
+            return .doneWithSyncInterrupt(address: command.msiAddress, data: command.msiData)
+        case CompletionSignal.sigSEV.rawValue where identification.idr0.sev:
+            return .doneWithProcessorEvent
+        default:
+            // SIG_SEV without IDR0.SEV is as SIG_NONE.
+            return .done
+        }
     }
 }
 

@@ -42,6 +42,8 @@ struct ContextConfiguration: Equatable, Sendable {
     var aborts: Bool
     /// CD.R: translation-related faults are recorded.
     var records: Bool
+    /// CD.S: they stall, whatever CD.A and CD.R say.
+    var stalls: Bool
 }
 
 /// What the permissions of a leaf depend on beside the leaf.
@@ -81,7 +83,8 @@ extension ContextConfiguration {
             updatesDirtyState: false,
             permissionRules: PermissionRules(hasTwoRanges: true, wxn: false, pan: false, epan: false),
             aborts: true,
-            records: true
+            records: true,
+            stalls: false
         )
     }()
 
@@ -203,7 +206,8 @@ extension Identification {
                 epan: idr3.epan && cd.epan
             ),
             aborts: cd.a,
-            records: cd.r
+            records: cd.r,
+            stalls: cd.s
         )
     }
 

@@ -85,7 +85,7 @@ extension SMMUv3 {
     func report(_ fault: TranslationFault, _ transaction: Transaction) {
         count(.faults)
         guard let number = fault.event else { return }
-        registers.withLock { registers in
+        let hasMessages = registers.withLock { registers in
             let disposition: LoggedEvent.Disposition
             let record: EventRecord
             if let wanted = fault.record {
@@ -99,23 +99,39 @@ extension SMMUv3 {
                 )
                 disposition = .notRecorded
             }
-            count(disposition == .recorded ? .eventsRecorded : .eventsDropped)
-            let event = registers.eventLog.append(record, disposition, fault.reason)
-            for observer in registers.eventLog.observers { observer.eventHappened(event, in: self) }
+            log(record, disposition, fault.reason, in: &registers)
+            return registers.messages.hasUnsent
         }
+        if hasMessages { sendMessages() }
+    }
+
+    /// Counts an event, keeps it for people and tells those who listen.
+    func log(
+        _ record: EventRecord,
+        _ disposition: LoggedEvent.Disposition,
+        _ reason: String,
+        in registers: inout RegisterFile
+    ) {
+        count(disposition == .recorded ? .eventsRecorded : .eventsDropped)
+        let event = registers.eventLog.append(record, disposition, reason)
+        for observer in registers.eventLog.observers { observer.eventHappened(event, in: self) }
     }
 
     /// Appends to the event queue (IHI 0070, 3.5.3 and 7.2).
     ///
     /// Under the registers' lock, so that PROD, OVFLG and the interrupt tell one story.
-    private func enqueue(_ record: EventRecord, in registers: inout RegisterFile) -> LoggedEvent.Disposition {
+    ///
+    /// - Parameter isStalled: The event of a stalled transaction, which is never lost and so never overflows.
+    func enqueue(_ record: EventRecord, isStalled: Bool = false, in registers: inout RegisterFile)
+        -> LoggedEvent.Disposition
+    {
         guard registers.cr0ack.eventqen, !registers.activeErrors.eventqAbtErr else { return .notWritable }
         let log2Entries = registers.eventqLog2Entries
         let producer = QueueIndex(registers.eventqProd.wr, log2Entries: log2Entries)
         let consumer = QueueIndex(registers.eventqCons.rd, log2Entries: log2Entries)
         // Indices that no queue can have are treated as full: nothing that software has not read is overwritten.
         guard let used = producer.entries(after: consumer), used < 1 &<< UInt32(log2Entries) else {
-            if registers.eventqProd.ovflg == registers.eventqCons.ovackflg {
+            if !isStalled, registers.eventqProd.ovflg == registers.eventqCons.ovackflg {
                 registers.eventqProd.ovflg.toggle()
             }
             return .overflow
@@ -134,18 +150,7 @@ extension SMMUv3 {
         }
         registers.eventqProd.wr = producer.next.rawValue
         // The interrupt is for the change from empty to non-empty alone.
-        if used == 0, registers.irqCtrl.eventqIRQEn { pulse(interrupts.eventQueue) }
+        if used == 0 { interrupt(.eventQueue, in: &registers) }
         return .recorded
-    }
-
-    /// Toggles GERROR bits, which must be inactive, and raises the interrupt.
-    func raiseGlobalError(in registers: inout RegisterFile, _ toggle: (inout GError) -> Void) {
-        toggle(&registers.gerror)
-        if registers.irqCtrl.gerrorIRQEn { pulse(interrupts.globalError) }
-    }
-
-    /// One edge on an output's own line, or on the combined one.
-    func pulse(_ line: InterruptLine?) {
-        (line ?? interrupts.combined)?.pulse()
     }
 }

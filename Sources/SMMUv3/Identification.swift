@@ -59,7 +59,7 @@ package struct Identification: Equatable, Sendable {
     }
 
     /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, tables of
-    /// either byte order.
+    /// either byte order, messages as interrupts, stalls.
     ///
     /// - Parameters:
     ///   - streamIDBits: As for ``stage1(streamIDBits:isCoherent:)``.
@@ -76,6 +76,10 @@ package struct Identification: Equatable, Sendable {
         result.idr0.s2P = true
         result.idr0.hyp = true  // Mandatory from v3.2 on with both stages.
         result.idr0.vmid16 = true
+        // SEV stays 0: no processor's event register can be reached from here, and who relies on it sleeps long.
+        result.idr0.msi = true
+        result.idr0.stallModel = 0b00  // Stall or terminate, as each stream is configured.
+        result.idr5.stallMax = 256
         result.idr0.httu = 2  // Access flag and dirty state.
         result.idr0.ttendian = 0b00  // Mixed: CD.ENDI and STE.S2ENDI choose.
         result.idr1.attrTypesOvr = true

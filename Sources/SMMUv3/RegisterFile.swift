@@ -18,6 +18,10 @@ struct RegisterFile: Sendable {
     /// The reset value is IMPLEMENTATION DEFINED.
     var gbpa = GBPA(rawValue: 0x1000)
     var irqCtrl = IRQCtrl(rawValue: 0)
+    var gerrorMessage = MessageRegisters()
+    var eventqMessage = MessageRegisters()
+    var messages = OutgoingMessages()
+    var stalls: StallTable
     var gerror = GError(rawValue: 0)
     var gerrorn = GError(rawValue: 0)
     var strtabBase = StrtabBase(rawValue: 0)
@@ -36,15 +40,18 @@ struct RegisterFile: Sendable {
     init(identification: Identification, eventLogCapacity: Int) {
         self.identification = identification
         eventLog = EventLog(capacity: eventLogCapacity)
+        stalls = StallTable(capacity: identification.idr5.stallMax)
         epoch = 0
     }
 
     /// The registers after a reset.
     ///
-    /// The log is kept: it is for people, not for software.
+    /// The log is kept: it is for people, not for software. Stalled transactions are aborted.
     init(resetting old: RegisterFile) {
         identification = old.identification
         eventLog = old.eventLog
+        stalls = old.stalls
+        stalls.terminateAll()
         epoch = old.epoch &+ 1
     }
 
@@ -87,6 +94,9 @@ struct RegisterFile: Sendable {
         return address.roundedDown(toPowerOfTwo: queueBytes) &+ index.entry &* entryBytes
     }
 
+    /// SMMU_IRQ_CTRLACK: an enable that was cleared is acknowledged when its messages are delivered or refused.
+    var irqCtrlack: IRQCtrl { IRQCtrl(rawValue: irqCtrl.rawValue | messages.underWay.rawValue) }
+
     /// GERROR bits that are active: GERROR differs from GERRORN.
     var activeErrors: GError { GError(rawValue: gerror.rawValue ^ gerrorn.rawValue) }
 
@@ -106,9 +116,14 @@ struct RegisterFile: Sendable {
         case RegisterOffset.cr1: cr1.rawValue
         case RegisterOffset.cr2: cr2.rawValue
         case RegisterOffset.gbpa: gbpa.rawValue
-        case RegisterOffset.irqCtrl, RegisterOffset.irqCtrlack: irqCtrl.rawValue
+        case RegisterOffset.irqCtrl: irqCtrl.rawValue
+        case RegisterOffset.irqCtrlack: irqCtrlack.rawValue
         case RegisterOffset.gerror: gerror.rawValue
         case RegisterOffset.gerrorn: gerrorn.rawValue
+        case RegisterOffset.gerrorIrqCfg1: gerrorMessage.cfg1.rawValue
+        case RegisterOffset.gerrorIrqCfg2: gerrorMessage.cfg2.rawValue
+        case RegisterOffset.eventqIrqCfg1: eventqMessage.cfg1.rawValue
+        case RegisterOffset.eventqIrqCfg2: eventqMessage.cfg2.rawValue
         case RegisterOffset.strtabBaseCfg: strtabBaseCfg.rawValue
         case RegisterOffset.cmdqProd: cmdqProd
         case RegisterOffset.cmdqCons: visibleCmdqCons
@@ -142,6 +157,8 @@ struct RegisterFile: Sendable {
         case RegisterOffset.strtabBase: register = strtabBase.rawValue
         case RegisterOffset.cmdqBase: register = cmdqBase.rawValue
         case RegisterOffset.eventqBase: register = eventqBase.rawValue
+        case RegisterOffset.gerrorIrqCfg0: register = gerrorMessage.cfg0.rawValue
+        case RegisterOffset.eventqIrqCfg0: register = eventqMessage.cfg0.rawValue
         default: return 0
         }
         return UInt32(truncatingIfNeeded: offset & 4 == 0 ? register : register &>> 32)

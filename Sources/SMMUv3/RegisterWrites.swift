@@ -31,8 +31,17 @@ extension RegisterFile {
         case RegisterOffset.irqCtrl:
             irqCtrl.rawValue = value & 0b101
         case RegisterOffset.gerrorn:
-            gerrorn.rawValue = value & Self.implementedErrors
+            gerrorn.rawValue = value & implementedErrors
+            stalls.retryUnrecorded()  // EVENTQ_ABT_ERR may have been in their way.
             return .commandQueue
+        case RegisterOffset.gerrorIrqCfg1 where acceptsGerrorMessage:
+            gerrorMessage.cfg1.rawValue = value
+        case RegisterOffset.gerrorIrqCfg2 where acceptsGerrorMessage:
+            gerrorMessage.cfg2.rawValue = value & 0x3F
+        case RegisterOffset.eventqIrqCfg1 where acceptsEventqMessage:
+            eventqMessage.cfg1.rawValue = value
+        case RegisterOffset.eventqIrqCfg2 where acceptsEventqMessage:
+            eventqMessage.cfg2.rawValue = value & 0x3F
         case RegisterOffset.strtabBaseCfg where !isSMMUEnabledOrEnabling:
             strtabBaseCfg.rawValue = value & 0x3_07FF
             return .translationControls
@@ -55,8 +64,14 @@ extension RegisterFile {
         return []
     }
 
-    /// GERROR bits that this SMMU has: CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR.
-    private static let implementedErrors: UInt32 = 0b1_0000_0101
+    /// GERROR bits that this SMMU has: CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR, which is never raised; with MSIs
+    /// MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR.
+    private var implementedErrors: UInt32 { identification.idr0.msi ? 0b1_1011_0101 : 0b1_0000_0101 }
+
+    /// GERROR_IRQ_CFGn take writes: there are messages, and GERROR_IRQEN is 0.
+    private var acceptsGerrorMessage: Bool { identification.idr0.msi && !irqCtrlack.gerrorIRQEn }
+    /// EVENTQ_IRQ_CFGn take writes.
+    private var acceptsEventqMessage: Bool { identification.idr0.msi && !irqCtrlack.eventqIRQEn }
 
     /// SMMUEN is set, or is being set or cleared: what it guards does not take writes.
     private var isSMMUEnabledOrEnabling: Bool { cr0.smmuen || cr0ack.smmuen }
@@ -68,6 +83,8 @@ extension RegisterFile {
         // A field is not rewritten before its update is acknowledged.
         new.cmdqen = cr0.cmdqen == cr0ack.cmdqen ? value.cmdqen : cr0.cmdqen
         let changesTranslation = new.smmuen != cr0ack.smmuen
+        if cr0ack.smmuen, !new.smmuen { stalls.terminateAll() }
+        if new.eventqen, !cr0ack.eventqen { stalls.retryUnrecorded() }
         cr0 = new
         cr0ack.smmuen = new.smmuen
         cr0ack.eventqen = new.eventqen
@@ -102,7 +119,11 @@ extension RegisterFile {
 
     private mutating func writeEventqCons(_ value: UInt32) {
         eventqCons.rawValue = value & 0x800F_FFFF
+        stalls.retryUnrecorded()
     }
+
+    /// ADDR [51:2] of IRQ_CFG0: the bits above come with SMMUv3.4.
+    private static let messageAddress: UInt64 = 0x000F_FFFF_FFFF_FFFC
 
     private mutating func write64Half(_ value: UInt32, at offset: UInt64) -> WriteConsequences {
         func replacingHalf(of register: UInt64) -> UInt64 {
@@ -118,6 +139,10 @@ extension RegisterFile {
             cmdqBase.rawValue = replacingHalf(of: cmdqBase.rawValue) & 0x400F_FFFF_FFFF_FFFF
         case RegisterOffset.eventqBase where !cr0.eventqen && !cr0ack.eventqen:
             eventqBase.rawValue = replacingHalf(of: eventqBase.rawValue) & 0x400F_FFFF_FFFF_FFFF
+        case RegisterOffset.gerrorIrqCfg0 where acceptsGerrorMessage:
+            gerrorMessage.cfg0.rawValue = replacingHalf(of: gerrorMessage.cfg0.rawValue) & Self.messageAddress
+        case RegisterOffset.eventqIrqCfg0 where acceptsEventqMessage:
+            eventqMessage.cfg0.rawValue = replacingHalf(of: eventqMessage.cfg0.rawValue) & Self.messageAddress
         default:
             break
         }

@@ -23,19 +23,23 @@ package final class SMMUv3: Sendable {
         package var commandSync: InterruptLine?
         package var pageRequestQueue: InterruptLine?
         package var combined: InterruptLine?
+        /// The event to processors (SEV), where SMMU_IDR0.SEV says that there is one; never on `combined`.
+        package var processorEvent: InterruptLine?
 
         package init(
             eventQueue: InterruptLine? = nil,
             globalError: InterruptLine? = nil,
             commandSync: InterruptLine? = nil,
             pageRequestQueue: InterruptLine? = nil,
-            combined: InterruptLine? = nil
+            combined: InterruptLine? = nil,
+            processorEvent: InterruptLine? = nil
         ) {
             self.eventQueue = eventQueue
             self.globalError = globalError
             self.commandSync = commandSync
             self.pageRequestQueue = pageRequestQueue
             self.combined = combined
+            self.processorEvent = processorEvent
         }
     }
 
@@ -91,10 +95,13 @@ package final class SMMUv3: Sendable {
         commandProcessor.attach(self)
     }
 
-    /// Ends the command thread.
+    /// Ends the command thread, and aborts the transactions that are stalled.
     ///
     /// Commands that were accepted are not executed any further.
-    package func stop() { commandProcessor.stop() }
+    package func stop() {
+        endStalls()
+        commandProcessor.stop()
+    }
 
     deinit { commandProcessor.stop() }
 
@@ -110,8 +117,13 @@ package final class SMMUv3: Sendable {
     /// A view of memory for one requester.
     ///
     /// The port has one user at a time and must not outlive the machine.
-    package func makePort(for streamID: StreamID) -> StreamPort {
-        StreamPort(smmu: self, streamID: streamID)
+    ///
+    /// - Parameters:
+    ///   - streamID: Whose transactions they are.
+    ///   - canStall: Whether its transactions may wait for software. PCIe's may not (IHI 0070, 3.12.2.3): where
+    ///     a stall is configured they are aborted, and the event says so.
+    package func makePort(for streamID: StreamID, canStall: Bool = true) -> StreamPort {
+        StreamPort(smmu: self, streamID: streamID, canStall: canStall)
     }
 
     /// The wired interrupt outputs, as they were connected.
@@ -150,6 +162,7 @@ package final class SMMUv3: Sendable {
     package var statistics: [(name: String, value: UInt64)] {
         let tlb = translationCache.counters
         let configuration = configurationCache.counters
+        let stalled = registers.withLock { $0.stalls.counts }
         return [
             ("transactions", tracker.total(StreamPort.Counter.transactions)),
             ("port-hits", tracker.total(StreamPort.Counter.hits)),
@@ -162,6 +175,8 @@ package final class SMMUv3: Sendable {
             ("config-invalidated", configuration.invalidatedEntries),
             ("config-resident-stes", UInt64(configuration.residentSTEs)),
             ("config-resident-cds", UInt64(configuration.residentCDs)),
+            ("stalled-now", UInt64(stalled.recorded)),
+            ("stalled-without-record", UInt64(stalled.unrecorded)),
         ] + counters.all
     }
 
@@ -171,7 +186,7 @@ package final class SMMUv3: Sendable {
 /// Counters off the hit path.
 final class Counters: Sendable {
     enum Name: Int, CaseIterable {
-        case walks, descriptorFetches, configurationFetches, faults
+        case walks, descriptorFetches, configurationFetches, faults, stalls
         case eventsRecorded, eventsDropped
         case commands, commandErrors, syncs, transactionsAwaited
 
@@ -181,6 +196,7 @@ final class Counters: Sendable {
             case .descriptorFetches: "descriptor-fetches"
             case .configurationFetches: "config-fetches"
             case .faults: "faults"
+            case .stalls: "stalls"
             case .eventsRecorded: "events-recorded"
             case .eventsDropped: "events-dropped"
             case .commands: "commands"

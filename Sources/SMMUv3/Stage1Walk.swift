@@ -253,9 +253,11 @@ extension SMMUv3 {
             ipa: 0
         )
         return TranslationFault(
-            response: input.context.aborts ? .abort : .readAsZeroWriteIgnored,
+            response: input.context.stalls
+                ? .stall : input.context.aborts ? .abort : .readAsZeroWriteIgnored,
             event: number,
-            record: input.context.records ? record : nil,
+            // What stalls is always recorded: who else should resume it?
+            record: input.context.records || input.context.stalls ? record : nil,
             reason: reason
         )
     }

@@ -30,6 +30,8 @@ struct Stage2Configuration: Equatable, Sendable {
     var hasXNX: Bool
     /// S2R: faults are recorded.
     var records: Bool
+    /// S2S: faults stall.
+    var stalls: Bool
     var vmid: UInt16
 
     /// How many address bits the first table resolves, concatenated tables included.
@@ -137,6 +139,7 @@ extension Identification {
             walkShareability: ste.s2SH0,
             hasXNX: idr3.xnx,
             records: ste.s2R,
+            stalls: ste.s2S,
             vmid: ste.s2VMID
         )
         result.tableBase = TableFormat.alignedBase(ste.s2TTB, result.firstIndexBits, outputBits)

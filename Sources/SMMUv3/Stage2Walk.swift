@@ -302,7 +302,7 @@ extension SMMUv3 {
         _ stage2: Stage2Configuration,
         _ reason: String
     ) -> TranslationFault {
-        .abort(
+        var fault = TranslationFault.abort(
             .translationRelated(
                 number,
                 streamID: request.transaction.streamID,
@@ -316,9 +316,11 @@ extension SMMUv3 {
                 ipa: request.ipa,
                 ttRnW: number == .fPermission && request.purpose == .tableRead
             ),
-            isRecorded: stage2.records,
+            isRecorded: stage2.records || stage2.stalls,
             reason
         )
+        if stage2.stalls { fault.response = .stall }
+        return fault
     }
 }
 

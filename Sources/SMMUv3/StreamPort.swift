@@ -41,6 +41,10 @@ package final class StreamPort: DMAPort {
     package let streamID: StreamID
     private let smmu: SMMUv3
     private let slot: TransactionTracker.Slot
+    /// Whether its transactions may wait for software.
+    private let canStall: Bool
+    /// The fault of a look-up that answered ``Outcome/stalled``, which nobody has heard of yet.
+    private var pendingStall: (fault: TranslationFault, transaction: Transaction)?
     /// Commands are executed inside the register write that makes them visible, which may be one of ours.
     private let executesInline: Bool
     private let lookaside: UnsafeMutablePointer<Lookaside>
@@ -54,8 +58,9 @@ package final class StreamPort: DMAPort {
         var resolved: ResolvedStream
     }
 
-    init(smmu: SMMUv3, streamID: StreamID) {
+    init(smmu: SMMUv3, streamID: StreamID, canStall: Bool) {
         self.smmu = smmu
+        self.canStall = canStall
         self.streamID = streamID
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
@@ -165,6 +170,8 @@ package final class StreamPort: DMAPort {
                 else { return false }
                 done += piece
             case .readAsZero: return false
+            // A loan cannot wait: its earlier translations would be in flight meanwhile. A copy can.
+            case .stalled: return false
             case .terminated(let event):
                 throw DMAFault(
                     cause: event.map { .event($0) } ?? .aborted,
@@ -214,6 +221,7 @@ package final class StreamPort: DMAPort {
         switch translate(address, wanted, kind, attributes) {
         case .output(let translated, let covered): (output, count) = (translated, covered)
         case .readAsZero(let covered): (output, count) = (nil, covered)
+        case .stalled: (output, count) = try waitOutStall(address, wanted, kind, attributes, offset)
         case .terminated(let event):
             throw DMAFault(
                 cause: event.map { .event($0) } ?? .aborted,
@@ -239,6 +247,8 @@ package final class StreamPort: DMAPort {
         case output(PhysicalAddress, UInt64)
         case readAsZero(UInt64)
         case terminated(UInt8?)
+        /// ``StreamPort/pendingStall`` says on what.
+        case stalled
     }
 
     @inline(__always)  // The hit path of every transaction.
@@ -308,15 +318,68 @@ package final class StreamPort: DMAPort {
         } catch {
             // First: who sees the event finds it counted.
             smmu.performance.record(accesses, streamID)
+            if error.response == .stall, canStall {
+                pendingStall = (error, transaction)
+                return .stalled
+            }
             smmu.report(error, transaction)
             switch error.response {
-            case .abort:
+            case .abort, .stall:
                 return .terminated(error.event?.rawValue)
             case .readAsZeroWriteIgnored:
-                // To the end of the smallest page: the next may translate.
-                return .readAsZero(min(wanted, 0x1000 &- (address.rawValue & 0xFFF)))
+                return .readAsZero(Self.zeroes(wanted, at: address))
             }
         }
+    }
+
+    /// Waits until software has decided about a transaction that stalls, and does as it says.
+    ///
+    /// Outside of the slot while it waits: a stalled transaction is not in flight, or the CMD_SYNC before its
+    /// CMD_RESUME would wait for ever.
+    ///
+    /// - Returns: Where it goes, as ``transfer(_:at:offset:of:_:_:)`` has it, and how many bytes that covers.
+    @inline(never)  // Keeps the hit path small.
+    private func waitOutStall(
+        _ address: IOVirtualAddress,
+        _ wanted: UInt64,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes,
+        _ offset: Int
+    ) throws(DMAFault) -> (PhysicalAddress?, UInt64) {
+        var event: UInt8?
+        waiting: while let (fault, transaction) = pendingStall {
+            pendingStall = nil
+            event = fault.event?.rawValue
+            guard let stalled = smmu.stall(fault, transaction) else { break }
+            slot.leave()
+            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
+            let resolution = stalled.wait()
+            if executesInline { smmu.commandProcessor.enterTransaction() }
+            slot.enter()
+            switch resolution {
+            case .abort: break waiting
+            case .readAsZeroWriteIgnored: return (nil, Self.zeroes(wanted, at: address))
+            case .retry: break
+            }
+            switch translate(address, wanted, kind, attributes) {
+            case .output(let output, let count): return (output, count)
+            case .readAsZero(let count): return (nil, count)
+            case .terminated(let other):
+                event = other
+                break waiting
+            case .stalled: continue
+            }
+        }
+        throw DMAFault(
+            cause: event.map { .event($0) } ?? .aborted,
+            address: address,
+            bytesTransferred: UInt64(truncatingIfNeeded: offset)
+        )
+    }
+
+    /// How many bytes an answer of zeroes covers: to the end of the smallest page, because the next may translate.
+    private static func zeroes(_ wanted: UInt64, at address: IOVirtualAddress) -> UInt64 {
+        min(wanted, 0x1000 &- (address.rawValue & 0xFFF))
     }
 
     private func translateInContext(

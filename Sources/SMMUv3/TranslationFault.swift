@@ -10,6 +10,8 @@ package struct TranslationFault: Error, Equatable, Sendable {
         case abort
         /// Reads as zero, writes ignored (CD.A == 0).
         case readAsZeroWriteIgnored
+        /// It waits until software resumes or terminates it (CD.S == 1, STE.S2S == 1).
+        case stall
     }
 
     package var response: Response

@@ -73,6 +73,7 @@ enum Daemon {
             MachineService(machine: machine), SocketService(server: control), SocketService(server: dma),
         ]
         services += try GuestServices.make(configuration, machine, logger)
+        services.append(StallService(machine: machine))
         services.append(ReadinessService { announce(configuration) })
         let group = ServiceGroup(
             // Stopped from the last to the first: what DMA there is has ended when the machine stops.

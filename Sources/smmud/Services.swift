@@ -30,6 +30,16 @@ struct MachineService: Service {
     }
 }
 
+/// Ends stalls first of all: a connection whose DMA waits for software could not be closed.
+struct StallService: Service {
+    let machine: Machine
+
+    func run() async throws {
+        try? await gracefulShutdown()
+        machine.endStalls()
+    }
+}
+
 /// Says that everything is there.
 struct ReadinessService: Service {
     let announce: @Sendable () -> Void

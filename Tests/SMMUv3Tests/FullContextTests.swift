@@ -37,7 +37,8 @@ struct FullContextTests {
             "no tables, no byte order"
         )
         #expect(!isLegal(CDWords(aa64: false)))
-        #expect(!isLegal(CDWords(s: true)))
+        #expect(isLegal(CDWords(s: true)))
+        #expect(!isLegal(CDWords(s: true)) { $0.idr0.stallModel = 1 })
     }
 
     @Test("T0SZ: 48-bit, 52-bit and small tables, by granule and CD.DS", arguments: [0, 1, 2] as [UInt64])

@@ -36,7 +36,11 @@ struct HostileTests {
     }
 
     static func anyDMA(_ guest: TestGuest, _ random: inout SplitMix, streams: UInt64 = 1 << 32) {
-        let port = guest.smmu.makePort(for: StreamID(UInt32(truncatingIfNeeded: random.next() % streams)))
+        // What random structures let stall would wait for ever: nobody resumes it.
+        let port = guest.smmu.makePort(
+            for: StreamID(UInt32(truncatingIfNeeded: random.next() % streams)),
+            canStall: false
+        )
         let address = value(&random)
         let attributes = attributes(&random)
         _ = port.read64(at: address, attributes)

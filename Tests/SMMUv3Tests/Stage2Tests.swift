@@ -157,7 +157,6 @@ struct Stage2Tests {
     ) -> Variant { Variant(name: name, isIllegal: false, change: change) }
 
     static let variants: [Variant] = [
-        illegal("S2S without stalls") { _, words in words.s = true },
         illegal("S2AA64 0") { _, words in words.aa64 = false },
         illegal("S2TG 3") { _, words in words.tg = 3 },
         illegal("S2TTB beyond S2PS") { _, words in
@@ -169,10 +168,6 @@ struct Stage2Tests {
             words.sl0 = 2
         },
         illegal("S2SL0 inconsistent") { _, words in words.sl0 = 0 },
-        illegal("nested: S1STALLD") { ste, _ in
-            ste.config = 0b111
-            ste.s1STALLD = true
-        },
         illegal("nested: S1CDMax") { ste, _ in
             ste.config = 0b111
             ste.s1CDMax = 21
@@ -182,6 +177,10 @@ struct Stage2Tests {
             ste.s1ContextPtr = 1 << 48
         },
         legal("as it is") { _, _ in },
+        legal("nested: S1STALLD") { ste, _ in
+            ste.config = 0b111
+            ste.s1STALLD = true
+        },
         legal("stage-1 fields are ignored") { ste, _ in
             ste.s1CDMax = 21
             ste.s1STALLD = true
@@ -235,6 +234,7 @@ struct Stage2Tests {
         #expect(violation(Stage2Words(endi: true)) { $0.idr0.ttendian = 2 })
         #expect(violation(Stage2Words()) { $0.idr0.ttendian = 3 })
         #expect(violation(Stage2Words()) { $0.idr5.gran4K = false })
+        #expect(violation(Stage2Words(s: true)) { $0.idr0.stallModel = 1 })
         #expect(violation(Stage2Words()) { $0.idr0.stallModel = 2 })
         #expect(!violation(Stage2Words(s: true)) { $0.idr0.stallModel = 2 })
         #expect(!violation(Stage2Words(s: true)) { $0.idr0.stallModel = 0 })

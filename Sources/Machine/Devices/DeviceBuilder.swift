@@ -163,7 +163,7 @@ struct DeviceBuilder {
             smmuIndex: endpoint.smmuIndex,
             streamID: endpoint.streams.first ?? StreamID(0)
         )
-        return { [ports] in ports.port(for: identity) }
+        return { [ports, kind = endpoint.kind] in ports.port(for: identity, kind) }
     }
 
     private static func failure(_ specification: DeviceSpecification, _ error: Errno) -> MachineError {
@@ -271,7 +271,8 @@ struct DeviceBuilder {
             return try TestEngineDevice(defaultStream: streams.first?.rawValue ?? 0) { [ports] stream in
                 guard streams.contains(StreamID(stream)) else { return nil }
                 return ports.port(
-                    for: RequesterIdentity(smmuIndex: endpoint.smmuIndex, streamID: StreamID(stream))
+                    for: RequesterIdentity(smmuIndex: endpoint.smmuIndex, streamID: StreamID(stream)),
+                    endpoint.kind
                 )
             }
         } catch {

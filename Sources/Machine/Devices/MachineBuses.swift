@@ -125,7 +125,8 @@ struct MachineBuses {
                         for: RequesterIdentity(
                             smmuIndex: streamID == nil ? nil : iommu.flatMap { smmuIndices[$0.path] },
                             streamID: streamID ?? StreamID(0)
-                        )
+                        ),
+                        .pcie
                     )
                 }
             }

@@ -27,11 +27,15 @@ struct PortMaker: Sendable {
     let smmus: [SMMUv3]
 
     /// A view of memory for one user of a requester's identity.
-    func port(for identity: RequesterIdentity) -> any DMAPort {
+    ///
+    /// - Parameters:
+    ///   - identity: Whose transactions they are.
+    ///   - kind: What the requester is: PCIe has no stalls.
+    func port(for identity: RequesterIdentity, _ kind: Endpoint.Kind) -> any DMAPort {
         guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
             return DirectPort(bus: bus, tracker: directTracker)
         }
-        return smmus[index].makePort(for: identity.streamID)
+        return smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
     }
 }
 
