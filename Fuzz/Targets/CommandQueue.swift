@@ -36,10 +36,11 @@ func fuzzCommandQueue(_ input: inout FuzzInput) {
         )
     }
     try? machine.enable()
+    var queue = CheckedQueue(machine)
     var requesters: [StallingRequester] = []
     while !input.isEmpty {
         switch input.next() % 8 {
-        case 0, 1, 2, 3: issue(command(&input), machine)
+        case 0, 1, 2, 3: queue.issue(command(&input))
         case 4: fuzz.transact(&input, at: 0x10_0000 &+ UInt64(input.next(UInt16.self)))
         case 5:
             let entry = (try? machine.leaf(of: 0x10_0000 + UInt64(input.next() & 1) << 12)) ?? 0
@@ -50,7 +51,7 @@ func fuzzCommandQueue(_ input: inout FuzzInput) {
             requesters.append(StallingRequester(machine.smmu, address, before: requesters))
         default:
             for command in [Command.cfgiAll(), .tlbiNSNHAll(), .tlbiEL2All(), .sync()] {
-                issue(command, machine)
+                queue.issue(command)
             }
             compare(&input, machine, input.pick([fuzz.port] + fuzz.others))
         }
@@ -78,24 +79,65 @@ private func command(_ input: inout FuzzInput) -> Command {
     return Command(words: [low, high])
 }
 
-private func issue(_ command: Command, _ machine: BareMachine) {
-    let before = ((try? machine.read32(RegisterOffset.cmdqCons)) ?? 0) & 0xFFFFF
-    try? machine.submit(command)
-    guard (try? machine.isIdle) == false else { return }
-    let gerror = GError(rawValue: (try? machine.read32(RegisterOffset.gerror)) ?? 0)
-    let gerrorn = (try? machine.read32(RegisterOffset.gerrorn)) ?? 0
-    precondition((gerror.rawValue ^ gerrorn) & 1 == 1, "a command is neither consumed nor an error")
-    let consumer = CMDQCons(rawValue: (try? machine.read32(RegisterOffset.cmdqCons)) ?? 0)
-    precondition(consumer.rd == before, "the queue does not stand at the command")
-    precondition(
-        consumer.err == .cerrorIll || consumer.err == .cerrorAtcInvSync,
-        "another error than could be"
-    )
-    // As Linux goes on: a CMD_SYNC in its place, then the acknowledgement of all that there is.
-    let slot = UInt64(before) & ((1 << BareMachine.Layout.log2Commands) - 1)
-    try? machine.store(0x46, 0, at: BareMachine.Layout.commandQueue + slot * 16)
-    try? machine.write32(RegisterOffset.gerrorn, UInt64(gerror.rawValue))
-    precondition((try? machine.isIdle) == true, "the queue does not go on")
+/// The queue as its driver left it, and the checks of each command.
+private struct CheckedQueue {
+    let machine: BareMachine
+    private var submitted: UInt32 = 0
+    private var acknowledged: UInt32 = 0
+    /// Somebody else has written the queue's registers: nothing is known of it any more.
+    private var isOutOfHand = false
+
+    init(_ machine: BareMachine) { self.machine = machine }
+
+    private func read(_ offset: UInt64) -> UInt32 { (try? machine.read32(offset)) ?? .max }
+
+    /// Whether nobody else has written the queue's registers: messages and DMA may.
+    private var isUntouched: Bool {
+        read(RegisterOffset.cmdqProd) == submitted & ((2 << UInt32(BareMachine.Layout.log2Commands)) - 1)
+            && UInt64(read(RegisterOffset.cmdqBase))
+                == BareMachine.Layout.commandQueue | BareMachine.Layout.log2Commands
+            && read(RegisterOffset.cmdqBase + 4) == 0 && read(RegisterOffset.gerrorn) == acknowledged
+            && read(RegisterOffset.cr0) == 0b1101
+    }
+
+    /// Queues a command, lets it run, and goes on after its error.
+    mutating func issue(_ command: Command) {
+        let before = read(RegisterOffset.cmdqCons) & 0xFFFFF
+        if !isUntouched { isOutOfHand = true }
+        try? machine.submit(command)
+        submitted &+= 1
+        let isIdle = waitUntilIdle()
+        if !isUntouched { isOutOfHand = true }
+        guard !isIdle, !isOutOfHand else { return }
+        let gerror = read(RegisterOffset.gerror)
+        let consumer = CmdqCons(rawValue: read(RegisterOffset.cmdqCons))
+        precondition(consumer.rd == before, "the queue does not stand at the command")
+        precondition(
+            consumer.err == .cerrorIll || consumer.err == .cerrorAtcInvSync,
+            "another error than could be"
+        )
+        // As Linux goes on: a CMD_SYNC in its place, then the acknowledgement of all that there is.
+        let slot = UInt64(before) & ((1 << BareMachine.Layout.log2Commands) - 1)
+        try? machine.store(0x46, 0, at: BareMachine.Layout.commandQueue + slot * 16)
+        try? machine.write32(RegisterOffset.gerrorn, UInt64(gerror))
+        acknowledged = gerror
+        precondition(waitUntilIdle() || !isUntouched, "the queue does not go on")
+    }
+
+    /// Waits until every command is consumed, or the queue has stopped.
+    ///
+    /// Beside transactions on other threads commands run as those leave. One that is neither consumed nor an error is a
+    /// run without an end.
+    ///
+    /// - Returns: Whether every command is consumed.
+    private func waitUntilIdle() -> Bool {
+        while !isOutOfHand, (try? machine.isIdle) != true {
+            if (read(RegisterOffset.gerror) ^ read(RegisterOffset.gerrorn)) & 1 == 1 { return false }
+            guard isUntouched else { return true }
+            sched_yield()
+        }
+        return true
+    }
 }
 
 /// A read on a thread of its own, which may stall.

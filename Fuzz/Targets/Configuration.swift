@@ -80,7 +80,8 @@ private func setField(
 ) {
     let field = input.pick(fields)
     let address = structure + UInt64(field.low / 64) * 8
-    let mask = ((1 << UInt64(field.high - field.low + 1)) - 1) << UInt64(field.low % 64)
+    let ones: UInt64 = (1 << UInt64(field.high - field.low + 1)) - 1
+    let mask = ones << UInt64(field.low % 64)
     let value = UInt64(input.next(UInt16.self)) << UInt64(field.low % 64)
     let old = (try? machine.load(address)) ?? 0
     try? machine.store(old & ~mask | value & mask, at: address)
