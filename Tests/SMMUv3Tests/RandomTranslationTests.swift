@@ -98,6 +98,7 @@ struct RandomTranslationTests {
                 }
             }
             try change(stream, &random)
+            try #require(try stream.guest.activeErrors == 0, "a command that is illegal")
         }
     }
 
@@ -157,14 +158,18 @@ struct RandomTranslationTests {
         let bits = UInt64(stage.shift(level))
         // Levels that TTL cannot say: 0 and above, and 1 of 16 KiB without DS.
         let hasTTL = level >= (granule == 14 && !stage.plain.ds ? 2 : 1) && random.next() % 2 == 0
+        // In units of the leaf, some of which come before it.
         let scale = min(bits - UInt64(granule), 31)
-        var num = random.next() % 4
+        let first = address & ~((1 << bits) - 1)
+        let before = first >> bits >= 4 && bits - UInt64(granule) == scale ? random.next() % 4 : 0
+        var num = before + random.next() % 4
         if !hasTTL, scale == 0, num == 0 { num = 1 }
         let tag = RandomStream.vmid << 32 | (opcode == 0x12 ? RandomStream.asid << 48 : 0)
-        let first = address & ~((1 << bits) - 1)
+        let tg = UInt64(granule - 10) / 2
+        let ttl = hasTTL ? UInt64(level) : 0
         return RawCommand(
             low: opcode | num << 12 | scale << 20 | tag,
-            high: first & ~0xFFF | UInt64(granule - 10) / 2 << 10 | (hasTTL ? UInt64(level) : 0) << 8 | 1
+            high: (first - before << bits) & ~0xFFF | tg << 10 | ttl << 8 | 1
         )
     }
 }
