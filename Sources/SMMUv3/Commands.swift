@@ -128,10 +128,14 @@ extension SMMUv3 {
             return invalidateTranslations(command)
         case .resume, .stallTerm:
             return resolveStalls(command)
+        case .atcInv:
+            return invalidateATC(command)
+        case .priResp:
+            return respondToPageRequests(command)
         case .sync:
             return synchronize(command)
         default:
-            // Everything that the ID registers say is not there: Secure, ATS, PRI, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, MPAM (CFGI_VMS_PIDM);
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -161,8 +165,10 @@ extension SMMUv3 {
     private func synchronize(_ command: Command) -> CommandOutcome {
         guard command.cs != 0b11 else { return .failed(.cerrorIll) }
         count(.syncs)
+        // CONS stays here: the next attempt does not wait for those that were given up.
+        guard atcInvalidations.wait() else { return .failed(.cerrorAtcInvSync) }
         // Every older command has completed: they run one after the other. What is left is the transactions that
-        // were translated before them.
+        // were translated before them, by the SMMU or by a function's ATC.
         let awaited = tracker.waitForTransactionsInFlight()
         if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
         switch command.cs {
