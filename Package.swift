@@ -52,7 +52,7 @@ let package = Package(
         .target(name: "AddressSpace", swiftSettings: safeSettings),
 
         // Layer 2: what things are, and what of the host they use.
-        .target(name: "DeviceModel", dependencies: ["AddressSpace"], swiftSettings: settings),
+        .target(name: "DeviceModel", dependencies: ["AddressSpace", "CLinux"], swiftSettings: settings),
         .target(name: "HostIO", dependencies: ["CLinux", logging, systemPackage], swiftSettings: settings),
         .target(name: "BlockStorage", dependencies: ["CLinux", systemPackage], swiftSettings: settings),
         .target(
@@ -237,7 +237,8 @@ let package = Package(
         .testTarget(
             name: "SMMUv3Tests",
             dependencies: [
-                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "PCIFunction", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
             ],
             swiftSettings: settings
         ),

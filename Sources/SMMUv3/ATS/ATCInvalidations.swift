@@ -1,7 +1,6 @@
 // CMD_ATC_INV: invalidate requests to functions, and those that a CMD_SYNC still waits for.
 
 package import AddressSpace
-import CLinux
 package import DeviceModel
 import SMMUv3Spec
 import Synchronization
@@ -27,38 +26,31 @@ final class ATSEndpoints: Sendable {
 /// Invalidate requests whose completion has not come yet.
 ///
 /// It counts them, and no more: how many software sends before its next CMD_SYNC is up to software.
-final class ATCInvalidations: @unchecked Sendable {
+final class ATCInvalidations: Sendable {
     private struct State {
         var outstanding = 0
         /// Counts the times that those outstanding were given up.
         var epoch: UInt64 = 0
-        /// When the last one has timed out, on the monotonic clock.
-        var deadline: Int64 = 0
+        /// When the last one has timed out.
+        var deadline = ContinuousClock.now
         /// The SMMU stops: nobody waits any more.
         var hasEnded = false
     }
     private let state = Mutex(State())
-    private let timeout: Int64
-    // Unchecked: a semaphore is made for concurrent use.
-    private let completed: UnsafeMutableRawPointer
+    private let timeout: Duration
+    private let completed = Semaphore()
 
     /// - Parameter timeoutMilliseconds: How long a completion may take.
-    init(timeoutMilliseconds: UInt32) {
-        timeout = Int64(timeoutMilliseconds) * 1_000_000
-        guard let semaphore = smmud_semaphore_create(0) else { preconditionFailure("no memory") }
-        completed = semaphore
-    }
-
-    deinit { smmud_semaphore_destroy(completed) }
+    init(timeoutMilliseconds: UInt32) { timeout = .milliseconds(Int64(timeoutMilliseconds)) }
 
     /// One request goes out.
     ///
     /// - Returns: What its completion calls, once.
     func begin() -> @Sendable () -> Void {
-        let end = smmud_monotonic_nanoseconds().addingReportingOverflow(timeout)
+        let deadline = ContinuousClock.now.advanced(by: timeout)
         let epoch = state.withLock { state in
             state.outstanding += 1
-            state.deadline = end.overflow ? Int64.max : end.partialValue
+            state.deadline = deadline
             return state.epoch
         }
         return { [self] in
@@ -66,7 +58,7 @@ final class ATCInvalidations: @unchecked Sendable {
                 // A completion after its timeout is of no use to anybody.
                 guard state.epoch == epoch, state.outstanding > 0 else { return }
                 state.outstanding -= 1
-                if state.outstanding == 0 { smmud_semaphore_signal(completed) }
+                if state.outstanding == 0 { completed.signal() }
             }
         }
     }
@@ -78,12 +70,12 @@ final class ATCInvalidations: @unchecked Sendable {
     /// - Returns: Whether none timed out. Those that did are given up: the next call does not wait for them.
     func wait() -> Bool {
         while true {
-            let deadline: Int64? = state.withLock { state in
+            let deadline: ContinuousClock.Instant? = state.withLock { state in
                 state.outstanding == 0 || state.hasEnded ? nil : state.deadline
             }
             guard let deadline else { return true }
             // A signal may be of a batch before: look again.
-            if smmud_semaphore_wait(completed, deadline) { continue }
+            if completed.wait(until: deadline) { continue }
             return state.withLock { state in
                 guard state.outstanding > 0 else { return true }
                 state.outstanding = 0
@@ -96,7 +88,7 @@ final class ATCInvalidations: @unchecked Sendable {
     /// Whoever waits goes on.
     func end() {
         state.withLock { $0.hasEnded = true }
-        smmud_semaphore_signal(completed)
+        completed.signal()
     }
 }
 
