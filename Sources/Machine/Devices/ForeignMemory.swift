@@ -110,8 +110,9 @@ final class ForeignMemory: ForeignDMA {
         }
     }
 
-    /// Shares what of a translation leads to RAM. Registers, and memory that clients keep to themselves, have no
-    /// descriptor that could be passed.
+    /// Shares what of a translation leads to RAM.
+    ///
+    /// Registers, and memory that clients keep to themselves, have no descriptor that could be passed.
     private func tell(_ translation: Translation, _ follower: (any ForeignDMAFollower)?) {
         guard let follower else { return }
         for slice in bus.ramSlices(in: translation.target) {
