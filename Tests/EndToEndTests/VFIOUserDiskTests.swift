@@ -146,7 +146,10 @@ struct VFIOUserDiskTests {
             ("virtio-net,at=0000:00:01.0,link=a,mac=1", "mac is like 52:54:00:12:34:56"),
             ("nvme,at=0000:00:01.0,file=x,queues=65", "queues is 1 to 64, not \"65\""),
             ("vfio-user,at=0000:00:01.0,socket=/nowhere/s", "--device vfio-user"),
-            ("vfio-user,at=0000:00:01.0,socket=/nowhere/s,dma=fast", "dma is messages or mapped, not \"fast\""),
+            (
+                "vfio-user,at=0000:00:01.0,socket=/nowhere/s,dma=fast",
+                "dma is messages or mapped, not \"fast\""
+            ),
             ("virtio-net,at=0000:00:01.0,tap=sixteen-letters-", "tap=sixteen-letters-: Invalid argument"),
         ]
         for (specification, message) in cases {

@@ -171,6 +171,10 @@ final class NearMachine {
         try function.writeBAR(0, address, at: 0x28, width: .doubleword)
         try function.writeBAR(0, address + 7, at: 0x30, width: .doubleword)
         try function.writeBAR(0, command, at: 0, width: .word)
+        return try outcome(of: command)
+    }
+
+    private func outcome(of command: UInt64) throws -> Bool {
         while true {
             let state = try function.readBAR(0, at: 0, width: .word)
             if state == Self.done { return true }
@@ -179,6 +183,16 @@ final class NearMachine {
             sched_yield()
         }
     }
+
+    /// Has the engine fill a range with random bytes (RAND48), from the first on.
+    func startFilling(_ address: UInt64, _ byteCount: UInt64) throws {
+        try function.writeBAR(0, address, at: 0x28, width: .doubleword)
+        try function.writeBAR(0, address + byteCount - 1, at: 0x30, width: .doubleword)
+        try function.writeBAR(0, 3, at: 0, width: .word)
+    }
+
+    /// Waits for the end of that; whether all was filled.
+    func finishFilling() throws -> Bool { try outcome(of: 3) }
 
     /// What the engine reads at an address (SUM64 of one doubleword); nil where it could not.
     func read(_ address: UInt64) throws -> UInt64? {

@@ -81,6 +81,60 @@ struct ForeignMemoryTests {
         }
     }
 
+    @Test(
+        "an unmap under the device's DMA: what it had is anybody's afterwards, and nothing lands there late"
+    )
+    func underDMA() throws {
+        let far = try FarMachine()
+        defer { far.stop() }
+        let near = try NearMachine(far)
+        defer { near.stop() }
+        let byteCount: UInt64 = 16 << 20
+        let block = try near.client.call(Methods.MemoryAllocate.self, .init(length: Size(byteCount)))
+        for round in 0..<8 {
+            try near.map(0x1000_0000, byteCount, to: block.address.value)
+            try near.startFilling(0x1000_0000, byteCount)
+            // Until it has been here.
+            while try near.word(block.address.value + 8) == 0 { sched_yield() }
+            try near.unmap(0x1000_0000)
+            let region = try #require(near.machine.memory.first)
+            let offset = block.address.value - region.range.first
+            let start = try region.region.pointer(at: offset, count: byteCount, for: .write)
+            memset(start, 0, Int(byteCount))
+            #expect(try !near.finishFilling(), "round \(round): it was done before the unmap")
+            // The first byte is 0, and each is as the next.
+            let isZero = memcmp(start, start + 1, Int(byteCount) - 1) == 0
+            #expect(isZero && start.load(as: UInt8.self) == 0, "round \(round)")
+        }
+    }
+
+    @Test("a device's server that does not let go loses its connection, and the unmap goes on")
+    func stuckServer() throws {
+        let far = try FarMachine()
+        defer { far.stop() }
+        let reports = Mutex<[String]>([])
+        let near = try NearMachine(far) { options in
+            options.report = { text in reports.withLock { $0.append(text) } }
+        }
+        defer { near.stop() }
+        try near.map(0x10000, 0x1000)
+        try near.map(0x20000, 0x1000)
+        let isReleased = Atomic(false)
+        far.onUnmap.withLock { onUnmap in
+            onUnmap = { _ in while !isReleased.load(ordering: .acquiring) { usleep(1000) } }
+        }
+        defer { isReleased.store(true, ordering: .releasing) }
+        try near.unmap(0x10000)
+        #expect(throws: RegisterAccessError.self) { try near.read(0x20000) }
+        let place = "/pcie@50000000/0000:00:03.0"
+        #expect(
+            reports.withLock { $0.first }?.hasPrefix("\(place): 0x10000-0x10fff was not given back: ") == true
+        )
+        // The driver goes on for others, and for this one as if nobody was there.
+        try near.unmap(0x20000)
+        try near.map(0x30000, 0x1000)
+    }
+
     @Test("a mapping is lent with its permissions, and one that plain accesses cannot use is not lent")
     func permissions() throws {
         let far = try FarMachine()

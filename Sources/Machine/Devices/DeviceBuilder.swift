@@ -233,7 +233,8 @@ struct DeviceBuilder {
         )
         do throws(VFIOUserClientError) {
             let client = try VFIOUserClient(path: path)
-            var deviceOptions = ForeignDevice.Options()
+            let reports = LimitedReports(of: endpoint.name, to: options.report)
+            var deviceOptions = ForeignDevice.Options { reports.add($0) }
             if isMapped { deviceOptions.window = .mapped }
             let function = try ForeignDevice.attach(
                 client,

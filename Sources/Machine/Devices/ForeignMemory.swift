@@ -173,3 +173,25 @@ extension ForeignMemory.Translation {
         return Self(range: part, physical: physical &+ (first &- range.first), isWritable: isWritable)
     }
 }
+
+/// Passes on what a device has to complain of, up to a number: software can provoke the same again and again.
+final class LimitedReports: Sendable {
+    private static let countMax = 100
+    private let count = Atomic(0)
+    private let name: String
+    private let report: @Sendable (String) -> Void
+
+    /// - Parameter name: Whose they are.
+    init(of name: String, to report: @escaping @Sendable (String) -> Void) {
+        self.name = name
+        self.report = report
+    }
+
+    func add(_ text: String) {
+        // Not past the limit, so that it never wraps.
+        guard count.load(ordering: .relaxed) <= Self.countMax else { return }
+        let number = count.wrappingAdd(1, ordering: .relaxed).newValue
+        guard number <= Self.countMax else { return }
+        report("\(name): \(text)" + (number == Self.countMax ? "; no more is said of it" : ""))
+    }
+}
