@@ -227,10 +227,12 @@ final class TestGuest {
     // MARK: Events
 
     /// Takes every record out of the event queue.
-    func takeEvents() throws -> [[UInt64]] {
+    ///
+    /// - Parameter limit: How many at most. Where stalls wait for room, each that is taken lets the next one come.
+    func takeEvents(upTo limit: Int = .max) throws -> [[UInt64]] {
         var events: [[UInt64]] = []
         let mask: UInt64 = (2 << setup.eventLog2) - 1
-        while UInt64(try read32(0x1_00A8)) & mask != eventCons {
+        while events.count < limit, UInt64(try read32(0x1_00A8)) & mask != eventCons {
             let entry = eventQueue + (eventCons & (mask >> 1)) * 32
             events.append(try (0..<4).map { try peek(entry + $0 * 8) })
             eventCons = (eventCons + 1) & mask

@@ -45,3 +45,14 @@ final class Count: Sendable {
     /// Waits until it is at least `target`.
     func wait(for target: Int) { while current < target { sched_yield() } }
 }
+
+/// Waits for what another thread does; a minute at most, so that a test that waits in vain fails and holds no
+/// thread of the pool for ever.
+func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
+    let deadline = ContinuousClock.now.advanced(by: .seconds(60))
+    while try !condition() {
+        if ContinuousClock.now > deadline { return false }
+        sched_yield()
+    }
+    return true
+}
