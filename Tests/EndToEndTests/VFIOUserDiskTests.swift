@@ -67,7 +67,7 @@ struct VFIOUserDiskTests {
             return
         }
         for (address, disk) in [("0000:00:01.0", "disk1.img"), ("0000:00:02.0", "disk2.img")] {
-            for sharing in [[], ["--messages"]] {
+            for sharing in [[], ["--messages"], ["--eventfds"]] {
                 let output = try machine.drive(address, ["--check", "64"] + sharing)
                 #expect(
                     output.contains("checked: 64 blocks written, flushed, read and compared"),
