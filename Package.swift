@@ -270,9 +270,8 @@ let package = Package(
         .testTarget(
             name: "VirtioTests",
             dependencies: [
-                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "GuestMemory", "HostIO",
-                "PCIFunction",
-                "SystemBus", "Virtio", systemPackage,
+                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory", "HostIO",
+                "PCIFunction", "SystemBus", "Virtio", systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -329,8 +328,9 @@ let package = Package(
             dependencies: ["CLinux", "ControlProtocol", "DiskJournal", "SMMUClient", systemPackage],
             swiftSettings: settings
         ),
-        // What tests start and kill, and what both know of the disk's content.
+        // What tests start and kill, and what both know of the disk's content. Networks for tests alone.
         .target(name: "DiskJournal", path: "Tests/Support/DiskJournal", swiftSettings: settings),
+        .target(name: "CTestNetwork", path: "Tests/Support/CTestNetwork"),
         .executableTarget(
             name: "smmud-disk-writer",
             dependencies: ["CLinux", "DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],

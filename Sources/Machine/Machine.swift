@@ -127,6 +127,7 @@ package final class Machine: Sendable {
         )
         functions = devices.functions
         platformDevices = devices.platform
+        lentMemory.follow(by: functions.compactMap(\.foreignMemory))
         interrupts = lines.sources
         self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
@@ -289,6 +290,7 @@ package final class Machine: Sendable {
             }
             if endpoint.kind == .pcie {
                 let seat = try buses?.seat(for: endpoint, board, ports, smmuIndices)
+                if case .below? = seat?.place { try specification.checkNeedsNoFixedStream() }
                 let function = try builder.function(
                     specification,
                     endpoint,

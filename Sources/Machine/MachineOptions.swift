@@ -64,6 +64,8 @@ package struct MachineOptions: Sendable {
     package var smmu = SMMUv3Options()
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.
     package var pageBytes = 4096
+    /// Hears of what goes wrong with a device while it runs, for a log: on any thread, and not endlessly of any device.
+    package var report: @Sendable (String) -> Void = { _ in }
 
     package init() {}
 }

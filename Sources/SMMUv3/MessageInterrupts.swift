@@ -176,6 +176,10 @@ extension SMMUv3 {
                 }
                 sendMessages()
             }
+            // A line of its own has its edge whatever becomes of the message. The combined one is this model's OR of
+            // the others, so it may leave out what software has been told otherwise.
+            interrupts.commandSync?.pulse()
+            return
         }
         pulse(interrupts.commandSync)
     }

@@ -210,7 +210,7 @@ struct DeviceBuilder {
         }
     }
 
-    /// The device of another program: each of its accesses to memory is asked for, and translated.
+    /// The device of another program, which reaches memory by messages or is lent what is mapped for it.
     private func foreign(
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
@@ -218,18 +218,36 @@ struct DeviceBuilder {
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> MachineFunction {
         let path = try specification.required("socket")
+        let isMapped = try specification.isMapped()
+        if isMapped, endpoint.smmuIndex != nil, options.driver != .own {
+            throw MachineError(
+                "\(specification.source): dma=mapped needs smmud's own driver (--driver own) or a function without an "
+                    + "SMMU: what another driver writes into its tables nobody hears of; dma=messages does not"
+            )
+        }
+        let memory = ForeignMemory(
+            on: ports.bus,
+            bypasses: endpoint.smmuIndex == nil,
+            reach: ports.reach(ofSMMU: endpoint.smmuIndex),
+            makePort: makePort
+        )
         do throws(VFIOUserClientError) {
             let client = try VFIOUserClient(path: path)
+            let reports = LimitedReports(of: endpoint.name, to: options.report)
+            var deviceOptions = ForeignDevice.Options { reports.add($0) }
+            if isMapped { deviceOptions.window = .mapped }
             let function = try ForeignDevice.attach(
                 client,
                 name: address.text,
-                dma: EndpointMemory(makePort: makePort)
+                dma: memory,
+                options: deviceOptions
             )
             return MachineFunction(
                 address: address,
                 kind: .vfioUser,
                 endpoint: endpoint,
                 function: function,
+                foreignMemory: isMapped ? memory : nil,
                 statistics: { [] },
                 shutDown: { (function.model as? ForeignDevice)?.detach() }
             )
@@ -369,17 +387,4 @@ struct DeviceBuilder {
         }
         return (key, value)
     }
-}
-
-/// What a foreign device sees of memory: an endpoint's view of it.
-private final class EndpointMemory: ForeignDMA {
-    private let maker: @Sendable () -> any DMAPort
-
-    init(makePort: @escaping @Sendable () -> any DMAPort) { maker = makePort }
-
-    func makePort() -> any DMAPort { maker() }
-
-    // Foreign devices ask for each access here, so there is no memory of theirs that would have to follow mappings.
-    func follow(_ follower: any ForeignDMAFollower) {}
-    func unfollow(_ follower: any ForeignDMAFollower) {}
 }

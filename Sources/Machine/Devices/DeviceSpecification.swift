@@ -31,7 +31,7 @@ package struct DeviceSpecification: Equatable, Sendable {
             case .nvme: ["file", "readonly", "queues", "serial", "msix"]
             case .dmaTestEngine: ["msix"]
             case .iommuTestDevice: []
-            case .vfioUser: ["socket"]
+            case .vfioUser: ["socket", "dma"]
             }
         }
 
@@ -160,6 +160,24 @@ package struct DeviceSpecification: Equatable, Sendable {
             )
         }
         return value
+    }
+
+    /// How a device of another program reaches memory: `dma` is `messages` or `mapped`.
+    func isMapped() throws(MachineError) -> Bool {
+        switch values["dma"] {
+        case nil, "messages": false
+        case "mapped": true
+        case let value?: throw MachineError("\(source): dma is messages or mapped, not \"\(value)\"")
+        }
+    }
+
+    /// Refuses what cannot stand below a root port, where software gives the bus its number, and so the StreamID.
+    func checkNeedsNoFixedStream() throws(MachineError) {
+        guard kind == .vfioUser, try isMapped() else { return }
+        throw MachineError(
+            "\(source): dma=mapped needs a function on a root bus, whose StreamID software does not change; "
+                + "dma=messages does not"
+        )
     }
 
     /// What must be there.

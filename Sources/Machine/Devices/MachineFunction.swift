@@ -14,6 +14,8 @@ package struct MachineFunction: Sendable {
     package let kind: DeviceSpecification.Kind
     package let endpoint: Endpoint
     package let function: PCIFunction
+    /// What is told of mappings, for a device of another program that is lent memory.
+    var foreignMemory: ForeignMemory?
     /// What it counts, in the order in which to show it.
     let statistics: @Sendable () -> [(name: String, value: UInt64)]
     /// Ends its threads.
@@ -36,6 +38,15 @@ struct PortMaker: Sendable {
             return DirectPort(bus: bus, tracker: directTracker)
         }
         return smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
+    }
+
+    /// The physical addresses that a requester reaches where nothing translates.
+    func reach(ofSMMU index: Int?) -> AddressRange {
+        let bits = index.map { UInt64(smmus[$0].identification.outputAddressBits) } ?? 64
+        guard let range = AddressRange(first: 0, last: bits < 64 ? (1 << bits) - 1 : .max) else {
+            preconditionFailure("no address is below 0")
+        }
+        return range
     }
 }
 
