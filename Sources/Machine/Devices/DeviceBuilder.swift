@@ -17,8 +17,8 @@ import Virtio
 
 /// Builds the devices that specifications ask for.
 struct DeviceBuilder {
-    private let options: MachineOptions
-    private let ports: PortMaker
+    let options: MachineOptions
+    let ports: PortMaker
     /// The first ends of network links that have no second yet, by name.
     private var openLinks: [String: NetPackets] = [:]
     private var linkCount = 0
@@ -36,19 +36,44 @@ struct DeviceBuilder {
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
         isMultiFunction: Bool = false,
-        makePort: (@Sendable () -> any DMAPort)? = nil
+        makePort: (@Sendable (AddressTranslationCache?) -> any DMAPort)? = nil
     ) throws(MachineError) -> MachineFunction {
         guard let address = endpoint.name.split(separator: "/").last.flatMap({ PCIAddress($0) }) else {
             throw MachineError("\(specification.source): \(endpoint.name) is no PCIe function")
         }
-        let makePort = makePort ?? portMaker(for: endpoint)
+        let cache = try translationCache(for: specification, endpoint)
+        let makeCachedPort = makePort ?? portMaker(for: endpoint)
+        return try function(
+            specification,
+            endpoint,
+            address,
+            isMultiFunction: isMultiFunction,
+            capabilities(of: cache, endpoint),
+            makePort: { makeCachedPort(cache) }
+        ).connected(to: cache)
+    }
+
+    private mutating func function(
+        _ specification: DeviceSpecification,
+        _ endpoint: Endpoint,
+        _ address: PCIAddress,
+        isMultiFunction: Bool,
+        _ capabilities: [PCICapability],
+        makePort: @escaping @Sendable () -> any DMAPort
+    ) throws(MachineError) -> MachineFunction {
         if specification.kind == .nvme {
-            return try nvme(specification, endpoint, address, makePort)
+            return try nvme(specification, endpoint, address, capabilities, makePort)
         }
         if specification.kind == .vfioUser {
             return try foreign(specification, endpoint, address, makePort)
         }
-        if let function = try testFunction(specification, named: address.text, makePort) {
+        if let function = try testFunction(
+            specification,
+            endpoint,
+            named: address.text,
+            capabilities,
+            makePort
+        ) {
             return MachineFunction(
                 address: address,
                 kind: specification.kind,
@@ -61,6 +86,7 @@ struct DeviceBuilder {
         let device = try virtio(specification)
         let options = VirtioPCIOptions(
             offersMSIX: try specification.flag("msix", default: true),
+            extendedCapabilities: capabilities,
             isMultiFunction: isMultiFunction
         )
         do throws(Errno) {
@@ -118,7 +144,7 @@ struct DeviceBuilder {
             model = try VirtioMMIODevice(
                 device: device,
                 line: line(interrupt.identity),
-                makePort: portMaker(for: endpoint)
+                makePort: { [makePort = portMaker(for: endpoint)] in makePort(nil) }
             )
         } catch {
             throw Self.failure(specification, error)
@@ -158,12 +184,12 @@ struct DeviceBuilder {
         }
     }
 
-    private func portMaker(for endpoint: Endpoint) -> @Sendable () -> any DMAPort {
+    private func portMaker(for endpoint: Endpoint) -> @Sendable (AddressTranslationCache?) -> any DMAPort {
         let identity = RequesterIdentity(
             smmuIndex: endpoint.smmuIndex,
             streamID: endpoint.streams.first ?? StreamID(0)
         )
-        return { [ports, kind = endpoint.kind] in ports.port(for: identity, kind) }
+        return { [ports, kind = endpoint.kind] cache in ports.port(for: identity, kind, cache) }
     }
 
     private static func failure(_ specification: DeviceSpecification, _ error: Errno) -> MachineError {
@@ -176,6 +202,7 @@ struct DeviceBuilder {
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
         _ address: PCIAddress,
+        _ capabilities: [PCICapability],
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> MachineFunction {
         var parameters = NVMeParameters(
@@ -193,6 +220,7 @@ struct DeviceBuilder {
                 function: controller.makeFunction(
                     name: address.text,
                     offersMSIX: offersMSIX,
+                    extendedCapabilities: capabilities,
                     makePort: makePort
                 ),
                 statistics: {
@@ -259,7 +287,9 @@ struct DeviceBuilder {
     /// A function that does DMA as it is told; nil where another kind is asked for.
     private func testFunction(
         _ specification: DeviceSpecification,
+        _ endpoint: Endpoint,
         named name: String,
+        _ capabilities: [PCICapability],
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> PCIFunction? {
         let offersMSIX = try specification.flag("msix", default: true)
@@ -269,10 +299,17 @@ struct DeviceBuilder {
                 return try TestEngineFunction.makeFunction(
                     name: name,
                     offersMSIX: offersMSIX,
+                    offersPASID: hasSubstreams(endpoint),
+                    extendedCapabilities: capabilities,
                     makePort: makePort
                 )
             case .iommuTestDevice:
-                return try IOMMUTestDevice.makeFunction(name: name, physical: ports.bus, makePort: makePort)
+                return try IOMMUTestDevice.makeFunction(
+                    name: name,
+                    physical: ports.bus,
+                    extendedCapabilities: capabilities,
+                    makePort: makePort
+                )
             default: return nil
             }
         } catch {

@@ -24,13 +24,13 @@ package struct DeviceSpecification: Equatable, Sendable {
         /// What can be said of it, beside `at`.
         var keys: [String] {
             switch self {
-            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix"]
-            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix"]
-            case .virtioRNG: ["msix"]
-            case .virtioConsole: ["socket", "file", "msix"]
-            case .nvme: ["file", "readonly", "queues", "serial", "msix"]
-            case .dmaTestEngine: ["msix"]
-            case .iommuTestDevice: []
+            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix", "ats"]
+            case .virtioRNG: ["msix", "ats"]
+            case .virtioConsole: ["socket", "file", "msix", "ats"]
+            case .nvme: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .dmaTestEngine: ["msix", "ats"]
+            case .iommuTestDevice: ["ats"]
             case .vfioUser: ["socket", "dma"]
             }
         }

@@ -33,11 +33,19 @@ struct PortMaker: Sendable {
     /// - Parameters:
     ///   - identity: Whose transactions they are.
     ///   - kind: What the requester is: PCIe has no stalls.
-    func port(for identity: RequesterIdentity, _ kind: Endpoint.Kind) -> any DMAPort {
+    ///   - cache: The ATC of the function that the port is for, if it has one.
+    func port(
+        for identity: RequesterIdentity,
+        _ kind: Endpoint.Kind,
+        _ cache: AddressTranslationCache? = nil
+    ) -> any DMAPort {
         guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
             return DirectPort(bus: bus, tracker: directTracker)
         }
-        return smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
+        let port = smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
+        guard let cache else { return port }
+        smmus[index].connect(cache, at: identity.streamID)
+        return ATCPort(cache, port)
     }
 
     /// The physical addresses that a requester reaches where nothing translates.

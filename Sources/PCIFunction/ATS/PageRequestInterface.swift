@@ -19,7 +19,9 @@ final class PageRequestInterface: Sendable {
     }
 
     private struct Group: Sendable {
-        /// Who waits; nil where that was given up. The group is in use until its response comes all the same.
+        /// Who waits; nil where that was given up.
+        ///
+        /// The group is in use until its response comes all the same.
         var waiter: Semaphore?
         var code: PageRequestGroupResponse.Code?
     }
