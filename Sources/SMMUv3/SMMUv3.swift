@@ -88,7 +88,7 @@ package final class SMMUv3: Sendable {
             generation: generation
         )
         registers = Mutex(
-            RegisterFile(identification: identification, eventLogCapacity: options.eventLogCapacity)
+            RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
         commandSlot = ownAccesses.acquireSlot()
