@@ -10,6 +10,12 @@ package struct Identification: Equatable, Sendable {
     package var idr5: IDR5
     package var iidr: IIDR
     package var aidr: AIDR
+    /// Where the VATOS page is, with SMMU_IDR0.VATOS.
+    package var idr2 = IDR2()
+    /// How many enhanced command queues there are, with SMMU_IDR1.ECMDQ.
+    package var idr6 = IDR6()
+    /// Where the command queue control page is, in bytes from page 0, with SMMU_IDR1.ECMDQ.
+    package var commandQueueControlPage: UInt64 = 0
 
     /// SMMUv3.2 with stage 1 alone, VMSAv8-64 tables of 4, 16 and 64 KiB, 48-bit addresses.
     ///
@@ -80,6 +86,8 @@ package struct Identification: Equatable, Sendable {
         result.idr0.msi = true
         result.idr0.stallModel = 0b00  // Stall or terminate, as each stream is configured.
         result.idr5.stallMax = 256
+        result.idr0.atos = true
+        result.idr0.vmw = true
         result.idr0.httu = 2  // Access flag and dirty state.
         result.idr0.ats = true  // NS1ATS stays 0: split-stage, too.
         result.idr0.atsrecerr = true

@@ -90,7 +90,7 @@ package final class SMMUv3: Sendable {
             generation: generation
         )
         registers = Mutex(
-            RegisterFile(identification: identification, eventLogCapacity: options.eventLogCapacity)
+            RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
         atcInvalidations = ATCInvalidations(

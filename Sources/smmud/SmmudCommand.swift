@@ -44,9 +44,19 @@ struct SmmudCommand: AsyncParsableCommand {
     var memory: MachineOptions.Memory = .own
 
     @Option(
-        help: "What the SMMUs can do: stage 1, stage 2, or all that there is, with 48 or 52 bits of address."
+        help:
+            "What the SMMUs can do: stage 1, stage 2, all that there is with 48 or 52 bits of address, or a product."
     )
     var smmu: MachineOptions.SMMUProfile = .stage1
+
+    @Option(
+        name: .customLong("smmu-option"),
+        help: ArgumentHelp(
+            "A choice of every SMMU; can be repeated. See docs/smmu-profiles.md.",
+            valueName: "name=value"
+        )
+    )
+    var smmuOptions: [String] = []
 
     @Option(
         name: .customLong("device"),
@@ -191,6 +201,11 @@ struct SmmudCommand: AsyncParsableCommand {
         options.driver = driver
         options.pageBytes = pageSize.byteCount
         options.smmu.commandExecution = commands == .inline ? .inline : .thread
+        do throws(SMMUOptionError) {
+            for option in smmuOptions { try options.smmu.set(option) }
+        } catch {
+            throw Failure(.usage, error.description)
+        }
         if let tlbEntries { options.smmu.tlbEntries = tlbEntries }
         if let configCacheEntries { options.smmu.configurationCacheEntries = configCacheEntries }
         if let atcEntries { options.atcEntries = atcEntries }
