@@ -217,6 +217,8 @@ package final class PCIFunction: Sendable {
             state.isPinCause = false
             updatePin(&state)
         }
+        // Again: software may have written to its registers since.
+        cache?.configure(pageServices)
         hostIfAny?.configurationChanged(of: self)
     }
 

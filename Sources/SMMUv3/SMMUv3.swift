@@ -148,14 +148,16 @@ package final class SMMUv3: Sendable {
     }
 
     /// Does what looks at memory on nobody's behalf, as an access that ``waitForAccessesInFlight()`` waits for.
-    func withOwnAccess<Result>(_ body: () -> Result) -> Result {
+    func withOwnAccess<Result, Failure: Error>(_ body: () throws(Failure) -> Result) throws(Failure)
+        -> Result
+    {
         let slot = ownAccesses.acquireSlot()
         slot.enter()
         defer {
             slot.leave()
             ownAccesses.releaseSlot(slot)
         }
-        return body()
+        return try body()
     }
 
     func currentControls() -> TranslationControls {

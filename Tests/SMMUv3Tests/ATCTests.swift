@@ -185,6 +185,13 @@ struct ATCTests {
             }
         }
         #expect(small.statistic("atc-resident") == 2)
+        // A loan of more than it holds: copied instead.
+        let isLent = try other.lend(
+            [DMARange(address: IOVirtualAddress(0x1000), byteCount: 0x8000)],
+            for: .read,
+            .plain
+        ) { _ in Issue.record("more than there is room for") }
+        #expect(!isLent)
         let none = try ATSFunction(guest, entries: 0)
         #expect(none.function.makePort().read64(at: 0x1000) == .ok(0))
         #expect(none.statistic("ats-requests") == 0)
@@ -392,6 +399,15 @@ struct ATCTests {
 
     // MARK: Races
 
+    /// Fills memory through a loan; false where there is none.
+    private static func lendAndFill(_ port: any DMAPort, _ address: UInt64, _ byteCount: Int) -> Bool {
+        let range = DMARange(address: IOVirtualAddress(address), byteCount: byteCount)
+        let isLent = try? port.lend([range], for: .write, .plain) { pieces in
+            for piece in pieces { memset(piece.iov_base, 0xD0, piece.iov_len) }
+        }
+        return isLent == true
+    }
+
     @Test("DMA through an ATC against unmap, TLBI, CMD_ATC_INV and CMD_SYNC: nothing lands after it")
     func nothingLandsLate() throws {
         let (guest, tables) = try guest {
@@ -412,6 +428,8 @@ struct ATCTests {
                     let offset = random.next() % UInt64(4096 - size + 1)
                     let isDone = bytes.withUnsafeBytes { buffer in
                         let piece = UnsafeRawBufferPointer(rebasing: buffer[..<size])
+                        // One of them by loans of the memory.
+                        guard index > 0 else { return Self.lendAndFill(port, 0x1000 + offset, size) }
                         return (try? port.write(piece, at: IOVirtualAddress(0x1000 + offset), .plain)) != nil
                     }
                     if isDone { race.landed.increment() } else { race.faulted.increment() }

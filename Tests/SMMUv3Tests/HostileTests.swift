@@ -31,7 +31,8 @@ struct HostileTests {
             substreamID: random.next() % 3 == 0
                 ? SubstreamID(UInt32(truncatingIfNeeded: random.next() >> (random.next() % 64))) : nil,
             isPrivileged: random.next() & 1 != 0,
-            isInstruction: random.next() & 1 != 0
+            isInstruction: random.next() & 1 != 0,
+            isTranslated: random.next() % 4 == 0
         )
     }
 
@@ -45,6 +46,28 @@ struct HostileTests {
         let attributes = attributes(&random)
         _ = port.read64(at: address, attributes)
         _ = port.write64(random.next(), at: address, attributes)
+        let answer = port.translate(
+            ATSTranslationRequest(
+                address: IOVirtualAddress(address),
+                substreamID: attributes.substreamID,
+                noWrite: random.next() & 1 != 0,
+                isExecute: attributes.isInstruction,
+                isPrivileged: attributes.isPrivileged
+            )
+        )
+        if case .success(let translation) = answer, !translation.isDenied {
+            _ = port.read64(at: translation.output, TransactionAttributes(isTranslated: true))
+        }
+        port.sendPageRequest(
+            PageRequest(
+                address: IOVirtualAddress(address),
+                substreamID: attributes.substreamID,
+                group: UInt16(truncatingIfNeeded: random.next()),
+                isLast: random.next() & 1 != 0,
+                wantsRead: random.next() & 1 != 0,
+                wantsWrite: random.next() & 1 != 0
+            )
+        )
         let kind: TransactionKind = random.next() & 1 == 0 ? .read : .write
         let transaction = Transaction(
             streamID: port.streamID,

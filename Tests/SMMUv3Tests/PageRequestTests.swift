@@ -220,6 +220,18 @@ struct PageRequestTests {
                 setup.endpoint.responses.last == Response(group: 4, substreamID: nil, code: .responseFailure)
             )
             #expect(try setup.guest.takeEvents() == [])
+            // CR2.REC_CFG_ATS: C_BAD_STE, with the PASID of the request.
+            try setup.guest.write32(0x20, 0b1_1110)
+            try setup.guest.write32(0x2C, 0b1000)
+            try setup.guest.write32(0x20, Self.priqen)
+            setup.request(0x2000, group: 5, pasid: 4)
+            #expect(setup.endpoint.responses.last?.code == .responseFailure)
+            #expect(try setup.guest.takeEvents() == [[0x0000_0006_0000_4804, 0, 0, 0]])
+            // An STE that aborts everything is valid.
+            try setup.guest.setSTE(6, STEWords(config: 0))
+            setup.request(0x2000, group: 6, pasid: 4)
+            #expect(setup.endpoint.responses.last?.code == .success)
+            #expect(try setup.guest.takeEvents() == [])
         }
     }
 

@@ -20,6 +20,11 @@ package struct MachineFunction: Sendable {
     let statistics: @Sendable () -> [(name: String, value: UInt64)]
     /// Ends its threads.
     let shutDown: @Sendable () -> Void
+
+    /// What its ATC counts; empty where it has none.
+    package var atsStatistics: [(name: String, value: UInt64)] {
+        function.translationCache?.statistics ?? []
+    }
 }
 
 /// Views of memory for requesters, without the machine that they belong to.

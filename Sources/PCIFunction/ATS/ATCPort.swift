@@ -108,28 +108,33 @@ package final class ATCPort: DMAPort {
             return try port.lend(ranges, for: direction, attributes, body)
         }
         let need = Need(direction, attributes)
-        var missing = firstMissing(ranges, need)
-        // What does not stay in the ATC for as long as that is copied.
+        // What the ATC has no room for, or does not stay there for as long as that, is copied.
+        var fetchesLeft = cache.options.entryCount + Self.attempts
         for _ in 0..<Self.attempts {
+            var missing = firstMissing(ranges, need)
             while let address = missing {
-                guard fetch(address, need) else { return false }
+                guard fetchesLeft > 0, fetch(address, need) else { return false }
+                fetchesLeft -= 1
                 let next = firstMissing(ranges, need)
                 guard next != address else { return false }
                 missing = next
             }
-            port.beginTransaction()
-            defer { port.endTransaction() }
-            if let translated = translate(ranges, need) {
-                return try port.lend(
-                    translated,
-                    for: direction,
-                    TransactionAttributes(isTranslated: true),
-                    body
-                )
-            }
-            missing = firstMissing(ranges, need)
+            if let isLent = try lendTranslated(ranges, for: direction, need, body) { return isLent }
         }
         return false
+    }
+
+    /// Lends the memory behind what the ATC has; nil where it has not all of it any more.
+    private func lendTranslated(
+        _ ranges: [DMARange],
+        for direction: DMADirection,
+        _ need: Need,
+        _ body: (UnsafeBufferPointer<iovec>) -> Void
+    ) throws(DMAFault) -> Bool? {
+        port.beginTransaction()
+        defer { port.endTransaction() }
+        guard let translated = translate(ranges, need) else { return nil }
+        return try port.lend(translated, for: direction, TransactionAttributes(isTranslated: true), body)
     }
 
     /// Moves bytes, piece by piece: each is what one translation covers.

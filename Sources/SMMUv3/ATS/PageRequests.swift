@@ -86,19 +86,38 @@ extension SMMUv3 {
         guard request.substreamID != nil, !identification.idr3.pps else {
             return respond(to: request, of: streamID, .success, withSubstream: true)
         }
+        guard let keepsPASID = responsesKeepPASID(request, streamID) else {
+            return respond(to: request, of: streamID, .responseFailure, withSubstream: false)
+        }
+        respond(to: request, of: streamID, .success, withSubstream: keepsPASID)
+    }
+
+    /// STE.PPAR; nil where there is no valid STE, which is recorded if CR2.REC_CFG_ATS wants it.
+    private func responsesKeepPASID(_ request: PageRequest, _ streamID: StreamID) -> Bool? {
         let transaction = Transaction(
             streamID: streamID,
-            attributes: .plain,
+            attributes: TransactionAttributes(substreamID: request.substreamID),
             kind: .read,
             address: request.address
         )
         let controls = currentControls()
+        guard controls.isEnabled else { return nil }
         var observer = NoObserver()
-        let ste = withOwnAccess { try? fetchSTE(transaction, controls, .cached, &observer) }
-        guard controls.isEnabled, let ste, identification.violation(of: ste) == nil else {
-            return respond(to: request, of: streamID, .responseFailure, withSubstream: false)
+        do {
+            return try withOwnAccess { () throws(TranslationFault) -> Bool in
+                let ste = try fetchSTE(transaction, controls, .cached, &observer)
+                // One that aborts all transactions is valid.
+                if !ste.v || !ste.config.abortsSilently {
+                    _ = try configuration(of: ste, transaction, controls)
+                }
+                return ste.ppar
+            }
+        } catch {
+            var fault = error
+            if !controls.recordsATSErrors { fault.record = nil }
+            report(fault, transaction)
+            return nil
         }
-        respond(to: request, of: streamID, .success, withSubstream: ste.ppar)
     }
 
     private func respond(

@@ -18,6 +18,8 @@ extension StreamPort: ATSPort {
     package func sendPageRequest(_ request: PageRequest) { smmu.receive(request, from: streamID) }
 
     package func beginTransaction() {
+        // The slot would say outside while the port is inside.
+        precondition(!isBracketed, "brackets do not nest")
         enterTransaction()
         isBracketed = true
     }
