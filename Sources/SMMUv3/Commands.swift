@@ -143,7 +143,8 @@ extension SMMUv3 {
         if command.opcode.hasSSec, command.ssec { return .failed(.cerrorIll) }
         switch command.opcode {
         case .prefetchConfig, .prefetchAddr:
-            return .done  // Hints.
+            prefetch(command)
+            return .done
         case .cfgiSTE, .cfgiSTERange, .cfgiCD, .cfgiCDAll:
             return invalidateConfiguration(command)
         case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,

@@ -344,7 +344,9 @@ extension SMMUv3 {
         observer.fetched(.l1cd(location, l1))
         let leafBytes: UInt64 = 64 &<< UInt64(leaf)
         let leafBase = l1.l2Ptr & ~(leafBytes &- 1)
-        guard l1.v, l1.l2Ptr < identification.outputAddressLimit else {
+        let limit =
+            stream.stage2 == nil ? identification.outputAddressLimit : identification.inputAddressLimit
+        guard l1.v, l1.l2Ptr < limit else {
             throw .abort(
                 // The SubstreamID field is always valid here: 0 where S1DSS led to CD 0.
                 .configuration(

@@ -64,7 +64,7 @@ package struct Identification: Equatable, Sendable {
         )
     }
 
-    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, tables of
+    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, AArch32 tables, tables of
     /// either byte order, messages as interrupts, stalls.
     ///
     /// - Parameters:
@@ -80,6 +80,7 @@ package struct Identification: Equatable, Sendable {
     ) -> Identification {
         var result = stage1(streamIDBits: streamIDBits, isCoherent: isCoherent)
         result.idr0.s2P = true
+        result.idr0.ttf = 0b11  // AArch32 LPAE tables too.
         result.idr0.hyp = true  // Mandatory from v3.2 on with both stages.
         result.idr0.vmid16 = true
         // SEV stays 0: no processor's event register can be reached from here, and who relies on it sleeps long.

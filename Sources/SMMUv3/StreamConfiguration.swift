@@ -97,10 +97,10 @@ extension Identification {
             return
                 "STE.S1Fmt is \(ste.s1Fmt), a 2-level CD table, which SMMU_IDR0.CD2L says is not implemented"
         }
-        // With AArch64 tables IAS is OAS, so the limit is the same where the pointer is an IPA.
-        if ste.s1ContextPtr >= outputAddressLimit {
+        let bits = ste.config.translatesStage2 ? inputAddressBits : outputAddressBits
+        if ste.s1ContextPtr >> UInt64(bits) != 0 {
             return "STE.S1ContextPtr 0x\(String(ste.s1ContextPtr, radix: 16)) is beyond the "
-                + "\(outputAddressBits)-bit \(ste.config.translatesStage2 ? "intermediate" : "output") "
+                + "\(bits)-bit \(ste.config.translatesStage2 ? "intermediate" : "output") "
                 + "address size"
         }
         return nil

@@ -133,13 +133,17 @@ extension SMMUv3 {
         guard !resolved.translatesStage1 else {
             return try translateStage1(transaction, access, resolved, lookup, &observer)
         }
-        // IAS, the limit where stage 2 follows, is OAS with AArch64 tables.
-        guard transaction.address.rawValue < identification.outputAddressLimit else {
-            throw bypassAddressSizeFault(transaction, access)
+        // IAS is the limit where a stage is configured, whether or not stage 1 is skipped.
+        let bits =
+            resolved.stream.config == .bypass
+            ? identification.outputAddressBits : identification.inputAddressBits
+        guard transaction.address.rawValue >> UInt64(bits) == 0 else {
+            throw bypassAddressSizeFault(transaction, access, bits)
         }
         guard let stage2 = resolved.stream.stage2 else {
             observer.note("stage 1 is bypassed: the address passes as it is")
-            return bypass(transaction.address.rawValue, access, resolved.stream.incoming)
+            let address = transaction.address.rawValue & (identification.outputAddressLimit &- 1)
+            return bypass(address, access, resolved.stream.incoming)
         }
         return try translateStage2Alone(transaction, access, resolved, stage2, lookup, &observer)
     }
@@ -319,9 +323,11 @@ extension SMMUv3 {
 
     /// An input address beyond IAS or OAS where stage 1 is bypassed: a stage-1 F_ADDR_SIZE that always aborts and
     /// is always recorded.
-    private func bypassAddressSizeFault(_ transaction: Transaction, _ access: EffectiveAccess)
-        -> TranslationFault
-    {
+    private func bypassAddressSizeFault(
+        _ transaction: Transaction,
+        _ access: EffectiveAccess,
+        _ bits: Int
+    ) -> TranslationFault {
         .abort(
             .translationRelated(
                 .fAddrSize,
@@ -335,7 +341,7 @@ extension SMMUv3 {
                 inputAddress: transaction.address.rawValue,
                 ipa: 0
             ),
-            "the address is beyond the \(identification.outputAddressBits)-bit output size"
+            "the address is beyond the \(bits)-bit address size"
         )
     }
 
