@@ -32,8 +32,12 @@ package struct MachineOptions: Sendable {
     package var devices: [DeviceSpecification] = []
     /// Cache sizes and choices of every SMMU.
     package var smmu = SMMUv3Options()
+    /// How many translations the ATC of each function with ATS holds; with 0 it asks for none.
+    package var atcEntries = 64
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.
     package var pageBytes = 4096
+    /// Hears of what goes wrong with a device while it runs, for a log: on any thread, and not endlessly of any device.
+    package var report: @Sendable (String) -> Void = { _ in }
 
     package init() {}
 }

@@ -52,7 +52,7 @@ extension SMMUv3 {
         do {
             let command = Command(words: try fetchCommand(at: PhysicalAddress(pending.address)))
             counters.addCommand(command.opcode)
-            outcome = execute(command)
+            outcome = execute(command, of: pending.queue)
         } catch {
             outcome = .failed(.cerrorAbt)
         }
@@ -138,7 +138,7 @@ extension SMMUv3 {
 
     // MARK: Dispatch
 
-    private func execute(_ command: Command) -> CommandOutcome {
+    private func execute(_ command: Command, of queue: Int?) -> CommandOutcome {
         // No Secure state: SSec is ILLEGAL in every command that has it.
         if command.opcode.hasSSec, command.ssec { return .failed(.cerrorIll) }
         switch command.opcode {
@@ -152,10 +152,14 @@ extension SMMUv3 {
             return invalidateTranslations(command)
         case .resume, .stallTerm:
             return resolveStalls(command)
+        case .atcInv:
+            return invalidateATC(command, of: queue)
+        case .priResp:
+            return respondToPageRequests(command)
         case .sync:
-            return synchronize(command)
+            return synchronize(command, of: queue)
         default:
-            // Everything that the ID registers say is not there: Secure, ATS, PRI, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, MPAM (CFGI_VMS_PIDM);
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -182,11 +186,13 @@ extension SMMUv3 {
         return .done
     }
 
-    private func synchronize(_ command: Command) -> CommandOutcome {
+    private func synchronize(_ command: Command, of queue: Int?) -> CommandOutcome {
         guard command.cs != 0b11 else { return .failed(.cerrorIll) }
         count(.syncs)
+        // CONS stays here: the next attempt does not wait for those that were given up.
+        guard atcInvalidations(of: queue).wait() else { return .failed(.cerrorAtcInvSync) }
         // Every older command has completed: they run one after the other. What is left is the transactions that
-        // were translated before them.
+        // were translated before them, by the SMMU or by a function's ATC.
         let awaited = tracker.waitForTransactionsInFlight()
         if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
         switch command.cs {

@@ -38,6 +38,10 @@ package struct SMMUv3Options: Equatable, Sendable {
     package var refusesIllegalAccesses = true
     /// How many event records are kept for people to look at, whether or not the queue took them.
     package var eventLogCapacity = 1024
+    /// How long a function may take to complete an ATS invalidate request, until CMD_SYNC gives it up.
+    ///
+    /// PCIe gives it a minute.
+    package var atcInvalidationTimeoutMilliseconds: UInt32 = 60_000
 
     package init() {}
 }

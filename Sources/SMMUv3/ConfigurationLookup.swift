@@ -15,6 +15,10 @@ struct TranslationControls: Equatable, Sendable {
     var recordsBadStreamIDs: Bool
     /// CR2.E2H.
     var isE2H: Bool
+    /// CR0.ATSCHK.
+    var checksTranslated: Bool
+    /// CR2.REC_CFG_ATS.
+    var recordsATSErrors: Bool
     var tableBase: StrtabBase
     var tableConfiguration: StrtabBaseCfg
     /// The invalidation generation before these were read, and so before anything that the look-up fetches:

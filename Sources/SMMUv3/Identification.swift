@@ -64,8 +64,8 @@ package struct Identification: Equatable, Sendable {
         )
     }
 
-    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, AArch32 tables, tables of
-    /// either byte order, messages as interrupts, stalls.
+    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, AArch32 tables,
+    /// tables of either byte order, messages as interrupts, stalls, ATS and PRI, translation by register.
     ///
     /// - Parameters:
     ///   - streamIDBits: As for ``stage1(streamIDBits:isCoherent:)``.
@@ -90,6 +90,11 @@ package struct Identification: Equatable, Sendable {
         result.idr0.atos = true
         result.idr0.vmw = true
         result.idr0.httu = 2  // Access flag and dirty state.
+        result.idr0.ats = true  // NS1ATS stays 0: split-stage, too.
+        result.idr0.atsrecerr = true
+        result.idr0.pri = true
+        result.idr1.priqs = 10
+        result.idr3.pps = true  // Automatic responses carry the PASID of their request.
         result.idr0.ttendian = 0b00  // Mixed: CD.ENDI and STE.S2ENDI choose.
         result.idr1.attrTypesOvr = true
         result.idr3.xnx = true  // Mandatory from v3.1 on with stage 2.

@@ -18,6 +18,7 @@ struct RegisterFile: Sendable {
     var irqCtrl = IRQCtrl(rawValue: 0)
     var gerrorMessage = MessageRegisters()
     var eventqMessage = MessageRegisters()
+    var priq = PRIQRegisters()
     var messages = OutgoingMessages()
     var stalls: StallTable
     var gerror = GError(rawValue: 0)
@@ -73,6 +74,8 @@ struct RegisterFile: Sendable {
             globalBypass: gbpa,
             recordsBadStreamIDs: cr2.recinvsid,
             isE2H: cr2.e2H,
+            checksTranslated: cr0ack.atschk,
+            recordsATSErrors: cr2.recCfgATS,
             tableBase: maskedStrtabBase,
             tableConfiguration: strtabBaseCfg
         )
@@ -145,7 +148,7 @@ struct RegisterFile: Sendable {
         case RegisterOffset.cidr0...RegisterOffset.cidr0 + 0xC, RegisterOffset.pidr4...RegisterOffset.cidr0:
             Self.componentIdentification(offset)
         default:
-            read64Half(offset)
+            readPRIQ(offset, aliasesPage1: aliasesPage1) ?? read64Half(offset)
         }
     }
 

@@ -64,6 +64,9 @@ package final class SMMUv3: Sendable {
     let counters = Counters()
     let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
+    let atsEndpoints = ATSEndpoints()
+    /// Those of SMMU_CMDQ, then those of each enhanced command queue: a CMD_SYNC is for its own queue alone.
+    let atcInvalidations: [ATCInvalidations]
 
     /// Builds an SMMU in its reset state.
     ///
@@ -91,6 +94,9 @@ package final class SMMUv3: Sendable {
             RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
+        atcInvalidations = (0...identification.enhancedQueueCount).map { _ in
+            ATCInvalidations(timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds)
+        }
         commandSlot = ownAccesses.acquireSlot()
         commandProcessor.attach(self)
     }
@@ -100,10 +106,14 @@ package final class SMMUv3: Sendable {
     /// Commands that were accepted are not executed any further.
     package func stop() {
         endStalls()
+        for queue in atcInvalidations { queue.end() }
         commandProcessor.stop()
     }
 
-    deinit { commandProcessor.stop() }
+    deinit {
+        for queue in atcInvalidations { queue.end() }
+        commandProcessor.stop()
+    }
 
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
@@ -189,6 +199,7 @@ final class Counters: Sendable {
         case walks, descriptorFetches, configurationFetches, faults, stalls
         case eventsRecorded, eventsDropped
         case commands, commandErrors, syncs, transactionsAwaited
+        case translationRequests, pageRequests
 
         var text: String {
             switch self {
@@ -203,6 +214,8 @@ final class Counters: Sendable {
             case .commandErrors: "command-errors"
             case .syncs: "syncs"
             case .transactionsAwaited: "sync-awaited-transactions"
+            case .translationRequests: "ats-translation-requests"
+            case .pageRequests: "pri-page-requests"
             }
         }
     }

@@ -305,7 +305,8 @@ extension SMMUv3 {
         )
     }
 
-    private func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
+    /// The address as it is.
+    func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
         -> Translation
     {
         Translation(
