@@ -150,6 +150,9 @@ extension SMMUv3 {
         case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,
             .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
             return invalidateTranslations(command)
+        case .cfgiVMSPIDM where identification.hasVMS:
+            configurationCache.invalidatePartIDMaps(of: command.vmid)
+            return .done
         case .resume, .stallTerm:
             return resolveStalls(command)
         case .atcInv:
@@ -159,7 +162,7 @@ extension SMMUv3 {
         case .sync:
             return synchronize(command, of: queue)
         default:
-            // Everything that the ID registers say is not there: Secure, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, device permission tables;
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -174,6 +177,7 @@ extension SMMUv3 {
             // The aligned block of 2^(Range + 1) StreamIDs; 31 is all of them.
             let span = UInt32.max &>> (31 &- UInt32(command.range & 31))
             configurationCache.invalidate(streams: (streamID & ~span)...(streamID | span))
+            if command.range & 31 == 31 { configurationCache.invalidatePartIDMaps(of: nil) }
         case .cfgiCD:
             guard identification.idr0.s1P else { return .failed(.cerrorIll) }
             configurationCache.invalidate(

@@ -44,6 +44,8 @@ struct ContextConfiguration: Equatable, Sendable {
     var records: Bool
     /// CD.S: they stall, whatever CD.A and CD.R say.
     var stalls: Bool
+    /// PARTID and PMG, of effect where STE.S1MPAM lets the CD choose; a virtual machine's PARTID is mapped already.
+    var mpam = MPAMIdentity()
 }
 
 /// What the permissions of a leaf depend on beside the leaf.

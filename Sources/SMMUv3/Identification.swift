@@ -16,6 +16,8 @@ package struct Identification: Equatable, Sendable {
     package var idr6 = IDR6()
     /// Where the command queue control page is, in bytes from page 0, with SMMU_IDR1.ECMDQ.
     package var commandQueueControlPage: UInt64 = 0
+    /// The largest PARTID and PMG, with SMMU_IDR3.MPAM.
+    package var mpamidr = MPAMIDR()
 
     /// SMMUv3.2 with stage 1 alone, VMSAv8-64 tables of 4, 16 and 64 KiB, 48-bit addresses.
     ///
@@ -100,6 +102,9 @@ package struct Identification: Equatable, Sendable {
         result.idr3.xnx = true  // Mandatory from v3.1 on with stage 2.
         result.idr3.fwb = true  // Mandatory from v3.2 on.
         result.idr3.stt = true
+        result.idr3.mpam = true
+        result.mpamidr.partIDMax = 0xFF
+        result.mpamidr.pmgMax = 3
         result.idr3.e0pd = true  // Mandatory from v3.3 on.
         result.idr3.ptwnnc = true  // Mandatory from v3.3 on with stage 2.
         result.idr5.oas = AddressSize.encoding(bits: min(outputAddressBits, 52)) ?? 5

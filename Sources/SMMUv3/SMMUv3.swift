@@ -120,6 +120,7 @@ package final class SMMUv3: Sendable {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
         translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
+        configurationCache.invalidatePartIDMaps(of: nil)
     }
 
     // MARK: What transactions need

@@ -24,6 +24,8 @@ package struct Translation: Equatable, Sendable {
     package var isPrivileged: Bool
     /// Whether it goes to the bus as an instruction fetch.
     package var isInstruction: Bool
+    /// PARTID and PMG that go to the bus with the transaction, where SMMU_IDR3.MPAM says that there are any.
+    package var mpam = MPAMIdentity()
     /// Whether the TLB answered.
     package var isFromTLB: Bool
     /// What the page permits, for each kind of access as the device drives it, overrides applied.
@@ -67,16 +69,17 @@ extension SMMUv3 {
     ) throws(TranslationFault) -> Translation {
         guard controls.isEnabled else {
             observer.note("SMMU_CR0.SMMUEN is 0")
-            return try passGlobally(transaction, controls.globalBypass)
+            return try passGlobally(transaction, controls)
         }
         let resolved = try resolveStream(transaction, controls, policy, &observer)
         return try translate(transaction, resolved, controls.generation, policy, &observer)
     }
 
     /// What SMMU_GBPA makes of a transaction while SMMUEN is 0.
-    private func passGlobally(_ transaction: Transaction, _ gbpa: GBPA) throws(TranslationFault)
-        -> Translation
+    private func passGlobally(_ transaction: Transaction, _ controls: TranslationControls)
+        throws(TranslationFault) -> Translation
     {
+        let gbpa = controls.globalBypass
         let address = transaction.address.rawValue
         if gbpa.abort { throw .silentAbort("SMMU_GBPA.ABORT is 1") }
         guard address < identification.outputAddressLimit else {
@@ -95,7 +98,7 @@ extension SMMUv3 {
                 shCfg: gbpa.shCfg,
                 allocCfg: gbpa.allocCfg
             ) : .bus
-        return bypass(address, access, attributes)
+        return bypass(address, access, attributes, globalMPAM(controls))
     }
 
     /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
@@ -143,7 +146,7 @@ extension SMMUv3 {
         guard let stage2 = resolved.stream.stage2 else {
             observer.note("stage 1 is bypassed: the address passes as it is")
             let address = transaction.address.rawValue & (identification.outputAddressLimit &- 1)
-            return bypass(address, access, resolved.stream.incoming)
+            return bypass(address, access, resolved.stream.incoming, resolved.mpam)
         }
         return try translateStage2Alone(transaction, access, resolved, stage2, lookup, &observer)
     }
@@ -296,6 +299,7 @@ extension SMMUv3 {
             ),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
+            mpam: resolved.mpam,
             isFromTLB: isFromTLB,
             incomingPermissions: incomingPermissions(
                 entry.permissions,
@@ -306,9 +310,12 @@ extension SMMUv3 {
     }
 
     /// The address as it is.
-    func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
-        -> Translation
-    {
+    func bypass(
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ attributes: MemoryAttributes,
+        _ mpam: MPAMIdentity
+    ) -> Translation {
         Translation(
             output: PhysicalAddress(address),
             byteCount: identification.outputAddressLimit &- address,
@@ -317,6 +324,7 @@ extension SMMUv3 {
             attributeSource: .bus(attributes),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
+            mpam: mpam,
             isFromTLB: false,
             incomingPermissions: .all
         )

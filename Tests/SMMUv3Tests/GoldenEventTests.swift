@@ -175,6 +175,16 @@ extension EventRow {
             )
             return guest.dmaRead(0x2A, 0x5000, TransactionAttributes(substreamID: SubstreamID(0x400)))
         },
+        EventRow("F_VMS_FETCH", [0x0000_002A_0000_0025, 0, 0, 0x9_0000_1000]) { guest in
+            let nested = try NestedSetup(guest, stream: 0x2A)
+            // S1MPAM [90], VMSPtr [375:332].
+            let address = try guest.steAddress(0x2A)
+            try guest.poke(address + 8, try guest.peek(address + 8) | 1 << 26)
+            try guest.poke(address + 40, EventRig.nowhere + 0x1000)
+            try guest.sync(Raw.cfgiSTE(0x2A))
+            try nested.map(0x5000, toPhysical: guest.allocate(0x1000))
+            return guest.dmaRead(0x2A, 0x5000)
+        },
         EventRow("C_BAD_CD, V = 0", [0x0000_002A_0000_000A, 0, 0, 0]) { guest in
             try guest.setSTE(0x2A, STEWords(s1ContextPtr: guest.allocate(64)))
             return guest.dmaRead(0x2A, 0x5000)

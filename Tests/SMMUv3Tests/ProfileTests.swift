@@ -23,10 +23,10 @@ struct ProfileTests {
             // S1P, TTF 2, COHACC, ASID16, CD2L, TTENDIAN 2, STALL_MODEL 1, ST_LEVEL 1.
             (.stage1, [0x0948_101A, 0x058B_0510, 0, 0x0000_1404, 0x0000_0075, 0, 0, 2]),
             // S2P, TTF 3, HTTU 2, MSI, ATS, PRI, ATOS, VMW, VMID16 and mixed endianness; no S1P, Hyp, CD2L.
-            (.stage2, [0x0887_B49D, 0x0D8B_5010, 0, 0x0000_5730, 0x0100_0075, 0, 0, 3]),
+            (.stage2, [0x0887_B49D, 0x0D8B_5010, 0, 0x0000_57B0, 0x0100_0075, 0, 0, 3]),
             // Both; the window has no room for VATOS and ECMDQ.
-            (.full, [0x088F_B69F, 0x0D8B_5510, 0, 0x0000_7734, 0x0100_0075, 0, 0, 3]),
-            (.full52, [0x088F_B69F, 0x0D8B_5510, 0, 0x0000_7734, 0x0100_04F6, 0, 0, 3]),
+            (.full, [0x088F_B69F, 0x0D8B_5510, 0, 0x0000_77B4, 0x0100_0075, 0, 0, 3]),
+            (.full52, [0x088F_B69F, 0x0D8B_5510, 0, 0x0000_77B4, 0x0100_04F6, 0, 0, 3]),
             // The words that Intel publishes of the MMU-600 in the Agilex 5, less BTM, SEV and PBHA.
             (
                 .mmu600,

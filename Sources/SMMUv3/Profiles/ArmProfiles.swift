@@ -27,6 +27,7 @@ extension Identification {
         result.idr1.eventqs = 19
         result.idr1.priqs = 19
         result.idr3 = IDR3()
+        result.mpamidr = MPAMIDR()
         result.idr3.had = true
         result.idr3.xnx = true
         result.idr3.pps = true
