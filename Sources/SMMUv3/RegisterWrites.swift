@@ -70,10 +70,11 @@ extension RegisterFile {
     /// MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR; with a PRI queue PRIQ_ABT_ERR; with both
     /// MSI_PRIQ_ABT_ERR; with enhanced command queues CMDQP_ERR.
     private var implementedErrors: UInt32 {
-        var bits: UInt32 = identification.idr0.msi ? 0b1_1011_0101 : 0b1_0000_0101
-        if identification.idr0.pri { bits |= identification.idr0.msi ? 0b0_0100_1000 : 0b0_0000_1000 }
-        if identification.idr1.ecmdq { bits |= 1 << 9 }
-        return bits
+        var errors: UInt32 = 0b1_0000_0101
+        if identification.idr0.msi { errors |= 0b1011_0000 }
+        if identification.idr0.pri { errors |= identification.idr0.msi ? 0b0100_1000 : 0b1000 }
+        if identification.idr1.ecmdq { errors |= 1 << 9 }
+        return errors
     }
 
     /// GERROR_IRQ_CFGn take writes: there are messages, and GERROR_IRQEN is 0.
@@ -104,9 +105,9 @@ extension RegisterFile {
         cr0 = new
         cr0ack.smmuen = new.smmuen
         cr0ack.eventqen = new.eventqen
-        cr0ack.vmw = new.vmw
         cr0ack.priqen = new.priqen
         cr0ack.atschk = new.atschk
+        cr0ack.vmw = new.vmw
         // CMDQEN 1 -> 0 is acknowledged by the command processor, when the current command has finished.
         if new.cmdqen { cr0ack.cmdqen = true }
         var consequences: WriteConsequences = .commandQueue
