@@ -36,9 +36,11 @@ extension SMMUv3 {
     func executeNextCommand() -> Bool {
         executeTranslationRequests()
         var goesOn = execute(nextCommand())
-        for queue in 0..<identification.enhancedQueueCount where execute(nextCommand(ofEnhancedQueue: queue))
-        {
-            goesOn = true
+        guard identification.idr1.ecmdq else { return goesOn }
+        var queue = nextBusyQueue(from: 0)
+        while let current = queue {
+            if execute(nextCommand(ofEnhancedQueue: current)) { goesOn = true }
+            queue = nextBusyQueue(from: current + 1)
         }
         return goesOn
     }

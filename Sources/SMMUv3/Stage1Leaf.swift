@@ -62,7 +62,9 @@ extension SMMUv3 {
             output = output.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         }
         // A 40-bit output of AArch32 tables is cut off at OAS, where it is not an IPA.
-        if !input.resolved.translatesStage2 { output &= identification.outputAddressLimit &- 1 }
+        if input.context.permissionRules.isAArch32, !input.resolved.translatesStage2 {
+            output &= identification.outputAddressLimit &- 1
+        }
         let attribute = UInt8(
             truncatingIfNeeded: input.context.mair &>> (UInt64(descriptor.attrIndx & 7) &* 8)
         )

@@ -235,7 +235,7 @@ extension SMMUv3 {
             output = output.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         }
         // A 40-bit output of AArch32 tables is cut off at OAS.
-        output &= identification.outputAddressLimit &- 1
+        if stage2.isAArch32 { output &= identification.outputAddressLimit &- 1 }
         let input = request.ipa.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         let translation = CachedTranslation(
             inputBase: input,
