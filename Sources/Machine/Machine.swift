@@ -219,21 +219,21 @@ package final class Machine: Sendable {
         return MachineSMMU(node: node, model: model)
     }
 
-    /// How many bytes of `reg` the model may have: all of them, or the two pages alone where counter groups stand in
-    /// the last two, where the optional pages would be.
+    /// How many bytes of `reg` the model may have: all that BA_VATOS reaches, or the two pages alone where counter
+    /// groups stand in the last two, where the optional pages would be.
     private static func modelledRegisters(of node: SMMUv3Node, _ board: BoardDescription) -> UInt64 {
         let least = Identification.requiredRegisterByteCount
         let tail = 2 * SMMUv3RegisterPage.byteCount
-        let last = node.registers.last
-        guard !node.hasBrokenPage1RegisterSpace, node.registers.byteCount >= least + tail,
-            let pages = AddressRange(first: last &- (tail &- 1), last: last)
+        let byteCount = min(node.registers.byteCount & ~(SMMUv3RegisterPage.byteCount - 1), 0x400_0000)
+        guard !node.hasBrokenPage1RegisterSpace, byteCount >= least + tail,
+            let pages = AddressRange(start: node.registers.first &+ byteCount &- tail, byteCount: tail)
         else { return least }
         let isTaken = board.pmcgs.contains { group in
-            ([group.page0] + (group.page1.map { [$0] } ?? [])).contains {
-                $0.first <= pages.last && pages.first <= $0.last
+            [group.page0, group.page1].contains { page in
+                page.map { $0.first <= pages.last && pages.first <= $0.last } ?? false
             }
         }
-        return isTaken ? least : node.registers.byteCount
+        return isTaken ? least : byteCount
     }
 
     /// SMMU_IDR1.SIDSIZE: enough for every StreamID that the tree gives out there, and no less than 16.

@@ -36,9 +36,11 @@ extension SMMUv3 {
     func executeNextCommand() -> Bool {
         executeTranslationRequests()
         var goesOn = execute(nextCommand())
-        for queue in 0..<identification.enhancedQueueCount where execute(nextCommand(ofEnhancedQueue: queue))
-        {
-            goesOn = true
+        guard identification.idr1.ecmdq else { return goesOn }
+        var queue = nextBusyQueue(from: 0)
+        while let current = queue {
+            if execute(nextCommand(ofEnhancedQueue: current)) { goesOn = true }
+            queue = nextBusyQueue(from: current + 1)
         }
         return goesOn
     }
@@ -52,7 +54,7 @@ extension SMMUv3 {
         do {
             let command = Command(words: try fetchCommand(at: PhysicalAddress(pending.address)))
             counters.addCommand(command.opcode)
-            outcome = execute(command)
+            outcome = execute(command, of: pending.queue)
         } catch {
             outcome = .failed(.cerrorAbt)
         }
@@ -138,27 +140,31 @@ extension SMMUv3 {
 
     // MARK: Dispatch
 
-    private func execute(_ command: Command) -> CommandOutcome {
+    private func execute(_ command: Command, of queue: Int?) -> CommandOutcome {
         // No Secure state: SSec is ILLEGAL in every command that has it.
         if command.opcode.hasSSec, command.ssec { return .failed(.cerrorIll) }
         switch command.opcode {
         case .prefetchConfig, .prefetchAddr:
-            return .done  // Hints.
+            prefetch(command)
+            return .done
         case .cfgiSTE, .cfgiSTERange, .cfgiCD, .cfgiCDAll:
             return invalidateConfiguration(command)
         case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,
             .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
             return invalidateTranslations(command)
+        case .cfgiVMSPIDM where identification.hasVMS:
+            configurationCache.invalidatePartIDMaps(of: command.vmid)
+            return .done
         case .resume, .stallTerm:
             return resolveStalls(command)
         case .atcInv:
-            return invalidateATC(command)
+            return invalidateATC(command, of: queue)
         case .priResp:
             return respondToPageRequests(command)
         case .sync:
-            return synchronize(command)
+            return synchronize(command, of: queue)
         default:
-            // Everything that the ID registers say is not there: Secure, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, device permission tables;
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -173,6 +179,7 @@ extension SMMUv3 {
             // The aligned block of 2^(Range + 1) StreamIDs; 31 is all of them.
             let span = UInt32.max &>> (31 &- UInt32(command.range & 31))
             configurationCache.invalidate(streams: (streamID & ~span)...(streamID | span))
+            if command.range & 31 == 31 { configurationCache.invalidatePartIDMaps(of: nil) }
         case .cfgiCD:
             guard identification.idr0.s1P else { return .failed(.cerrorIll) }
             configurationCache.invalidate(
@@ -185,11 +192,11 @@ extension SMMUv3 {
         return .done
     }
 
-    private func synchronize(_ command: Command) -> CommandOutcome {
+    private func synchronize(_ command: Command, of queue: Int?) -> CommandOutcome {
         guard command.cs != 0b11 else { return .failed(.cerrorIll) }
         count(.syncs)
         // CONS stays here: the next attempt does not wait for those that were given up.
-        guard atcInvalidations.wait() else { return .failed(.cerrorAtcInvSync) }
+        guard atcInvalidations(of: queue).wait() else { return .failed(.cerrorAtcInvSync) }
         // Every older command has completed: they run one after the other. What is left is the transactions that
         // were translated before them, by the SMMU or by a function's ATC.
         let awaited = tracker.waitForTransactionsInFlight()

@@ -27,6 +27,8 @@ package struct SMMUv3Options: Equatable, Sendable {
     /// Whether page 0 offsets 0xA8, 0xAC, 0xC8 and 0xCC alias the queue pointers of page 1
     /// (`cavium,cn9900-broken-page1-regspace`).
     package var aliasesPage1InPage0 = false
+    /// Whether CMD_PREFETCH_* fill the caches; they are hints.
+    package var executesPrefetches = true
     /// What SMMU_GBPA is after a reset, which is IMPLEMENTATION DEFINED: whether transactions pass or are aborted
     /// until software says otherwise.
     package var abortsAtReset = false

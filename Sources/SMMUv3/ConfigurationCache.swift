@@ -26,6 +26,8 @@ final class ConfigurationCache: Sendable {
     private struct State: Sendable {
         var streams: BoundedStore<StreamID, STE>
         var contexts: BoundedStore<ContextKey, CD>
+        /// VMS.PARTID_MAP by VMID.
+        var partIDMaps: BoundedStore<UInt16, PartIDMap>
         var counters = Counters()
     }
     private let state: Mutex<State>
@@ -41,7 +43,11 @@ final class ConfigurationCache: Sendable {
         self.capacity = capacity
         self.generation = generation
         state = Mutex(
-            State(streams: BoundedStore(capacity: capacity), contexts: BoundedStore(capacity: capacity))
+            State(
+                streams: BoundedStore(capacity: capacity),
+                contexts: BoundedStore(capacity: capacity),
+                partIDMaps: BoundedStore(capacity: capacity)
+            )
         )
     }
 
@@ -96,7 +102,33 @@ final class ConfigurationCache: Sendable {
         }
     }
 
+    func partIDMap(_ vmid: UInt16) -> PartIDMap? {
+        guard capacity > 0 else { return nil }
+        return state.withLock { $0.partIDMaps[vmid] }
+    }
+
+    /// Keeps a PARTID_MAP unless something was invalidated since `generation` was read.
+    func fill(partIDMapOf vmid: UInt16, _ map: PartIDMap, fetchedAt fetchGeneration: UInt64) {
+        guard capacity > 0 else { return }
+        state.withLock { state in
+            guard generation.current == fetchGeneration else { return }
+            if state.partIDMaps.insert(map, for: vmid) { state.counters.evictions &+= 1 }
+        }
+    }
+
     // MARK: Invalidating
+
+    /// CMD_CFGI_VMS_PIDM; nil is CMD_CFGI_ALL: the PARTID_MAPs of every VMID.
+    func invalidatePartIDMaps(of vmid: UInt16?) {
+        generation.advance()
+        state.withLock { state in
+            guard let vmid else {
+                _ = state.partIDMaps.removeAll { _ in true }
+                return
+            }
+            _ = state.partIDMaps.remove(vmid)
+        }
+    }
 
     /// CMD_CFGI_STE_RANGE, CMD_CFGI_STE, CMD_CFGI_ALL: the STEs of these streams and every CD reached through them.
     func invalidate(streams: ClosedRange<UInt32>) {

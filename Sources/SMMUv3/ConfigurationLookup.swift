@@ -11,6 +11,8 @@ struct TranslationControls: Equatable, Sendable {
     var isEnabled: Bool
     /// What happens while it is not enabled.
     var globalBypass: GBPA
+    /// PARTID and PMG of what then passes.
+    var globalMPAM: GBPMPAM
     /// CR2.RECINVSID.
     var recordsBadStreamIDs: Bool
     /// CR2.E2H.
@@ -272,7 +274,12 @@ extension SMMUv3 {
         if let reason = identification.violation(of: cd, in: stream) {
             throw configurationFault(.cBadCD, transaction, reason)
         }
-        return identification.decode(cd, in: stream)
+        var context = identification.decode(cd, in: stream)
+        if identification.idr3.mpam {
+            let lookup = LookupScope(policy: policy, generation: controls.generation)
+            context.mpam = try mpam(of: cd, stream, transaction, lookup, &observer)
+        }
+        return context
     }
 
     private func fetchCD(
@@ -348,7 +355,9 @@ extension SMMUv3 {
         observer.fetched(.l1cd(location, l1))
         let leafBytes: UInt64 = 64 &<< UInt64(leaf)
         let leafBase = l1.l2Ptr & ~(leafBytes &- 1)
-        guard l1.v, l1.l2Ptr < identification.outputAddressLimit else {
+        let limit =
+            stream.stage2 == nil ? identification.outputAddressLimit : identification.inputAddressLimit
+        guard l1.v, l1.l2Ptr < limit else {
             throw .abort(
                 // The SubstreamID field is always valid here: 0 where S1DSS led to CD 0.
                 .configuration(

@@ -44,6 +44,8 @@ struct ContextConfiguration: Equatable, Sendable {
     var records: Bool
     /// CD.S: they stall, whatever CD.A and CD.R say.
     var stalls: Bool
+    /// PARTID and PMG, of effect where STE.S1MPAM lets the CD choose; a virtual machine's PARTID is mapped already.
+    var mpam = MPAMIdentity()
 }
 
 /// What the permissions of a leaf depend on beside the leaf.
@@ -54,6 +56,10 @@ struct PermissionRules: Equatable, Sendable {
     var pan: Bool
     /// EPAN, where SMMU_IDR3.EPAN has it: PAN looks at unprivileged execution too.
     var epan: Bool
+    /// VMSAv8-32 LPAE tables (AA64 == 0).
+    var isAArch32 = false
+    /// UWXN, of VMSAv8-32: what unprivileged accesses can write, privileged ones do not execute.
+    var uwxn = false
 }
 
 extension ContextConfiguration {
@@ -88,9 +94,12 @@ extension ContextConfiguration {
         )
     }()
 
-    /// Whether TTB1 translates an address: by bit 55, with or without a top byte.
+    /// Whether TTB1 translates an address: by bit 55, with or without a top byte, or by TxSZ in 32 bits.
     @inline(__always)  // On the way of every transaction that a port does not answer.
-    func isUpper(_ address: UInt64) -> Bool { hasTwoRanges && address[bit: 55] }
+    func isUpper(_ address: UInt64) -> Bool {
+        guard !permissionRules.isAArch32 else { return isUpperOf32Bits(address) }
+        return hasTwoRanges && address[bit: 55]
+    }
 
     func region(of address: UInt64) -> TableRegion { isUpper(address) ? upper : lower }
 
@@ -122,14 +131,12 @@ extension Identification {
                 return "CD.ENDI is 0; SMMU_IDR0.TTENDIAN has big-endian alone"
             }
         }
-        if !cd.aa64, idr0.ttf & 0b01 == 0 { return "CD.AA64 is 0; SMMU_IDR0.TTF has AArch64 tables alone" }
-        if cd.aa64, idr0.ttf & 0b10 == 0 { return "CD.AA64 is 1; SMMU_IDR0.TTF has no AArch64 tables" }
+        if let reason = formatViolation(of: cd, in: stream) { return reason }
+        guard cd.aa64 else { return asidViolation(of: cd, in: stream) }
         if cd.ha || cd.hd, idr0.httu == 0 { return "CD.HA or CD.HD is 1 with SMMU_IDR0.HTTU 0" }
         if cd.hd, idr0.httu == 1 { return "CD.HD is 1 with SMMU_IDR0.HTTU 1 (access flag alone)" }
         if cd.haft, !cd.ha, idr0.httu == 3 { return "CD.HAFT is 1 with CD.HA 0" }
-        if stream.world.hasTwoRanges, !idr0.asid16, cd.asid > 0xFF {
-            return "CD.ASID has upper bits with SMMU_IDR0.ASID16 0"
-        }
+        if let reason = asidViolation(of: cd, in: stream) { return reason }
         // Both halves are checked for every transaction, whichever half its address selects.
         if usesLower {
             let granule = Granule(tg0: cd.tg0)
@@ -144,6 +151,11 @@ extension Identification {
             }
         }
         return nil
+    }
+
+    private func asidViolation(of cd: CD, in stream: StreamConfiguration) -> String? {
+        guard stream.world.hasTwoRanges, !idr0.asid16, cd.asid > 0xFF else { return nil }
+        return "CD.ASID has upper bits with SMMU_IDR0.ASID16 0"
     }
 
     private func regionViolation(_ cd: CD, _ n: String, size: UInt8, granule: Granule?, table: UInt64)
@@ -169,6 +181,7 @@ extension Identification {
 
     /// Decodes a CD in which ``violation(of:in:)`` found nothing.
     func decode(_ cd: CD, in stream: StreamConfiguration) -> ContextConfiguration {
+        guard cd.aa64 else { return decodeAArch32(cd, in: stream) }
         let hasTwoRanges = stream.world.hasTwoRanges
         return ContextConfiguration(
             lower: TableRegion(

@@ -107,7 +107,24 @@ extension EnhancedCommandQueue {
     }
 }
 
+extension EnhancedCommandQueue {
+    /// Whether the consumer has something to do: a command, or to acknowledge that the queue is off.
+    func isBusy(_ identification: Identification) -> Bool {
+        guard isEnabled else { return !isDisabled }
+        return !hasError && producer(identification) != consumer(identification)
+    }
+}
+
 extension SMMUv3 {
+    /// The first enhanced command queue from a number on that the consumer has something to do for.
+    func nextBusyQueue(from first: Int) -> Int? {
+        registers.withLock { registers in
+            registers.enhancedQueues.indices.dropFirst(first).first {
+                registers.enhancedQueues[$0].isBusy(identification)
+            }
+        }
+    }
+
     /// The command that an enhanced command queue's CONS points at, if it may be executed now.
     func nextCommand(ofEnhancedQueue number: Int) -> PendingCommand? {
         registers.withLock { registers in

@@ -16,6 +16,8 @@ package struct Identification: Equatable, Sendable {
     package var idr6 = IDR6()
     /// Where the command queue control page is, in bytes from page 0, with SMMU_IDR1.ECMDQ.
     package var commandQueueControlPage: UInt64 = 0
+    /// The largest PARTID and PMG, with SMMU_IDR3.MPAM.
+    package var mpamidr = MPAMIDR()
 
     /// SMMUv3.2 with stage 1 alone, VMSAv8-64 tables of 4, 16 and 64 KiB, 48-bit addresses.
     ///
@@ -64,8 +66,8 @@ package struct Identification: Equatable, Sendable {
         )
     }
 
-    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, tables of
-    /// either byte order, messages as interrupts, stalls, ATS and PRI.
+    /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, AArch32 tables,
+    /// tables of either byte order, messages as interrupts, stalls, ATS and PRI, translation by register.
     ///
     /// - Parameters:
     ///   - streamIDBits: As for ``stage1(streamIDBits:isCoherent:)``.
@@ -80,6 +82,7 @@ package struct Identification: Equatable, Sendable {
     ) -> Identification {
         var result = stage1(streamIDBits: streamIDBits, isCoherent: isCoherent)
         result.idr0.s2P = true
+        result.idr0.ttf = 0b11  // AArch32 LPAE tables too.
         result.idr0.hyp = true  // Mandatory from v3.2 on with both stages.
         result.idr0.vmid16 = true
         // SEV stays 0: no processor's event register can be reached from here, and who relies on it sleeps long.
@@ -99,6 +102,9 @@ package struct Identification: Equatable, Sendable {
         result.idr3.xnx = true  // Mandatory from v3.1 on with stage 2.
         result.idr3.fwb = true  // Mandatory from v3.2 on.
         result.idr3.stt = true
+        result.idr3.mpam = true
+        result.mpamidr.partIDMax = 0xFF
+        result.mpamidr.pmgMax = 3
         result.idr3.e0pd = true  // Mandatory from v3.3 on.
         result.idr3.ptwnnc = true  // Mandatory from v3.3 on with stage 2.
         result.idr5.oas = AddressSize.encoding(bits: min(outputAddressBits, 52)) ?? 5

@@ -60,7 +60,13 @@ extension RegisterFile {
         if identification.idr0.atos, RegisterOffset.gatosCtrl..<0x120 ~= offset {
             return gatos.read(offset &- RegisterOffset.gatosCtrl)
         }
-        if offset == RegisterOffset.vatosSel { return vatosSel.rawValue }
+        switch offset {
+        case RegisterOffset.vatosSel: return vatosSel.rawValue
+        case RegisterOffset.mpamidr: return identification.mpamidr.rawValue
+        case RegisterOffset.gmpam: return gmpam.rawValue
+        case RegisterOffset.gbpmpam: return gbpmpam.rawValue
+        default: break
+        }
         if let page = identification.vatosPage, page..<(page &+ 0x1_0000) ~= offset {
             return vatos.read(offset &- page &- VATOSRegisterOffset.ctrl)
         }
@@ -94,6 +100,15 @@ extension RegisterFile {
             // Not while it decides about a request.
             if !vatos.isRunning { vatosSel.rawValue = value & (identification.idr0.vmid16 ? 0xFFFF : 0xFF) }
             return []
+        }
+        // As GBPA: only with Update = 1 in the same write, which is complete at once.
+        if offset == RegisterOffset.gmpam, GMPAM(rawValue: value).update {
+            gmpam.rawValue = value & identification.mpamMask
+            return []
+        }
+        if offset == RegisterOffset.gbpmpam, GBPMPAM(rawValue: value).update {
+            gbpmpam.rawValue = value & identification.mpamMask
+            return .translationControls
         }
         if let page = identification.vatosPage, page..<(page &+ 0x1_0000) ~= offset {
             return vatos.write(

@@ -34,6 +34,8 @@ struct RegisterFile: Sendable {
     var gatos = ATOSRegisters()
     var vatos = ATOSRegisters()
     var vatosSel = VATOSSel(rawValue: 0)
+    var gmpam = GMPAM(rawValue: 0)
+    var gbpmpam = GBPMPAM(rawValue: 0)
     var enhancedQueues: [EnhancedCommandQueue]
     var eventLog: EventLog
     let identification: Identification
@@ -72,6 +74,7 @@ struct RegisterFile: Sendable {
         TranslationControls(
             isEnabled: cr0ack.smmuen,
             globalBypass: gbpa,
+            globalMPAM: gbpmpam,
             recordsBadStreamIDs: cr2.recinvsid,
             isE2H: cr2.e2H,
             checksTranslated: cr0ack.atschk,

@@ -65,7 +65,8 @@ package final class SMMUv3: Sendable {
     let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
     let atsEndpoints = ATSEndpoints()
-    let atcInvalidations: ATCInvalidations
+    /// Those of SMMU_CMDQ, then those of each enhanced command queue: a CMD_SYNC is for its own queue alone.
+    let atcInvalidations: [ATCInvalidations]
 
     /// Builds an SMMU in its reset state.
     ///
@@ -93,9 +94,9 @@ package final class SMMUv3: Sendable {
             RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
-        atcInvalidations = ATCInvalidations(
-            timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds
-        )
+        atcInvalidations = (0...identification.enhancedQueueCount).map { _ in
+            ATCInvalidations(timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds)
+        }
         commandSlot = ownAccesses.acquireSlot()
         commandProcessor.attach(self)
     }
@@ -105,12 +106,12 @@ package final class SMMUv3: Sendable {
     /// Commands that were accepted are not executed any further.
     package func stop() {
         endStalls()
-        atcInvalidations.end()
+        for queue in atcInvalidations { queue.end() }
         commandProcessor.stop()
     }
 
     deinit {
-        atcInvalidations.end()
+        for queue in atcInvalidations { queue.end() }
         commandProcessor.stop()
     }
 
@@ -119,6 +120,7 @@ package final class SMMUv3: Sendable {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
         translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
+        configurationCache.invalidatePartIDMaps(of: nil)
     }
 
     // MARK: What transactions need

@@ -69,6 +69,12 @@ extension SMMUv3Options {
                 "cache"
             ) { $0.cachesInvalidStructures = $1 },
             choice(
+                "prefetch",
+                "Whether CMD_PREFETCH_CONFIG and CMD_PREFETCH_ADDR, hints, fill the caches.",
+                "ignore",
+                "fill"
+            ) { $0.executesPrefetches = $1 },
+            choice(
                 "page1-alias",
                 "Whether page 0 shows the queue pointers of page 1.",
                 "no",

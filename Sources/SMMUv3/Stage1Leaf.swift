@@ -61,6 +61,10 @@ extension SMMUv3 {
             size += region.format.log2ContiguousEntries(level: leaf.level)
             output = output.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         }
+        // A 40-bit output of AArch32 tables is cut off at OAS, where it is not an IPA.
+        if input.context.permissionRules.isAArch32, !input.resolved.translatesStage2 {
+            output &= identification.outputAddressLimit &- 1
+        }
         let attribute = UInt8(
             truncatingIfNeeded: input.context.mair &>> (UInt64(descriptor.attrIndx & 7) &* 8)
         )
@@ -122,7 +126,7 @@ extension SMMUv3 {
 }
 
 extension PermissionRules {
-    /// What a leaf permits (VMSAv8-64, stage 1).
+    /// What a leaf of stage 1 permits.
     ///
     /// - Parameters:
     ///   - leaf: The leaf.
@@ -131,6 +135,7 @@ extension PermissionRules {
     func permissions(of leaf: Descriptor, _ hierarchical: HierarchicalAttributes, isClean: Bool)
         -> Permissions
     {
+        guard !isAArch32 else { return aarch32Permissions(of: leaf, hierarchical) }
         let mayWrite = !hierarchical.removesWrites && (leaf.ap & 0b10 == 0 || isClean)
         let isWritable = mayWrite && leaf.ap & 0b10 == 0
         guard hasTwoRanges else {

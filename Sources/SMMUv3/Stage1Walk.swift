@@ -1,4 +1,4 @@
-// The walk of VMSAv8-64 stage-1 tables.
+// The walk of stage-1 tables.
 
 import AddressSpace
 import BitFields
@@ -128,7 +128,9 @@ extension SMMUv3 {
             let half = isUpper ? "1" : "0"
             throw translationFault(.fTranslation, input, "CD.EPD\(half) disables walks of TTB\(half)")
         }
-        let outside = (isUpper ? ~address : address) &>> UInt64(region.inputBits)
+        // Of 32 bits, those that are TTB1's are in its range.
+        let top = isUpper ? input.context.permissionRules.isAArch32 ? 0 : ~address : address
+        let outside = top &>> UInt64(region.inputBits)
         guard outside == 0 else {
             throw translationFault(
                 .fTranslation,

@@ -33,6 +33,8 @@ struct Stage2Configuration: Equatable, Sendable {
     /// S2S: faults stall.
     var stalls: Bool
     var vmid: UInt16
+    /// VMSAv8-32 LPAE tables (S2AA64 == 0): execution needs read permission.
+    var isAArch32 = false
 
     /// How many address bits the first table resolves, concatenated tables included.
     var firstIndexBits: Int { inputBits - format.granule.log2Bytes(ofLevel: startLevel) }
@@ -60,14 +62,17 @@ extension Identification {
 
     /// Why the stage-2 fields of an STE with Config 0b11x are ILLEGAL; nil where they are not.
     func stage2Violation(of ste: STE) -> String? {
+        if !ste.s2AA64, idr3.fwb, ste.s2FWB { return "STE.S2FWB is 1 with STE.S2AA64 0" }
         if ste.s2S, idr0.stallModel == 0b01 {
             return "STE.S2S is 1 with SMMU_IDR0.STALL_MODEL 1 (no stalls)"
         }
         if !ste.s2S, idr0.stallModel == 0b10 {
             return "STE.S2S is 0 with SMMU_IDR0.STALL_MODEL 2 (stalls forced)"
         }
-        // AArch32 tables are not modelled: no identification has TTF[0].
-        if !ste.s2AA64 { return "STE.S2AA64 is 0; SMMU_IDR0.TTF has AArch64 tables alone" }
+        if !ste.s2AA64 {
+            if let reason = aarch32Stage2Violation(of: ste) { return reason }
+            return stage2EndianViolation(of: ste)
+        }
         if idr0.ttf & 0b10 == 0 { return "STE.S2AA64 is 1; SMMU_IDR0.TTF has no AArch64 tables" }
         if ste.s2HA || ste.s2HD, idr0.httu == 0 {
             return "STE.S2HA or STE.S2HD is 1 with SMMU_IDR0.HTTU 0"
@@ -77,6 +82,10 @@ extension Identification {
         }
         if ste.s2HAFT, !ste.s2HA, idr0.httu == 3 { return "STE.S2HAFT is 1 with STE.S2HA 0" }
         if let reason = stage2ShapeViolation(of: ste) { return reason }
+        return stage2EndianViolation(of: ste)
+    }
+
+    private func stage2EndianViolation(of ste: STE) -> String? {
         if idr0.ttendian == 0b10, ste.s2ENDI {
             return "STE.S2ENDI is 1; SMMU_IDR0.TTENDIAN has little-endian alone"
         }
@@ -98,8 +107,7 @@ extension Identification {
                 + "size of stage 2"
         }
         let largest = !idr3.stt ? 39 : granule == .kib64 ? 47 : 48
-        // IAS is OAS with AArch64 tables.
-        let smallest = max(granule == .kib64 || ds ? 12 : 16, 64 - outputAddressBits)
+        let smallest = max(granule == .kib64 || ds ? 12 : 16, 64 - inputAddressBits)
         let size = Int(ste.s2T0SZ)
         guard size >= smallest, size <= largest else {
             return "STE.S2T0SZ is \(size), outside \(smallest)...\(largest)"
@@ -117,6 +125,7 @@ extension Identification {
 
     /// Decodes stage 2 of an STE in which `stage2Violation` found nothing.
     func stage2(of ste: STE) -> Stage2Configuration {
+        guard ste.s2AA64 else { return aarch32Stage2(of: ste) }
         let granule = Granule(s2TG: ste.s2TG) ?? .kib4
         let outputBits = AddressSize.effectiveBits(encoding: ste.s2PS, limit: idr5.oas)
         var result = Stage2Configuration(

@@ -234,6 +234,8 @@ extension SMMUv3 {
             size += stage2.format.log2ContiguousEntries(level: level)
             output = output.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         }
+        // A 40-bit output of AArch32 tables is cut off at OAS.
+        if stage2.isAArch32 { output &= identification.outputAddressLimit &- 1 }
         let input = request.ipa.roundedDown(toPowerOfTwo: 1 &<< UInt64(size))
         let translation = CachedTranslation(
             inputBase: input,
@@ -336,6 +338,8 @@ extension Stage2Configuration {
         case 0b10: break
         default: result.insert(.privilegedExecute)
         }
+        // AArch32 has no pages that can be executed alone.
+        if isAArch32, leaf.s2AP & 0b01 == 0 { result.subtract(.execute) }
         return result
     }
 

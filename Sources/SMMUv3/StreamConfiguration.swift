@@ -18,6 +18,12 @@ struct StreamConfiguration: Equatable, Sendable {
     var stage2: Stage2Configuration?
     /// The bus's attributes after MTCFG, MemAttr, SHCFG and ALLOCCFG.
     var incoming: MemoryAttributes
+    /// PARTID and PMG of the STE.
+    var mpam = MPAMIdentity()
+    /// S1MPAM, where there is MPAM: the CD says PARTID and PMG.
+    var usesContextMPAM = false
+    /// VMSPtr, of effect with S1MPAM where both stages translate.
+    var vmsPointer: UInt64 = 0
 
     /// Where the CDs are, and how many.
     struct ContextTable: Equatable, Sendable {
@@ -97,10 +103,10 @@ extension Identification {
             return
                 "STE.S1Fmt is \(ste.s1Fmt), a 2-level CD table, which SMMU_IDR0.CD2L says is not implemented"
         }
-        // With AArch64 tables IAS is OAS, so the limit is the same where the pointer is an IPA.
-        if ste.s1ContextPtr >= outputAddressLimit {
+        let bits = ste.config.translatesStage2 ? inputAddressBits : outputAddressBits
+        if ste.s1ContextPtr >> UInt64(bits) != 0 {
             return "STE.S1ContextPtr 0x\(String(ste.s1ContextPtr, radix: 16)) is beyond the "
-                + "\(outputAddressBits)-bit \(ste.config.translatesStage2 ? "intermediate" : "output") "
+                + "\(bits)-bit \(ste.config.translatesStage2 ? "intermediate" : "output") "
                 + "address size"
         }
         return nil
@@ -113,7 +119,7 @@ extension Identification {
         let hasSubstreams = idr1.ssidsize != 0 && ste.s1CDMax != 0
         let world =
             ignoresSTRW(ste.config) ? .nsEL1 : StreamWorld(strw: ste.strw, e2H: isE2H) ?? .nsEL1
-        return StreamConfiguration(
+        var result = StreamConfiguration(
             config: ste.config,
             world: world,
             vmid: usesVMID(ste) ? ste.s2VMID : 0,
@@ -129,6 +135,12 @@ extension Identification {
                     allocCfg: ste.allocCfg
                 ) : .bus
         )
+        if idr3.mpam {
+            result.mpam = effective(MPAMIdentity(partID: ste.partID, pmg: ste.pmg))
+            result.usesContextMPAM = ste.s1MPAM
+            result.vmsPointer = ste.vmsPtr
+        }
+        return result
     }
 
     private func contextTable(of ste: STE, _ hasSubstreams: Bool) -> StreamConfiguration.ContextTable {

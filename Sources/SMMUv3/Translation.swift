@@ -24,6 +24,8 @@ package struct Translation: Equatable, Sendable {
     package var isPrivileged: Bool
     /// Whether it goes to the bus as an instruction fetch.
     package var isInstruction: Bool
+    /// PARTID and PMG that go to the bus with the transaction, where SMMU_IDR3.MPAM says that there are any.
+    package var mpam = MPAMIdentity()
     /// Whether the TLB answered.
     package var isFromTLB: Bool
     /// What the page permits, for each kind of access as the device drives it, overrides applied.
@@ -67,16 +69,17 @@ extension SMMUv3 {
     ) throws(TranslationFault) -> Translation {
         guard controls.isEnabled else {
             observer.note("SMMU_CR0.SMMUEN is 0")
-            return try passGlobally(transaction, controls.globalBypass)
+            return try passGlobally(transaction, controls)
         }
         let resolved = try resolveStream(transaction, controls, policy, &observer)
         return try translate(transaction, resolved, controls.generation, policy, &observer)
     }
 
     /// What SMMU_GBPA makes of a transaction while SMMUEN is 0.
-    private func passGlobally(_ transaction: Transaction, _ gbpa: GBPA) throws(TranslationFault)
-        -> Translation
+    private func passGlobally(_ transaction: Transaction, _ controls: TranslationControls)
+        throws(TranslationFault) -> Translation
     {
+        let gbpa = controls.globalBypass
         let address = transaction.address.rawValue
         if gbpa.abort { throw .silentAbort("SMMU_GBPA.ABORT is 1") }
         guard address < identification.outputAddressLimit else {
@@ -95,7 +98,7 @@ extension SMMUv3 {
                 shCfg: gbpa.shCfg,
                 allocCfg: gbpa.allocCfg
             ) : .bus
-        return bypass(address, access, attributes)
+        return bypass(address, access, attributes, globalMPAM(controls))
     }
 
     /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
@@ -133,13 +136,17 @@ extension SMMUv3 {
         guard !resolved.translatesStage1 else {
             return try translateStage1(transaction, access, resolved, lookup, &observer)
         }
-        // IAS, the limit where stage 2 follows, is OAS with AArch64 tables.
-        guard transaction.address.rawValue < identification.outputAddressLimit else {
-            throw bypassAddressSizeFault(transaction, access)
+        // IAS is the limit where a stage is configured, whether or not stage 1 is skipped.
+        let bits =
+            resolved.stream.config == .bypass
+            ? identification.outputAddressBits : identification.inputAddressBits
+        guard transaction.address.rawValue >> UInt64(bits) == 0 else {
+            throw bypassAddressSizeFault(transaction, access, bits)
         }
         guard let stage2 = resolved.stream.stage2 else {
             observer.note("stage 1 is bypassed: the address passes as it is")
-            return bypass(transaction.address.rawValue, access, resolved.stream.incoming)
+            let address = transaction.address.rawValue & (identification.outputAddressLimit &- 1)
+            return bypass(address, access, resolved.stream.incoming, resolved.mpam)
         }
         return try translateStage2Alone(transaction, access, resolved, stage2, lookup, &observer)
     }
@@ -292,6 +299,7 @@ extension SMMUv3 {
             ),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
+            mpam: resolved.mpam,
             isFromTLB: isFromTLB,
             incomingPermissions: incomingPermissions(
                 entry.permissions,
@@ -302,9 +310,12 @@ extension SMMUv3 {
     }
 
     /// The address as it is.
-    func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
-        -> Translation
-    {
+    func bypass(
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ attributes: MemoryAttributes,
+        _ mpam: MPAMIdentity
+    ) -> Translation {
         Translation(
             output: PhysicalAddress(address),
             byteCount: identification.outputAddressLimit &- address,
@@ -313,6 +324,7 @@ extension SMMUv3 {
             attributeSource: .bus(attributes),
             isPrivileged: access.isPrivileged,
             isInstruction: access.isInstruction,
+            mpam: mpam,
             isFromTLB: false,
             incomingPermissions: .all
         )
@@ -320,9 +332,11 @@ extension SMMUv3 {
 
     /// An input address beyond IAS or OAS where stage 1 is bypassed: a stage-1 F_ADDR_SIZE that always aborts and
     /// is always recorded.
-    private func bypassAddressSizeFault(_ transaction: Transaction, _ access: EffectiveAccess)
-        -> TranslationFault
-    {
+    private func bypassAddressSizeFault(
+        _ transaction: Transaction,
+        _ access: EffectiveAccess,
+        _ bits: Int
+    ) -> TranslationFault {
         .abort(
             .translationRelated(
                 .fAddrSize,
@@ -336,7 +350,7 @@ extension SMMUv3 {
                 inputAddress: transaction.address.rawValue,
                 ipa: 0
             ),
-            "the address is beyond the \(identification.outputAddressBits)-bit output size"
+            "the address is beyond the \(bits)-bit address size"
         )
     }
 

@@ -198,6 +198,32 @@ struct EnhancedCommandQueueTests {
         #expect(try guest.activeErrors == 0)
     }
 
+    @Test("an invalidate request that times out fails the next CMD_SYNC of its own queue alone")
+    func invalidateRequests() throws {
+        let guest = try TestGuest.full { setup in
+            setup.identification.addOptionalPages(within: 0x8_0000)
+            setup.options.atcInvalidationTimeoutMilliseconds = 1
+        }
+        let endpoint = RecordingEndpoint()
+        guest.smmu.connect(endpoint, at: StreamID(6))
+        endpoint.setSilent(true)
+        let asking = try TestECMDQ(guest, 0)
+        let other = try TestECMDQ(guest, 1)
+        try asking.issue(ATCInvalidationTests.atcInv(6, 0x1000, size: 0))
+        try other.issue(Raw.sync())
+        try guest.sync(Raw.tlbiNSNHAll)
+        #expect(try other.cons == 1)
+        #expect(try guest.activeErrors == 0)
+        try asking.issue(Raw.sync())
+        #expect(
+            try asking.read(12) == 1 << 31 | 3 << 24 | 1 << 23 | 1,
+            "CERROR_ATC_INV_SYNC, CONS at the CMD_SYNC"
+        )
+        #expect(try guest.activeErrors == 1 << 9)
+        try asking.write(8, 1 << 31 | 1 << 23 | 2)
+        #expect(try asking.cons == 2, "the next attempt does not wait for what was given up")
+    }
+
     @Test("a reset clears every queue")
     func reset() throws {
         let guest = try Self.guest()

@@ -36,7 +36,8 @@ struct FullContextTests {
             isLegal(CDWords(epd0: true, endi: false)) { $0.idr0.ttendian = 3 },
             "no tables, no byte order"
         )
-        #expect(!isLegal(CDWords(aa64: false)))
+        #expect(isLegal(CDWords(aa64: false)))
+        #expect(!isLegal(CDWords(aa64: false)) { $0.idr0.ttf = 2 })
         #expect(isLegal(CDWords(s: true)))
         #expect(!isLegal(CDWords(s: true)) { $0.idr0.stallModel = 1 })
     }

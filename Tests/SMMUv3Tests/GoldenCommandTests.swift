@@ -139,7 +139,7 @@ extension CommandRow {
         CommandRow("CFGI_CD of another SubstreamID", 0x0000_000C_0000_1005, 1, .forgets("")),
         CommandRow("CFGI_CD leaves the STE", 0x0000_000B_0000_0005, 0, .forgets("")),
         CommandRow("CFGI_CD_ALL", 0x0000_000C_0000_0006, .forgets("c")),
-        CommandRow("CFGI_VMS_PIDM", 0x0000_0007_0000_0007, .notImplemented { $0.idr3.mpam }),
+        CommandRow("CFGI_VMS_PIDM", 0x0000_0007_0000_0007, .forgets("")),
     ]
 
     private static let guestTLB: [CommandRow] = [

@@ -222,7 +222,6 @@ struct GoldenEventTests {
         (.fBadATSTreq, "IDR0.ATS = 0: there are no translation requests", { !$0.idr0.ats }),
         (.fTranslForbidden, "IDR0.ATS = 0: there is no translated traffic", { !$0.idr0.ats }),
         (.ePageRequest, "IDR0.PRI = 0, and the hint is IMPLEMENTATION DEFINED", { !$0.idr0.pri }),
-        (.fVMSFetch, "IDR3.MPAM = 0: there is no VMS", { !$0.idr3.mpam }),
         // BBML 2 is the promise that a look-up meets no conflict.
         (.fTLBConflict, "IDR3.BBML = 2: no look-up conflicts", { $0.idr3.bbml == 2 }),
         (.fCFGConflict, "CONT is not used, so no two entries of a cache match", { _ in true }),

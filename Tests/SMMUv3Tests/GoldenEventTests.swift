@@ -175,13 +175,23 @@ extension EventRow {
             )
             return guest.dmaRead(0x2A, 0x5000, TransactionAttributes(substreamID: SubstreamID(0x400)))
         },
+        EventRow("F_VMS_FETCH", [0x0000_002A_0000_0025, 0, 0, 0x9_0000_1000]) { guest in
+            let nested = try NestedSetup(guest, stream: 0x2A)
+            // S1MPAM [90], VMSPtr [375:332].
+            let address = try guest.steAddress(0x2A)
+            try guest.poke(address + 8, try guest.peek(address + 8) | 1 << 26)
+            try guest.poke(address + 40, EventRig.nowhere + 0x1000)
+            try guest.sync(Raw.cfgiSTE(0x2A))
+            try nested.map(0x5000, toPhysical: guest.allocate(0x1000))
+            return guest.dmaRead(0x2A, 0x5000)
+        },
         EventRow("C_BAD_CD, V = 0", [0x0000_002A_0000_000A, 0, 0, 0]) { guest in
             try guest.setSTE(0x2A, STEWords(s1ContextPtr: guest.allocate(64)))
             return guest.dmaRead(0x2A, 0x5000)
         },
-        EventRow("C_BAD_CD, AA64 = 0", [0x0000_002A_0000_580A, 0, 0, 0]) { guest in
+        EventRow("C_BAD_CD, T0SZ = 50", [0x0000_002A_0000_580A, 0, 0, 0]) { guest in
             let contexts = guest.allocate(64 * 8)
-            try guest.poke(contexts + 5 * 64, CDWords(aa64: false).words)
+            try guest.poke(contexts + 5 * 64, CDWords(t0SZ: 50).words)
             try guest.setSTE(0x2A, STEWords(s1ContextPtr: contexts, s1CDMax: 3, s1DSS: 2))
             return guest.dmaRead(0x2A, 0x5000, EventRig.substream5)
         },

@@ -185,7 +185,7 @@ struct Stage2CacheTests {
                 #expect(try guest.commandError == (isIllegal ? 1 : 0))
             }
         }
-        let guest = try TestGuest.full()
+        let guest = try TestGuest.full { $0.identification.idr3.mpam = false }
         try guest.issue(RawCommand(low: 0x07))
         #expect(try guest.commandError == 1)
         let range = try TestGuest.full()

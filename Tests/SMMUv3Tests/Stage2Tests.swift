@@ -157,7 +157,7 @@ struct Stage2Tests {
     ) -> Variant { Variant(name: name, isIllegal: false, change: change) }
 
     static let variants: [Variant] = [
-        illegal("S2AA64 0") { _, words in words.aa64 = false },
+        illegal("S2AA64 0, S2SL0 2") { _, words in (words.aa64, words.sl0) = (false, 2) },
         illegal("S2TG 3") { _, words in words.tg = 3 },
         illegal("S2TTB beyond S2PS") { _, words in
             words.ps = 0

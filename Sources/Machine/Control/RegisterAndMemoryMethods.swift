@@ -70,7 +70,10 @@ extension ControlService {
             register = RegisterMap.register(at: value)
             offset = value
         }
-        guard offset < window.byteCount else {
+        let isOptional = machine.smmus[index].model.identification.optionalPages.contains { page in
+            page.offset..<(page.offset &+ SMMUv3RegisterPage.byteCount) ~= offset
+        }
+        guard offset < window.byteCount || isOptional else {
             throw .invalidParameter("register", "offset 0x\(String(offset, radix: 16)) is outside the window")
         }
         let width = try Self.accessWidth(bits, default: (register?.byteCount ?? 4) * 8)

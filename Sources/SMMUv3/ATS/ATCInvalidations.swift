@@ -101,7 +101,9 @@ extension SMMUv3 {
     }
 
     /// CMD_ATC_INV.
-    func invalidateATC(_ command: Command) -> CommandOutcome {
+    ///
+    /// - Parameter queue: Which enhanced command queue it is of; nil is SMMU_CMDQ.
+    func invalidateATC(_ command: Command, of queue: Int?) -> CommandOutcome {
         guard identification.idr0.ats, command.atcSize <= 52 else { return .failed(.cerrorIll) }
         guard registers.withLock({ $0.cr0ack.smmuen }) else { return .done }
         // No function takes it: that is as one that answers Unsupported Request, which is success (3.9.1.5).
@@ -114,7 +116,10 @@ extension SMMUv3 {
             isGlobal: command.ssv && command.global,
             range: first...(first | below)
         )
-        endpoint.invalidate(request, completion: atcInvalidations.begin())
+        endpoint.invalidate(request, completion: atcInvalidations(of: queue).begin())
         return .done
     }
+
+    /// The invalidate requests of a queue that its CMD_SYNC waits for.
+    func atcInvalidations(of queue: Int?) -> ATCInvalidations { atcInvalidations[queue.map { $0 + 1 } ?? 0] }
 }

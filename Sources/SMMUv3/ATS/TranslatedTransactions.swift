@@ -15,13 +15,15 @@ extension SMMUv3 {
         guard identification.idr0.ats, controls.isEnabled else {
             throw translationForbidden(transaction, "translation, or ATS, is disabled")
         }
-        guard controls.checksTranslated else { return try passUnchecked(transaction) }
+        guard controls.checksTranslated else {
+            return try passUnchecked(transaction, globalMPAM(controls))
+        }
         let (ste, stream) = try configuration(ofTranslated: transaction, controls, &observer)
         switch atsMode(of: ste, controls) {
         case .off:
             throw translationForbidden(transaction, "the effective STE.EATS is 0")
         case .full:
-            return try passUnchecked(transaction)
+            return try passUnchecked(transaction, stream.mpam)
         case .splitStage:
             // Stage 1 is done: what is left is what a stream without stage 1 does.
             let resolved = ResolvedStream(stream: stream, outcome: .bypass)
@@ -47,14 +49,16 @@ extension SMMUv3 {
         }
     }
 
-    private func passUnchecked(_ transaction: Transaction) throws(TranslationFault) -> Translation {
+    private func passUnchecked(_ transaction: Transaction, _ mpam: MPAMIdentity) throws(TranslationFault)
+        -> Translation
+    {
         let address = transaction.address.rawValue
         guard address < identification.outputAddressLimit else {
             throw .silentAbort(
                 "the translated address is beyond the \(identification.outputAddressBits)-bit output size"
             )
         }
-        return bypass(address, EffectiveAccess(transaction), .bus)
+        return bypass(address, EffectiveAccess(transaction), .bus, mpam)
     }
 
     private func translationForbidden(_ transaction: Transaction, _ reason: String) -> TranslationFault {
