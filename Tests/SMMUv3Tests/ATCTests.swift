@@ -168,7 +168,7 @@ struct ATCTests {
     func capacity() throws {
         let (guest, tables) = try guest()
         try tables.map(0x20_0000, to: TestGuest.ram, level: 2)
-        for index in 0..<8 as Range<UInt64> {
+        for index in 0..<16 as Range<UInt64> {
             try tables.map(0x1000 + index * 0x1000, to: try guest.page(holding: index))
         }
         let block = try ATSFunction(guest)
@@ -185,9 +185,9 @@ struct ATCTests {
             }
         }
         #expect(small.statistic("atc-resident") == 2)
-        // A loan of more than it holds: copied instead.
-        let isLent = try other.lend(
-            [DMARange(address: IOVirtualAddress(0x1000), byteCount: 0x8000)],
+        // A loan of much more than it holds: copied instead.
+        let isLent = try small.function.makePort().lend(
+            [DMARange(address: IOVirtualAddress(0x1000), byteCount: 0x1_0000)],
             for: .read,
             .plain
         ) { _ in Issue.record("more than there is room for") }

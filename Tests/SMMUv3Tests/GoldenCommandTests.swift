@@ -200,9 +200,9 @@ extension CommandRow {
 
     private static let others: [CommandRow] = [
         // SSV, SubstreamID 2, StreamID 6, Size 52.
-        CommandRow("ATC_INV", 0x0000_0006_0000_2840, 0x34, .notImplemented { $0.idr0.ats }),
+        CommandRow("ATC_INV", 0x0000_0006_0000_2840, 0x34, .forgets("")),
         // PRGIndex 5, Resp 2.
-        CommandRow("PRI_RESP", 0x0000_0006_0000_2841, 0x2005, .notImplemented { $0.idr0.pri }),
+        CommandRow("PRI_RESP", 0x0000_0006_0000_2841, 0x2005, .forgets("")),
         // Ac, StreamID 6, STAG 9: nobody waits.
         CommandRow("RESUME", 0x0000_0006_0000_1044, 9, .forgets("")),
         CommandRow("STALL_TERM", 0x0000_0006_0000_0045, .forgets("")),
@@ -232,6 +232,7 @@ extension CommandRow {
         + [
             CommandRow("SYNC, CS 3", 0x0000_0000_0000_3046, .illegal),
             CommandRow("PRI_RESP, Resp 3", 0x0000_0006_0000_0041, 0x3005, .illegal),
+            CommandRow("ATC_INV, Size 53", 0x0000_0006_0000_0040, 0x35, .illegal),
         ]
         + [
             0x00, 0x08, 0x0F, 0x14, 0x19, 0x24, 0x29, 0x2B, 0x31, 0x42, 0x47, 0x54, 0x61, 0x71, 0x80, 0x8F,
@@ -260,6 +261,15 @@ extension CommandRow {
                 $0.idr0.stallModel = 1
             }
         }
+        + [
+            CommandRow("ATC_INV without ATS", 0x0000_0006_0000_0040, 0x34, .illegal) {
+                $0.idr0.ats = false
+                $0.idr0.pri = false
+            },
+            CommandRow("PRI_RESP without PRI", 0x0000_0006_0000_0041, 0x2005, .illegal) {
+                $0.idr0.pri = false
+            },
+        ]
 }
 
 @Suite("Table of commands")

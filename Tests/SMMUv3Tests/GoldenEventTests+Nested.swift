@@ -219,9 +219,7 @@ struct GoldenEventTests {
     ///
     /// Where the property does not hold any more, the event has come within reach and needs a row.
     static let unreachable: [(EventNumber, why: String, holds: @Sendable (Identification) -> Bool)] = [
-        (.fBadATSTreq, "IDR0.ATS = 0: there are no translation requests", { !$0.idr0.ats }),
-        (.fTranslForbidden, "IDR0.ATS = 0: there is no translated traffic", { !$0.idr0.ats }),
-        (.ePageRequest, "IDR0.PRI = 0, and the hint is IMPLEMENTATION DEFINED", { !$0.idr0.pri }),
+        (.ePageRequest, "a hint that no function sends; page requests go to the PRI queue", { _ in true }),
         (.fVMSFetch, "IDR3.MPAM = 0: there is no VMS", { !$0.idr3.mpam }),
         // BBML 2 is the promise that a look-up meets no conflict.
         (.fTLBConflict, "IDR3.BBML = 2: no look-up conflicts", { $0.idr3.bbml == 2 }),

@@ -11,8 +11,8 @@ package import Glibc
 /// translation again. What is still not permitted, or cannot be translated, goes out untranslated, as it would without
 /// ATS: the SMMU then says what is wrong with it.
 ///
-/// The last translations that the port used are its own, and good for as long as nothing at all was dropped from the
-/// ATC. A hit among them takes no lock.
+/// The last translations that the port used are its own, beside the ATC's entries, and good for as long as nothing at
+/// all was invalidated there. A hit among them takes no lock.
 package final class ATCPort: DMAPort {
     /// A translation of one 4 KiB page of untranslated addresses.
     private struct Lookaside {
