@@ -378,6 +378,22 @@ struct ATCTests {
         }
     }
 
+    @Test("interrupt messages go untranslated, and wait for no page")
+    func messages() throws {
+        let (guest, tables) = try guest { $0.options.commandExecution = .thread }
+        let queue = guest.allocate(32)
+        try guest.write64(0xC0, queue)
+        try guest.write32(0x20, PageRequestTests.priqen)
+        let device = try ATSFunction(guest, pageRequests: 8)
+        let port = device.function.makePort()
+        let message = TransactionAttributes(isMessage: true)
+        #expect(port.write64(1, at: 0x5000, message) == .fTranslation)
+        try tables.map(0x5000, to: try guest.page(holding: 6))
+        #expect(port.write64(1, at: 0x5000, message) == .ok(0))
+        #expect(device.statistic("page-requests") == 0)
+        #expect(device.statistic("ats-requests") == 0)
+    }
+
     @Test("an overflow's response lets the function try again")
     func overflow() throws {
         let (guest, tables) = try guest()

@@ -104,7 +104,7 @@ package final class ATCPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool {
-        guard cache.isEnabled, !attributes.isTranslated else {
+        guard cache.isEnabled, !attributes.isTranslated, !attributes.isMessage else {
             return try port.lend(ranges, for: direction, attributes, body)
         }
         let need = Need(direction, attributes)
@@ -146,7 +146,7 @@ package final class ATCPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ access: (IOVirtualAddress, Range<Int>, TransactionAttributes) throws(DMAFault) -> Void
     ) throws(DMAFault) {
-        guard cache.isEnabled, !attributes.isTranslated else {
+        guard cache.isEnabled, !attributes.isTranslated, !attributes.isMessage else {
             return try access(start, 0..<byteCount, attributes)
         }
         let need = Need(direction, attributes)
