@@ -13,17 +13,22 @@ package struct TransactionAttributes: Hashable, Sendable {
     package var isInstruction: Bool
     /// Translated by the device itself (PCIe: AT = 0b10): its address is what an ATS translation completion gave.
     package var isTranslated: Bool
+    /// An interrupt message: whoever signals may hold up others, so it waits for no page, and a device does not
+    /// translate its address itself.
+    package var isMessage: Bool
 
     package init(
         substreamID: SubstreamID? = nil,
         isPrivileged: Bool = false,
         isInstruction: Bool = false,
-        isTranslated: Bool = false
+        isTranslated: Bool = false,
+        isMessage: Bool = false
     ) {
         self.substreamID = substreamID
         self.isPrivileged = isPrivileged
         self.isInstruction = isInstruction
         self.isTranslated = isTranslated
+        self.isMessage = isMessage
     }
 
     /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.

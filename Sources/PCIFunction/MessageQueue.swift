@@ -41,7 +41,12 @@ extension PCIFunction {
         var next: PCIMessage? = message
         while let message = next {
             // What becomes of a message that faults is the SMMU's to record; the function has nobody to tell.
-            try? port.store(UInt64(message.data), .word, at: IOVirtualAddress(message.address))
+            try? port.store(
+                UInt64(message.data),
+                .word,
+                at: IOVirtualAddress(message.address),
+                TransactionAttributes(isMessage: true)
+            )
             next = messages.withLock { queue in
                 guard !queue.waiting.isEmpty else {
                     queue.isSending = false

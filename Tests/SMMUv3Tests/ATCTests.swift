@@ -168,7 +168,7 @@ struct ATCTests {
     func capacity() throws {
         let (guest, tables) = try guest()
         try tables.map(0x20_0000, to: TestGuest.ram, level: 2)
-        for index in 0..<8 as Range<UInt64> {
+        for index in 0..<16 as Range<UInt64> {
             try tables.map(0x1000 + index * 0x1000, to: try guest.page(holding: index))
         }
         let block = try ATSFunction(guest)
@@ -185,9 +185,9 @@ struct ATCTests {
             }
         }
         #expect(small.statistic("atc-resident") == 2)
-        // A loan of more than it holds: copied instead.
-        let isLent = try other.lend(
-            [DMARange(address: IOVirtualAddress(0x1000), byteCount: 0x8000)],
+        // A loan of much more than it holds: copied instead.
+        let isLent = try small.function.makePort().lend(
+            [DMARange(address: IOVirtualAddress(0x1000), byteCount: 0x1_0000)],
             for: .read,
             .plain
         ) { _ in Issue.record("more than there is room for") }
@@ -376,6 +376,22 @@ struct ATCTests {
             end(device)
             waiting.join()
         }
+    }
+
+    @Test("interrupt messages go untranslated, and wait for no page")
+    func messages() throws {
+        let (guest, tables) = try guest { $0.options.commandExecution = .thread }
+        let queue = guest.allocate(32)
+        try guest.write64(0xC0, queue)
+        try guest.write32(0x20, PageRequestTests.priqen)
+        let device = try ATSFunction(guest, pageRequests: 8)
+        let port = device.function.makePort()
+        let message = TransactionAttributes(isMessage: true)
+        #expect(port.write64(1, at: 0x5000, message) == .fTranslation)
+        try tables.map(0x5000, to: try guest.page(holding: 6))
+        #expect(port.write64(1, at: 0x5000, message) == .ok(0))
+        #expect(device.statistic("page-requests") == 0)
+        #expect(device.statistic("ats-requests") == 0)
     }
 
     @Test("an overflow's response lets the function try again")

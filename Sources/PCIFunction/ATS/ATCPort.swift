@@ -11,8 +11,8 @@ package import Glibc
 /// translation again. What is still not permitted, or cannot be translated, goes out untranslated, as it would without
 /// ATS: the SMMU then says what is wrong with it.
 ///
-/// The last translations that the port used are its own, and good for as long as nothing at all was dropped from the
-/// ATC. A hit among them takes no lock.
+/// The last translations that the port used are its own, beside the ATC's entries, and good for as long as nothing at
+/// all was invalidated there. A hit among them takes no lock.
 package final class ATCPort: DMAPort {
     /// A translation of one 4 KiB page of untranslated addresses.
     private struct Lookaside {
@@ -104,7 +104,7 @@ package final class ATCPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool {
-        guard cache.isEnabled, !attributes.isTranslated else {
+        guard cache.isEnabled, !attributes.isTranslated, !attributes.isMessage else {
             return try port.lend(ranges, for: direction, attributes, body)
         }
         let need = Need(direction, attributes)
@@ -146,7 +146,7 @@ package final class ATCPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ access: (IOVirtualAddress, Range<Int>, TransactionAttributes) throws(DMAFault) -> Void
     ) throws(DMAFault) {
-        guard cache.isEnabled, !attributes.isTranslated else {
+        guard cache.isEnabled, !attributes.isTranslated, !attributes.isMessage else {
             return try access(start, 0..<byteCount, attributes)
         }
         let need = Need(direction, attributes)
