@@ -200,9 +200,9 @@ extension CommandRow {
 
     private static let others: [CommandRow] = [
         // SSV, SubstreamID 2, StreamID 6, Size 52.
-        CommandRow("ATC_INV", 0x0000_0006_0000_2840, 0x34, .notImplemented { $0.idr0.ats }),
+        CommandRow("ATC_INV", 0x0000_0006_0000_2840, 0x34, .forgets("")),
         // PRGIndex 5, Resp 2.
-        CommandRow("PRI_RESP", 0x0000_0006_0000_2841, 0x2005, .notImplemented { $0.idr0.pri }),
+        CommandRow("PRI_RESP", 0x0000_0006_0000_2841, 0x2005, .forgets("")),
         // Ac, StreamID 6, STAG 9: nobody waits.
         CommandRow("RESUME", 0x0000_0006_0000_1044, 9, .forgets("")),
         CommandRow("STALL_TERM", 0x0000_0006_0000_0045, .forgets("")),
@@ -231,6 +231,7 @@ extension CommandRow {
         }
         + [
             CommandRow("SYNC, CS 3", 0x0000_0000_0000_3046, .illegal),
+            CommandRow("ATC_INV, Size 53", 0x0000_0006_0000_0040, 0x35, .illegal),
             CommandRow("PRI_RESP, Resp 3", 0x0000_0006_0000_0041, 0x3005, .illegal),
         ]
         + [
@@ -240,7 +241,11 @@ extension CommandRow {
         .map { (opcode: UInt64) in CommandRow("opcode \(String(opcode, radix: 16))", opcode, 0, .illegal) }
 
     private static let profiles: [CommandRow] =
-        [0x05, 0x06, 0x10, 0x11, 0x12, 0x13].map { (opcode: UInt64) in
+        [
+            CommandRow("ATC_INV without ATS", 0x40, 0, .illegal) { $0.idr0.ats = false },
+            CommandRow("PRI_RESP without PRI", 0x41, 0, .illegal) { $0.idr0.pri = false },
+        ]
+        + [0x05, 0x06, 0x10, 0x11, 0x12, 0x13].map { (opcode: UInt64) in
             CommandRow("opcode \(String(opcode, radix: 16)) without stage 1", opcode, 0, .illegal) {
                 $0.idr0.s1P = false
             }
@@ -267,6 +272,8 @@ struct GoldenCommandTests {
     /// Starts the command queue anew at entry 0, so that CMDQ_CONS is known to the bit.
     static func restartQueue(_ guest: TestGuest) throws {
         try guest.write32(0x20, 0b0101)
+        let isOff = try eventually { try guest.read32(0x24) == 0b0101 }
+        #expect(isOff)
         try guest.write32(0x98, 0)
         try guest.write32(0x9C, 0)
         guest.commandProd = 0

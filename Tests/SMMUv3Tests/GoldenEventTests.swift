@@ -118,7 +118,7 @@ enum EventRig {
 }
 
 extension EventRow {
-    static let rows = configuration + contexts + stage1 + stage2 + nested + aborts
+    static let rows = configuration + contexts + stage1 + stage2 + nested + aborts + ats
 
     // MARK: Configuration
 
