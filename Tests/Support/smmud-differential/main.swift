@@ -1,0 +1,72 @@
+// smmud-differential: random configurations in QEMU's SMMUv3 and in the model, and what differs.
+
+import Differential
+import Glibc
+
+/// A line on standard error.
+func complain(_ text: String) {
+    let bytes = Array("smmud-differential: \(text)\n".utf8)
+    _ = write(2, bytes, bytes.count)
+}
+
+/// What the command line says.
+struct Options {
+    var seed: UInt64 = 1
+    var count = 1000
+    var only: Int?
+    var isVerbose = false
+    var folder = "/tmp"
+    var qemu: [String] = []
+
+    static func fail(_ text: String) -> Never {
+        complain("\(text)")
+        exit(2)
+    }
+
+    init(_ words: [String]) {
+        var rest = words[...]
+        func number<Value: FixedWidthInteger>(_ name: String, _ text: String?) -> Value {
+            guard let text, let value = Value(text) else { Self.fail("\(name) wants a number") }
+            return value
+        }
+        while let word = rest.popFirst() {
+            switch word {
+            case "--seed": seed = number(word, rest.popFirst())
+            case "--cases": count = number(word, rest.popFirst())
+            case "--case": only = number(word, rest.popFirst())
+            case "--verbose": isVerbose = true
+            case "--folder": folder = rest.popFirst() ?? folder
+            case "--":
+                qemu = Array(rest)
+                rest = []
+            default: Self.fail("\(word): no such option")
+            }
+        }
+        if qemu.isEmpty { Self.fail("QEMU's command is missing, after --") }
+    }
+}
+
+let options = Options(Array(CommandLine.arguments.dropFirst()))
+do {
+    let session = Session(command: options.qemu, folder: options.folder)
+    var report = Report()
+    let indices = options.only.map { $0..<($0 + 1) } ?? 0..<options.count
+    for index in indices {
+        let run = CaseGenerator.make(seed: options.seed, index: index)
+        let verdict = try session.run(run, batch: index / CaseGenerator.batchCount)
+        report.add(verdict)
+        if options.isVerbose { print(Dump.text(verdict)) }
+        for difference in verdict.differences where report.differingCount <= 20 {
+            print("seed \(options.seed) case \(index) (\(run.kind)), \(difference.place):")
+            print("    model  \(difference.model)")
+            print("    QEMU   \(difference.qemu)")
+            print("    \(session.referee(difference.place))")
+        }
+    }
+    print(report.text)
+    for surprise in session.surprises { print(surprise) }
+    exit(report.differingCount == 0 ? 0 : 1)
+} catch {
+    complain("\(error)")
+    exit(3)
+}
