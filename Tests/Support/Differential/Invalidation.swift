@@ -60,12 +60,12 @@ extension CaseGenerator {
         _ shape: MachineShape,
         _ builder: CaseBuilder
     ) -> Change {
-        if builder.random.chance(25) { return changeStructure(stream, shape, builder) }
+        if builder.random.chance(25) { return changeStructure(stream, addresses, shape, builder) }
         let address = builder.random.pick(addresses)
         let isUpper = address >> 55 & 1 == 1
         let halves = isUpper ? stream.upper : stream.lower
         guard let second = stream.second, halves == nil || builder.random.chance(50) else {
-            guard let half = halves else { return changeStructure(stream, shape, builder) }
+            guard let half = halves else { return changeStructure(stream, addresses, shape, builder) }
             let offset = address & ((1 << UInt64(half.shape.inputBits)) - 1)
             return changeDescriptor(half, offset, stream, address, shape, builder)
         }
@@ -76,11 +76,11 @@ extension CaseGenerator {
         // What stage 2 makes of where stage 1's page is.
         let offset = address & ((1 << UInt64(half.shape.inputBits)) - 1)
         guard let last = half.path(offset).last, last.word & 1 == 1 else {
-            return changeStructure(stream, shape, builder)
+            return changeStructure(stream, addresses, shape, builder)
         }
         let mask: UInt64 = (1 << UInt64(half.shape.shift(last.level))) - 1
         let ipa = last.word & 0xFFFF_FFFF_F000 & ~mask | offset & mask
-        guard ipa >> UInt64(second.shape.inputBits) == 0 else { return changeStructure(stream, shape, builder) }
+        guard ipa >> UInt64(second.shape.inputBits) == 0 else { return changeStructure(stream, addresses, shape, builder) }
         return changeDescriptor(second, ipa, stream, ipa, shape, builder)
     }
 
@@ -171,7 +171,12 @@ extension CaseGenerator {
         )
     }
 
-    private static func changeStructure(_ stream: Stream, _ shape: MachineShape, _ builder: CaseBuilder) -> Change {
+    private static func changeStructure(
+        _ stream: Stream,
+        _ addresses: [UInt64],
+        _ shape: MachineShape,
+        _ builder: CaseBuilder
+    ) -> Change {
         let vmid = shape.stages == .stage1 ? 0 : stream.vmid
         if stream.contextAddress != 0, builder.random.chance(50) {
             var cd = stream.cd
@@ -188,7 +193,9 @@ extension CaseGenerator {
             return Change(name: "CD", enough: [command, .tlbiNSNHAll()])
         }
         var ste = stream.ste
-        switch builder.random.below(3) {
+        // Past the SMMU a DMA must not find one of QEMU's devices.
+        let canBypass = addresses.allSatisfy { $0 >= Layout.ramEnd && $0 < 1 << 38 }
+        switch builder.random.below(canBypass ? 3 : 2) {
         case 0: ste.v = false
         case 1: ste.config = .abort
         default: ste.config = .bypass

@@ -46,27 +46,35 @@ struct Options {
     }
 }
 
-let options = Options(Array(CommandLine.arguments.dropFirst()))
-do {
+/// Runs the cases.
+///
+/// - Returns: The exit code.
+func run(_ options: Options) -> CInt {
     let session = Session(command: options.qemu, folder: options.folder)
+    // QEMU must not outlive this.
+    defer { session.stop() }
+    session.isAlone = options.only != nil
     var report = Report()
-    let indices = options.only.map { $0..<($0 + 1) } ?? 0..<options.count
-    for index in indices {
-        let run = CaseGenerator.make(seed: options.seed, index: index)
-        let verdict = try session.run(run, batch: index / CaseGenerator.batchCount)
-        report.add(verdict)
-        if options.isVerbose { print(Dump.text(verdict)) }
-        for difference in verdict.differences where report.differingCount <= 20 {
-            print("seed \(options.seed) case \(index) (\(run.kind)), \(difference.place):")
-            print("    model  \(difference.model)")
-            print("    QEMU   \(difference.qemu)")
-            print("    \(session.referee(difference.place))")
+    do {
+        for index in options.only.map({ $0..<($0 + 1) }) ?? 0..<options.count {
+            let run = CaseGenerator.make(seed: options.seed, index: index)
+            let verdict = try session.run(run, batch: index / CaseGenerator.batchCount)
+            report.add(verdict)
+            if options.isVerbose { print(Dump.text(verdict)) }
+            for difference in verdict.differences where report.differingCount <= 20 {
+                print("seed \(options.seed) case \(index) (\(run.kind)), \(difference.place):")
+                print("    model  \(difference.model)")
+                print("    QEMU   \(difference.qemu)")
+                print("    \(session.referee(difference.place))")
+            }
         }
+    } catch {
+        complain("\(error)")
+        return 3
     }
     print(report.text)
     for surprise in session.surprises { print(surprise) }
-    exit(report.differingCount == 0 ? 0 : 1)
-} catch {
-    complain("\(error)")
-    exit(3)
+    return report.differingCount == 0 ? 0 : 1
 }
+
+exit(run(Options(Array(CommandLine.arguments.dropFirst()))))
