@@ -9,11 +9,14 @@ extension CaseGenerator {
         case steInvalid, steStalls, steNoStall, steGranule, steSize, steLevel, steBase, steEndian
         case cdInvalid, cdAborts, cdStalls, cdFormat, cdEndian, cdUpdates, cdSize, cdGranule, cdBase, cdNowhere
         case cdBothDisabled, contextNowhere
-        case streamBeyond, tableNowhere, spanZero, spanReserved, spanLarge, secondNowhere
+        case streamBeyond, tableNowhere, spanZero, spanReserved, secondNowhere
         // What QEMU is known to do otherwise.
-        case steUpdates, steSubstreams, contextBeyond, streamUnrecorded, spanSmall
+        case steUpdates, steSubstreams, steShort, contextBeyond, streamUnrecorded, spanSmall, spanLarge
 
-        static let peculiar: [Wrong] = [.steUpdates, .steSubstreams, .contextBeyond, .streamUnrecorded, .spanSmall]
+        static let peculiar: [Wrong] = [
+            .steUpdates, .steSubstreams, .steShort, .contextBeyond, .streamUnrecorded, .spanSmall,
+            .spanLarge,
+        ]
 
         func fits(_ stream: Stream, _ table: StreamTable) -> Bool {
             let config = stream.ste.config
@@ -23,7 +26,7 @@ extension CaseGenerator {
             case .cdInvalid, .cdAborts, .cdStalls, .cdFormat, .cdEndian, .cdUpdates, .cdSize, .cdGranule, .cdBase,
                 .cdNowhere, .cdBothDisabled:
                 return config.translatesStage1
-            case .steStalls, .steGranule, .steSize, .steLevel, .steBase, .steEndian, .steUpdates:
+            case .steStalls, .steGranule, .steSize, .steLevel, .steBase, .steEndian, .steUpdates, .steShort:
                 return config.translatesStage2
             case .spanZero, .spanReserved, .spanLarge, .spanSmall, .secondNowhere: return table.isTwoLevel
             }
@@ -81,6 +84,7 @@ extension CaseGenerator {
         case .steUpdates:
             stream.ste.s2HA = random.chance(70)
             stream.ste.s2HD = !stream.ste.s2HA || random.chance(50)
+        case .steShort: (stream.ste.s2TG, stream.ste.s2SL0, stream.ste.s2T0SZ) = (0, 2, 35)
         case .steSubstreams: stream.ste.s1CDMax = 1 + UInt8(random.below(20))
         case .contextNowhere: stream.ste.s1ContextPtr = Layout.nowhere
         case .contextBeyond: stream.ste.s1ContextPtr |= 1 << (44 + random.below(8))

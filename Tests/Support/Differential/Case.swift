@@ -34,6 +34,8 @@ package struct DMA: Hashable, Sendable {
     package var address: UInt64
     package var isWrite: Bool
     package var promise = Promise.equal
+    /// The DMA to the same address before software changed something.
+    package var before: Int?
 }
 
 /// What happens, in order.

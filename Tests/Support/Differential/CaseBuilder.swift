@@ -76,12 +76,28 @@ final class CaseBuilder {
 
     /// - Returns: Its number; nil where the case has as many as it can have.
     @discardableResult
-    func access(_ requester: Int, _ address: UInt64, isWrite: Bool, _ promise: DMA.Promise = .equal) -> Int? {
+    func access(
+        _ requester: Int,
+        _ address: UInt64,
+        isWrite: Bool,
+        _ promise: DMA.Promise = .equal,
+        before: Int? = nil
+    ) -> Int? {
         guard dmaCount < Layout.dmaCount else { return nil }
         settle()
         // A place of its own in the page, so that what went wrong can be told.
         let place = address & ~0xFFF | UInt64(dmaCount) * 8
-        steps.append(.dma(DMA(requester: requester, address: place, isWrite: isWrite, promise: promise)))
+        steps.append(
+            .dma(
+                DMA(
+                    requester: requester,
+                    address: place,
+                    isWrite: isWrite,
+                    promise: promise,
+                    before: before
+                )
+            )
+        )
         dmaCount += 1
         return dmaCount - 1
     }

@@ -8,7 +8,7 @@ package enum CaseGenerator {
     /// The shape of the machine that runs a batch of cases: most have both stages.
     package static func shape(batch: Int) -> MachineShape {
         let stages: MachineShape.Stages = [.nested, .nested, .stage1, .nested, .stage2][batch % 5]
-        return MachineShape(stages: stages, isTwoLevel: batch / 5 % 2 != batch % 2)
+        return MachineShape(stages: stages, isTwoLevel: batch / 5 % 2 == 0)
     }
 
     /// How many cases a batch has.
@@ -34,8 +34,8 @@ package enum CaseGenerator {
         let dice = builder.random.below(100)
         let configs: [StreamConfig] =
             switch result.shape.stages {
-            case .stage1: [.stage1, .stage1, .stage1, .stage1, .stage1, .stage2, .nested]
-            case .stage2: [.stage2, .stage2, .stage2, .stage2, .stage2, .stage1, .nested]
+            case .stage1: builder.random.chance(5) ? [.stage2, .nested] : [.stage1]
+            case .stage2: builder.random.chance(5) ? [.stage1, .nested] : [.stage2]
             case .nested: [.stage1, .stage1, .stage2, .stage2, .nested, .nested]
             }
         let config = builder.random.pick(configs)

@@ -1,8 +1,26 @@
 // Cases that are commands, some of them illegal.
 
+import AddressSpace
 import SMMUv3Spec
 
 extension CaseGenerator {
+    /// Commands that are illegal for this SMMU, and that QEMU executes all the same.
+    static let accepted: [Command] = {
+        var prefetch = Command.prefetchConfig(StreamID(8))
+        prefetch.ssec = true
+        var address = Command.prefetchAddr(StreamID(8), address: 0x1000)
+        address.ssec = true
+        let el3 = [Opcode(rawValue: 0x18), Opcode(rawValue: 0x1A)].map { Command(opcode: $0) }
+        let range = TLBIRange(num: 0, scale: 0, ttl: 0, tg: 1)
+        return el3 + [
+            .sync(cs: 3), prefetch, address, .tlbiEL2All(), .tlbiEL2ASID(asid: 1),
+            .tlbiEL2VA(asid: 1, address: 0x1000, leaf: true), .tlbiEL2VAA(address: 0x1000, leaf: true),
+            .resume(StreamID(8), stag: 0, ac: true, ab: false), .stallTerm(StreamID(8)),
+            Command(opcode: Opcode(rawValue: 0x40)), Command(opcode: Opcode(rawValue: 0x41)),
+            .tlbiNHVA(vmid: 0, asid: 0, address: 0x1000, leaf: true, range: range),
+        ]
+    }()
+
     /// Commands that are executed, and after them perhaps one that is not.
     static func commands(_ result: inout Case, _ builder: CaseBuilder) -> Bool {
         result.kind = "commands"
@@ -32,6 +50,7 @@ extension CaseGenerator {
             last = command(builder.random.pick([0x03, 0x04]))
             last.ssec = true
         }
+        if builder.random.chance(20) { last = builder.random.pick(accepted) }
         builder.issue(last, .sync())
         return true
     }

@@ -22,7 +22,9 @@ extension CaseGenerator {
         result.kind = "\(isEnough ? "invalidated" : "not invalidated"): \(change.name)"
         if isEnough {
             builder.issue(change.enough + [.sync()])
-            for address in addresses { builder.access(requester, address.address, isWrite: address.isWrite) }
+            for (index, address) in addresses.enumerated() {
+                builder.access(requester, address.address, isWrite: address.isWrite, before: old[index])
+            }
             return true
         }
         if builder.random.chance(70) {

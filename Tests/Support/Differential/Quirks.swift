@@ -35,6 +35,12 @@ struct Quirks: OptionSet, Hashable {
     /// The IPA field has address bits [11:0].
     static let wholeIPA = Quirks(rawValue: 1 << 14)
 
+    /// A hit in QEMU's TLB: APTable is not kept there.
+    static let apTableForgotten = Quirks(rawValue: 1 << 16)
+    /// A hit in QEMU's TLB with both stages: stage 2's permissions are not kept there.
+    static let stage2PermissionsForgotten = Quirks(rawValue: 1 << 17)
+
+    /// Those of walks and records, without caches.
     static let all = Quirks(rawValue: (1 << 15) - 1)
 
     /// Each with its name in the report.

@@ -11,6 +11,9 @@ final class Referee {
     private let qemu: DMAOutcome
     /// What QEMU would do without one of its quirks, in the order of ``Quirks/named``.
     private let without: [DMAOutcome]
+    /// What QEMU would do where its TLB had the translation.
+    private let apTableForgotten: DMAOutcome?
+    private let stage2Forgotten: DMAOutcome?
 
     /// Nil where no tables are walked.
     init?(ram: GuestRAM, ste: STE, dma: DMA, index: Int) {
@@ -23,7 +26,17 @@ final class Referee {
         self.architecture = architecture
         self.qemu = qemu
         without = Quirks.named.compactMap { outcome(Quirks.all.subtracting($0.0)) }
+        apTableForgotten = outcome(Quirks.all.union(.apTableForgotten))
+        stage2Forgotten = outcome(Quirks.all.union(.stage2PermissionsForgotten))
         guard without.count == Quirks.named.count else { return nil }
+    }
+
+    /// The quirk of QEMU's TLB that explains an outcome, where the TLB had the translation.
+    func cachedName(model: DMAOutcome, qemu theirs: DMAOutcome) -> String? {
+        guard model == architecture else { return nil }
+        if theirs == apTableForgotten { return "aptable-not-cached" }
+        if theirs == stage2Forgotten { return "nested-permissions-not-cached" }
+        return nil
     }
 
     /// The quirks by which the model's outcome and QEMU's differ; none where they do not explain it.

@@ -26,6 +26,9 @@ private struct PlainFault: Error {
     var isSilent = false
 }
 
+/// An STE that is none for the referee.
+private struct UnknownStructure: Error {}
+
 /// The walk of one DMA.
 struct RefereeWalk {
     let ram: GuestRAM
@@ -157,6 +160,7 @@ struct RefereeWalk {
             startLevel: levels[Int(ste.s2SL0)],
             outputBits: Self.sizes[Int(ste.s2PS)]
         )
+        guard (1...(granule + 1)).contains(shape.startBits), ste.s2TG != 3 else { throw UnknownStructure() }
         let stage = PlainStage(shape: shape, base: ste.s2TTB, isStage2: true, affd: ste.s2AFFD)
         guard address >> UInt64(shape.inputBits) == 0 else {
             throw PlainFault(
@@ -255,6 +259,7 @@ struct RefereeWalk {
             throw way.fault(0x11)
         }
         guard !way.stage.isStage2, !way.stage.had else { return }
+        guard !quirks.contains(.apTableForgotten) else { return }
         way.tables |= word
         if quirks.contains(.apTableAtOnce), dma.isWrite, word >> 62 & 1 == 1 { throw way.fault(0x13) }
     }
@@ -270,6 +275,7 @@ struct RefereeWalk {
     private func isPermitted(_ way: Way, _ word: UInt64) -> Bool {
         if way.stage.isStage2 {
             let isWrite = way.eventClass == 2 && dma.isWrite
+            if way.eventClass == 2, quirks.contains(.stage2PermissionsForgotten) { return true }
             guard word >> (isWrite ? 7 : 6) & 1 == 1 else { return false }
             guard ste.s2PTW, way.eventClass != 2, ste.config.translatesStage1 else { return true }
             let memAttr = word >> 2 & 0xF
