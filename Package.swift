@@ -336,6 +336,27 @@ let package = Package(
             path: "Tests/Support/smmud-disk-writer",
             swiftSettings: settings
         ),
+        // Random configurations in QEMU's SMMUv3 and in the model: scripts/differential.
+        .target(
+            name: "Differential",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                systemPackage,
+            ],
+            path: "Tests/Support/Differential",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-differential",
+            dependencies: ["Differential"],
+            path: "Tests/Support/smmud-differential",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "DifferentialTests",
+            dependencies: ["AddressSpace", "Differential", "SMMUv3", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
 
         // Examples, which use what is public only.

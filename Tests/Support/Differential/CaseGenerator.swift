@@ -78,7 +78,9 @@ package enum CaseGenerator {
 
     static func regions(_ random: inout SplitMix) -> [UInt64] { (0..<3).map { _ in random.bits(18) } }
 
-    private static func translation(_ result: inout Case, _ builder: CaseBuilder, _ config: StreamConfig) -> Bool {
+    private static func translation(_ result: inout Case, _ builder: CaseBuilder, _ config: StreamConfig)
+        -> Bool
+    {
         let flaws = flaws(&builder.random)
         let requester = Int(builder.random.below(3))
         guard let stream = builder.makeStream(requester, config, flaws) else { return false }
@@ -105,8 +107,14 @@ package enum CaseGenerator {
         if isEnabled {
             var stream = Stream(requester: requester)
             stream.ste.words = SIMD8(
-                builder.random.next(), builder.random.next(), builder.random.next(), builder.random.next(),
-                0, 0, 0, 0
+                builder.random.next(),
+                builder.random.next(),
+                builder.random.next(),
+                builder.random.next(),
+                0,
+                0,
+                0,
+                0
             )
             stream.ste.v = true
             stream.ste.config = StreamConfig(rawValue: UInt8(builder.random.pick([0, 1, 2, 3, 4, 4, 4])))

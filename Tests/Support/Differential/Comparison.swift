@@ -72,7 +72,8 @@ enum Comparison {
                 }
             }
         }
-        for index in model.commandConsumers.indices where model.commandConsumers[index] != qemu.commandConsumers[index] {
+        for index in model.commandConsumers.indices
+        where model.commandConsumers[index] != qemu.commandConsumers[index] {
             result.append(
                 Difference(
                     place: .commands(index),

@@ -15,13 +15,19 @@ package enum Dump {
         for step in run.steps {
             switch step {
             case .store(let address, let words):
-                lines.append("  store 0x\(hex(address)): " + words.map { "0x" + hex($0) }.joined(separator: " "))
-            case .register32(let offset, let value): lines.append("  writel +0x\(hex(offset)) 0x\(hex(value))")
-            case .register64(let offset, let value): lines.append("  writeq +0x\(hex(offset)) 0x\(hex(value))")
+                lines.append(
+                    "  store 0x\(hex(address)): " + words.map { "0x" + hex($0) }.joined(separator: " ")
+                )
+            case .register32(let offset, let value):
+                lines.append("  writel +0x\(hex(offset)) 0x\(hex(value))")
+            case .register64(let offset, let value):
+                lines.append("  writeq +0x\(hex(offset)) 0x\(hex(value))")
             case .commands(let commands):
                 lines.append("  commands: " + commands.map { Self.text($0) }.joined(separator: "; "))
-                lines.append("      CMDQ_CONS model 0x\(hex(verdict.model.commandConsumers[batch])), QEMU "
-                    + "0x\(hex(verdict.qemu.commandConsumers[batch]))")
+                lines.append(
+                    "      CMDQ_CONS model 0x\(hex(verdict.model.commandConsumers[batch])), QEMU "
+                        + "0x\(hex(verdict.qemu.commandConsumers[batch]))"
+                )
                 batch += 1
             case .dma(let access):
                 lines.append(

@@ -1,7 +1,7 @@
 // The RAM of one side, as the test sees it.
 
-import GuestMemory
 import Glibc
+import GuestMemory
 
 /// RAM at ``Layout/ram``.
 final class GuestRAM {
@@ -69,7 +69,8 @@ final class GuestRAM {
         let skip = Int(start - Layout.ram)
         let count = Int(Layout.ramBytes) - skip
         guard memcmp(base + skip, other.base + skip, count) != 0 else { return nil }
-        for address in stride(from: start, to: Layout.ramEnd, by: 8) where load64(address) != other.load64(address) {
+        for address in stride(from: start, to: Layout.ramEnd, by: 8)
+        where load64(address) != other.load64(address) {
             return address
         }
         return nil

@@ -82,7 +82,9 @@ extension CaseGenerator {
         }
         let mask: UInt64 = (1 << UInt64(half.shape.shift(last.level))) - 1
         let ipa = last.word & 0xFFFF_FFFF_F000 & ~mask | offset & mask
-        guard ipa >> UInt64(second.shape.inputBits) == 0 else { return changeStructure(stream, addresses, shape, builder) }
+        guard ipa >> UInt64(second.shape.inputBits) == 0 else {
+            return changeStructure(stream, addresses, shape, builder)
+        }
         return changeDescriptor(second, ipa, stream, ipa, shape, builder)
     }
 
@@ -140,7 +142,8 @@ extension CaseGenerator {
         let leaf = random.chance(50)
         if tables.isStage2 {
             // QEMU keeps where the root of stage 1 is with the CD.
-            let others: [Command] = stream.ste.config == .nested ? [.tlbiNHAll(vmid: vmid), .cfgiCDAll(stream.streamID)] : []
+            let others: [Command] =
+                stream.ste.config == .nested ? [.tlbiNHAll(vmid: vmid), .cfgiCDAll(stream.streamID)] : []
             guard isLeaf else { return [.tlbiS12VMAll(vmid: vmid)] + others }
             switch random.below(4) {
             case 0: return [.tlbiS12VMAll(vmid: vmid)] + others
@@ -156,13 +159,20 @@ extension CaseGenerator {
         case 1: return [.tlbiNSNHAll()]
         case 2: return [.tlbiNHVAA(vmid: vmid, address: address, leaf: leaf, range: range)]
         // What is global stays where an ASID is named alone.
-        case 3: return [.tlbiNHASID(vmid: vmid, asid: stream.cd.asid), .tlbiNHVAA(vmid: vmid, address: address, leaf: leaf)]
-        default: return [.tlbiNHVA(vmid: vmid, asid: stream.cd.asid, address: address, leaf: leaf, range: range)]
+        case 3:
+            return [
+                .tlbiNHASID(vmid: vmid, asid: stream.cd.asid),
+                .tlbiNHVAA(vmid: vmid, address: address, leaf: leaf),
+            ]
+        default:
+            return [.tlbiNHVA(vmid: vmid, asid: stream.cd.asid, address: address, leaf: leaf, range: range)]
         }
     }
 
     /// A range that begins at the leaf, or before it where that keeps it aligned.
-    private static func range(_ granule: Int, _ address: UInt64, _ level: Int, _ random: inout SplitMix) -> TLBIRange? {
+    private static func range(_ granule: Int, _ address: UInt64, _ level: Int, _ random: inout SplitMix)
+        -> TLBIRange?
+    {
         guard address & ((1 << UInt64(granule)) - 1) == 0, level == 3 else { return nil }
         let size: Granule = granule == 12 ? .kib4 : granule == 14 ? .kib16 : .kib64
         return TLBIRange(
@@ -191,7 +201,8 @@ extension CaseGenerator {
             builder.poke(stream.contextAddress, cd.words)
             let command: Command =
                 builder.random.chance(50)
-                ? .cfgiCD(stream.streamID, .init(0), leaf: builder.random.chance(50)) : .cfgiCDAll(stream.streamID)
+                ? .cfgiCD(stream.streamID, .init(0), leaf: builder.random.chance(50))
+                : .cfgiCDAll(stream.streamID)
             return Change(name: "CD", enough: [command, .tlbiNSNHAll()])
         }
         var ste = stream.ste
@@ -206,7 +217,10 @@ extension CaseGenerator {
         let command: Command =
             builder.random.chance(70)
             ? .cfgiSTE(stream.streamID, leaf: builder.random.chance(50)) : .cfgiAll()
-        return Change(name: "STE", enough: [command, shape.stages == .stage1 ? .tlbiNSNHAll() : .tlbiS12VMAll(vmid: vmid)])
+        return Change(
+            name: "STE",
+            enough: [command, shape.stages == .stage1 ? .tlbiNSNHAll() : .tlbiS12VMAll(vmid: vmid)]
+        )
     }
 
     /// A command that is near what it takes.
@@ -222,7 +236,12 @@ extension CaseGenerator {
         case 0 where hasStage1: return .tlbiNHASID(vmid: vmid, asid: stream.cd.asid ^ 1)
         case 1 where hasStage1: return .tlbiNHAll(vmid: vmid ^ 1)
         case 2 where hasStage1:
-            return .tlbiNHVA(vmid: vmid, asid: stream.cd.asid, address: address & ~0xFFF ^ 1 << 30, leaf: true)
+            return .tlbiNHVA(
+                vmid: vmid,
+                asid: stream.cd.asid,
+                address: address & ~0xFFF ^ 1 << 30,
+                leaf: true
+            )
         case 3 where hasStage1: return .tlbiNHVAA(vmid: vmid ^ 2, address: address & ~0xFFF, leaf: true)
         case 4: return .cfgiSTE(.init(stream.streamID.rawValue ^ 1), leaf: true)
         default: return .cfgiSTE(stream.streamID, leaf: true)

@@ -31,5 +31,7 @@ package enum Layout {
     static let dmaCount = 96
 
     /// What DMA number `index` writes.
-    static func writtenWord(_ index: Int) -> UInt32 { 0xE000_0000 | UInt32(truncatingIfNeeded: index) << 8 | 0x5A }
+    static func writtenWord(_ index: Int) -> UInt32 {
+        0xE000_0000 | UInt32(truncatingIfNeeded: index) << 8 | 0x5A
+    }
 }

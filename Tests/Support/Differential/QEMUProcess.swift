@@ -1,8 +1,7 @@
 // A QEMU that executes nothing: its devices, its memory as a file of ours, and its test socket.
 
-import CLinux
-import GuestMemory
 import Glibc
+import GuestMemory
 import SystemPackage
 
 /// What went wrong with QEMU, in words.

@@ -35,13 +35,16 @@ struct Quirks: OptionSet, Hashable {
     /// The IPA field has address bits [11:0].
     static let wholeIPA = Quirks(rawValue: 1 << 14)
 
+    /// F_CD_FETCH has its address in dword 2.
+    static let cdFetchAddressEarly = Quirks(rawValue: 1 << 15)
+
     /// A hit in QEMU's TLB: APTable is not kept there.
     static let apTableForgotten = Quirks(rawValue: 1 << 16)
     /// A hit in QEMU's TLB with both stages: stage 2's permissions are not kept there.
     static let stage2PermissionsForgotten = Quirks(rawValue: 1 << 17)
 
     /// Those of walks and records, without caches.
-    static let all = Quirks(rawValue: (1 << 15) - 1)
+    static let all = Quirks(rawValue: (1 << 16) - 1)
 
     /// Each with its name in the report.
     static let named: [(Quirks, String)] = [
@@ -60,5 +63,6 @@ struct Quirks: OptionSet, Hashable {
         (.structureFaultReads, "structure-fault-reads"),
         (.ttRnWZero, "ttrnw-zero"),
         (.wholeIPA, "ipa-low-bits"),
+        (.cdFetchAddressEarly, "cd-fetch-address"),
     ]
 }

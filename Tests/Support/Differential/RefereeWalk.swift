@@ -75,12 +75,20 @@ struct RefereeWalk {
     private func record(_ fault: PlainFault) -> EventRecord {
         var record = EventRecord()
         record.words[0] = fault.number | UInt64(Layout.streams[dma.requester]) << 32
+        if fault.number == 0x09 {
+            record.words[quirks.contains(.cdFetchAddressEarly) ? 2 : 3] = fault.address
+            return record
+        }
         var isRead = !dma.isWrite
         if quirks.contains(.structureFaultReads), fault.isStructure, fault.isStage2 { isRead = true }
         var isStage2 = fault.isStage2
-        if quirks.contains(.tableFaultAsStage1), fault.eventClass == 1, !fault.isStructure { isStage2 = false }
+        if quirks.contains(.tableFaultAsStage1), fault.eventClass == 1, !fault.isStructure {
+            isStage2 = false
+        }
         record.words[1] = (isRead ? 1 : 0) << 35 | (isStage2 ? 1 : 0) << 39 | fault.eventClass << 40
-        if fault.number == 0x13, fault.eventClass == 1, !quirks.contains(.ttRnWZero) { record.words[1] |= 1 << 44 }
+        if fault.number == 0x13, fault.eventClass == 1, !quirks.contains(.ttRnWZero) {
+            record.words[1] |= 1 << 44
+        }
         record.words[2] = dma.address
         let isWhole = quirks.contains(.wholeIPA) && fault.number != 0x0B
         record.words[3] = isWhole ? fault.address : fault.address & (fault.number == 0x0B ? ~7 : ~0xFFF)
@@ -110,7 +118,9 @@ struct RefereeWalk {
         var address = ste.s1ContextPtr
         if ste.config.translatesStage2 { address = try second(address, eventClass: 0, isStructure: true) }
         for index in 0..<8 {
-            guard let word = ram.load64(address + UInt64(index) * 8) else { return false }
+            guard let word = ram.load64(address + UInt64(index) * 8) else {
+                throw PlainFault(number: 0x09, address: address, isAlwaysRecorded: true)
+            }
             cd.words[index] = word
         }
         return cd.v && cd.aa64 && cd.a
@@ -213,7 +223,8 @@ struct RefereeWalk {
             let index = (input >> low) & ((1 << UInt64(bits)) - 1)
             let word = try fetch(way, table, index * 8, isFirst)
             let isTable = level < 3 && word & 3 == 3
-            let isBlock = level < 3 && word & 3 == 1
+            let isBlock =
+                level < 3 && word & 3 == 1
                 && (shape.hasBlocks(level) || quirks.contains(.blocksEverywhere))
             guard isTable || isBlock || level == 3 && word & 3 == 3 else { throw way.fault(0x10) }
             if isTable {

@@ -66,9 +66,13 @@ package struct Report: Sendable {
         ]
         func table(_ title: String, _ counts: [String: Int]) {
             lines.append("\(title):")
-            for (name, count) in counts.sorted(by: { $0.value != $1.value ? $0.value > $1.value : $0.key < $1.key }) {
+            for (name, count) in counts.sorted(by: {
+                $0.value != $1.value ? $0.value > $1.value : $0.key < $1.key
+            }) {
                 let digits = "\(count)"
-                lines.append(String(repeating: " ", count: max(0, 9 - digits.utf8.count)) + digits + "  " + name)
+                lines.append(
+                    String(repeating: " ", count: max(0, 9 - digits.utf8.count)) + digits + "  " + name
+                )
             }
         }
         table("machines", machines)

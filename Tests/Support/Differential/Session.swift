@@ -99,7 +99,8 @@ package final class Session {
             verdict.differences.append(
                 Difference(
                     place: .memory(place),
-                    model: "0x\(hex(model.ram.load64(place) ?? 0)), in this case or one before it in its batch",
+                    model:
+                        "0x\(hex(model.ram.load64(place) ?? 0)), in this case or one before it in its batch",
                     qemu: "0x\(hex(qemu.ram.load64(place) ?? 0))"
                 )
             )

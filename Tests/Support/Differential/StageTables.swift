@@ -89,7 +89,9 @@ final class StageTables {
     private func makeTable(_ byteCount: UInt64) -> UInt64? {
         guard let second else { return builder.allocate(byteCount) }
         let page = second.shape.pageBytes
-        guard let physical = builder.allocate(isScattered ? max(byteCount, page) : byteCount) else { return nil }
+        guard let physical = builder.allocate(isScattered ? max(byteCount, page) : byteCount) else {
+            return nil
+        }
         let address = intermediate(physical, 0)
         for part in stride(from: address & ~(page - 1), to: address + byteCount, by: Int(page)) {
             var target = Layout.ram | part & (Self.lowBits >> 6)
@@ -171,7 +173,8 @@ final class StageTables {
     func mapData(_ address: UInt64) {
         let wanted = Self.randomData(&builder.random)
         map(address, to: isStage2 ? wanted : anywhere(wanted))
-        guard let second, let last = path(address).last, last.word & 1 == 1, last.level == 3 || last.word & 2 == 0
+        guard let second, let last = path(address).last, last.word & 1 == 1,
+            last.level == 3 || last.word & 2 == 0
         else { return }
         let mask: UInt64 = (1 << UInt64(shape.shift(last.level))) - 1
         let ipa = last.word & 0xFFFF_FFFF_F000 & ~mask | address & mask

@@ -72,7 +72,8 @@ extension CaseBuilder {
             shape.inputBits = 25 + Int(random.below(20))
             sl0 = UInt8(random.below(3))
             shape.startLevel = Self.startLevels[granule]?[sl0] ?? 0
-        } while shape.startBits < 1 || shape.startBits > granule - 3 + 4 || shape.isConcatenated != isConcatenated
+        } while shape.startBits < 1 || shape.startBits > granule - 3 + 4
+            || shape.isConcatenated != isConcatenated
         let sizes: [(UInt8, Int)] = [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 44)]
         // QEMU wants no more IPA bits than PA bits.
         let permitted = sizes.filter { $0.1 >= shape.inputBits || random.chance(flaws.peculiar / 4) }
@@ -167,7 +168,9 @@ extension CaseBuilder {
             cd.ttb1 = random.bits(44) & ~0xF
         }
         stream.cd = cd
-        guard let tables = stream.lower ?? stream.upper, let context = tables.makeContext() else { return false }
+        guard let tables = stream.lower ?? stream.upper, let context = tables.makeContext() else {
+            return false
+        }
         stream.ste.s1ContextPtr = context.address
         stream.contextAddress = context.physical
         return true

@@ -15,6 +15,7 @@ struct Options {
     var count = 1000
     var only: Int?
     var isVerbose = false
+    var deviationsAlone = false
     var folder = "/tmp"
     var qemu: [String] = []
 
@@ -35,6 +36,7 @@ struct Options {
             case "--cases": count = number(word, rest.popFirst())
             case "--case": only = number(word, rest.popFirst())
             case "--verbose": isVerbose = true
+            case "--deviations": deviationsAlone = true
             case "--folder": folder = rest.popFirst() ?? folder
             case "--":
                 qemu = Array(rest)
@@ -46,6 +48,32 @@ struct Options {
     }
 }
 
+/// Shows each known deviation of QEMU.
+///
+/// - Returns: How many did not show.
+func showDeviations(_ session: Session, _ options: Options) throws -> Int {
+    var missing = 0
+    let cases = DeviationCase.all
+    for (index, deviation) in cases.enumerated() {
+        let verdict = try session.run(deviation.run, batch: -1)
+        if options.isVerbose { print(Dump.text(verdict)) }
+        let isShown = verdict.deviations.contains(deviation.name) && verdict.differences.isEmpty
+        if options.deviationsAlone {
+            print("\(isShown ? "shown" : "NOT SHOWN")  \(deviation.name): \(deviation.reason)")
+        }
+        guard !isShown else { continue }
+        missing += 1
+        let found = verdict.deviations.isEmpty ? "nothing" : verdict.deviations.joined(separator: ", ")
+        print("QEMU does not deviate as it is known to (\(index), \(deviation.name)); found: \(found)")
+        for difference in verdict.differences {
+            print("    \(difference.place): model  \(difference.model)")
+            print("    \(difference.place): QEMU   \(difference.qemu)")
+        }
+    }
+    print("\(cases.count) cases of known deviations, \(missing) in which QEMU does not deviate so")
+    return missing
+}
+
 /// Runs the cases.
 ///
 /// - Returns: The exit code.
@@ -55,7 +83,10 @@ func run(_ options: Options) -> CInt {
     defer { session.stop() }
     session.isAlone = options.only != nil
     var report = Report()
+    var missing = 0
     do {
+        if options.only == nil { missing = try showDeviations(session, options) }
+        if options.deviationsAlone { return missing == 0 ? 0 : 1 }
         for index in options.only.map({ $0..<($0 + 1) }) ?? 0..<options.count {
             let run = CaseGenerator.make(seed: options.seed, index: index)
             let verdict = try session.run(run, batch: index / CaseGenerator.batchCount)
@@ -74,7 +105,7 @@ func run(_ options: Options) -> CInt {
     }
     print(report.text)
     for surprise in session.surprises { print(surprise) }
-    return report.differingCount == 0 ? 0 : 1
+    return report.differingCount == 0 && missing == 0 ? 0 : 1
 }
 
 exit(run(Options(Array(CommandLine.arguments.dropFirst()))))
