@@ -150,7 +150,7 @@ package struct DeviationCase: Sendable {
                 $0.read()
             },
             DeviationCase(
-                "beyond-ias-unrecorded",
+                "beyond-ias-as-stage1",
                 "stage 2 beyond IAS: F_ADDR_SIZE of stage 1, recorded",
                 .stage2
             ) {

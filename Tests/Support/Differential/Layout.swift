@@ -19,7 +19,9 @@ package enum Layout {
     static let streamTableEnd = ram + 0x8_0000
     /// What the generator allocates: tables and CDs.
     static let tables = ram + 0x10_0000
-    /// Where DMA goes. Every 4-byte word there holds its own address.
+    /// Where DMA goes.
+    ///
+    /// Every 4-byte word there holds its own address.
     static let data = ram + 0x80_0000
     /// Neither RAM nor a device, in either machine.
     static let nowhere: UInt64 = 0x1_0000_0000

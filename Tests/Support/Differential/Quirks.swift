@@ -1,6 +1,8 @@
 // What QEMU's walks and records do otherwise than the architecture says, one by one.
 
-/// Ways in which QEMU's walks and records are its own. Each was followed to its cause.
+/// Ways in which QEMU's walks and records are its own.
+///
+/// Each was followed to its cause.
 struct Quirks: OptionSet, Hashable {
     let rawValue: UInt32
 
@@ -22,8 +24,8 @@ struct Quirks: OptionSet, Hashable {
     static let apTableAtOnce = Quirks(rawValue: 1 << 7)
     /// Every access is privileged: AP[1] and APTable[0] refuse nothing.
     static let alwaysPrivileged = Quirks(rawValue: 1 << 8)
-    /// A stage-2-only stream's input beyond IAS is aborted without a record.
-    static let beyondIASUnrecorded = Quirks(rawValue: 1 << 9)
+    /// Stage 2's input beyond IAS is F_ADDR_SIZE of stage 1 with its IPA, recorded as CD.R says: without stage 1 never.
+    static let beyondIASAsStage1 = Quirks(rawValue: 1 << 9)
     /// S2PTW refuses nothing.
     static let s2PTWIgnored = Quirks(rawValue: 1 << 10)
     /// A stage-2 fault on a stage-1 descriptor has S2 = 0 in its record, and CD.R decides whether there is one.
@@ -57,7 +59,7 @@ struct Quirks: OptionSet, Hashable {
         (.tbi0ForBoth, "tbi0-for-both-halves"),
         (.apTableAtOnce, "aptable-at-once"),
         (.alwaysPrivileged, "always-privileged"),
-        (.beyondIASUnrecorded, "beyond-ias-unrecorded"),
+        (.beyondIASAsStage1, "beyond-ias-as-stage1"),
         (.s2PTWIgnored, "s2ptw-ignored"),
         (.tableFaultAsStage1, "nested-table-fault-as-stage1"),
         (.structureFaultReads, "structure-fault-reads"),

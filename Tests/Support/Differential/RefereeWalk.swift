@@ -79,6 +79,7 @@ struct RefereeWalk {
             record.words[quirks.contains(.cdFetchAddressEarly) ? 2 : 3] = fault.address
             return record
         }
+        if fault.number == 0x0A { return record }
         var isRead = !dma.isWrite
         if quirks.contains(.structureFaultReads), fault.isStructure, fault.isStage2 { isRead = true }
         var isStage2 = fault.isStage2
@@ -107,7 +108,7 @@ struct RefereeWalk {
             throw PlainFault(
                 number: 0x11,
                 isAlwaysRecorded: true,
-                isSilent: quirks.contains(.beyondIASUnrecorded)
+                isSilent: quirks.contains(.beyondIASAsStage1)
             )
         }
         guard ste.config.translatesStage2 else { return address }
@@ -123,7 +124,20 @@ struct RefereeWalk {
             }
             cd.words[index] = word
         }
-        return cd.v && cd.aa64 && cd.a
+        guard isContextValid else { throw PlainFault(number: 0x0A, isAlwaysRecorded: true) }
+        return true
+    }
+
+    /// C_BAD_CD where not, in both halves whichever is used.
+    private var isContextValid: Bool {
+        guard cd.v, cd.aa64, cd.a, !cd.s, !cd.ha, !cd.hd, !cd.endi || cd.epd0 && cd.epd1 else { return false }
+        for isUpper in [false, true] where !(isUpper ? cd.epd1 : cd.epd0) {
+            guard let stage = stage1(isUpper: isUpper), stage.base >> UInt64(stage.shape.outputBits) == 0
+            else {
+                return false
+            }
+        }
+        return true
     }
 
     private func stage1(isUpper: Bool) -> PlainStage? {
@@ -172,6 +186,9 @@ struct RefereeWalk {
         )
         guard (1...(granule + 1)).contains(shape.startBits), ste.s2TG != 3 else { throw UnknownStructure() }
         let stage = PlainStage(shape: shape, base: ste.s2TTB, isStage2: true, affd: ste.s2AFFD)
+        if address >> 44 != 0, quirks.contains(.beyondIASAsStage1) {
+            throw PlainFault(number: 0x11, eventClass: eventClass, address: address)
+        }
         guard address >> UInt64(shape.inputBits) == 0 else {
             throw PlainFault(
                 number: 0x10,
