@@ -40,10 +40,10 @@ package enum CaseGenerator {
             }
         let config = builder.random.pick(configs)
         switch dice {
-        case 0..<62: return translation(&result, builder, config)
-        case 62..<80: return invalidation(&result, builder, config)
-        case 80..<94: return badStructure(&result, builder, config)
-        case 94..<97: return bypass(&result, builder)
+        case 0..<60: return translation(&result, builder, config)
+        case 60..<78: return invalidation(&result, builder, config)
+        case 78..<92: return badStructure(&result, builder, config)
+        case 92..<97: return bypass(&result, builder)
         default: return commands(&result, builder)
         }
     }

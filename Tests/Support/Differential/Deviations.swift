@@ -56,6 +56,12 @@ struct KnownDeviation: Sendable {
 
 /// QEMU's known deviations.
 package enum Deviations {
+    /// The name of each.
+    static var names: Set<String> {
+        Set((structures + caches).map(\.name) + Quirks.named.map(\.1))
+            .union(["command-accepted", "aptable-not-cached", "nested-permissions-not-cached"])
+    }
+
     /// The names of those that explain a difference; none where it is not known.
     static func names(_ difference: Difference, _ verdict: Verdict, _ scenes: [Int: Scene]) -> [String] {
         switch difference.place {

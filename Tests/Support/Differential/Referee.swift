@@ -7,7 +7,7 @@ import SMMUv3Spec
 /// It takes no part in finding a difference. Where there is one, a known deviation of QEMU explains it only if this
 /// says what the model says, and with ``Quirks`` says what QEMU does, record and all.
 final class Referee {
-    private let architecture: DMAOutcome
+    let architecture: DMAOutcome
     private let qemu: DMAOutcome
     /// What QEMU would do without one of its quirks, in the order of ``Quirks/named``.
     private let without: [DMAOutcome]
