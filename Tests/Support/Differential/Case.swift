@@ -28,6 +28,8 @@ package struct DMA: Hashable, Sendable {
         case equal
         /// Caches may answer: as DMA `before` was answered, or as `after` is.
         case either(before: Int, after: Int)
+        /// Caches may answer for some of what it takes and not for the rest.
+        case none
     }
     /// Index in ``Layout/streams``.
     package var requester: Int

@@ -56,6 +56,7 @@ enum Comparison {
             case .equal:
                 guard ours != theirs else { continue }
                 result.append(Difference(place: .dma(index), model: "\(ours)", qemu: "\(theirs)"))
+            case .none: break
             case .either(let before, let after):
                 for (name, outcome) in [("model", model), ("QEMU", qemu)] {
                     let permitted = [outcome.dmas[before].ofPage(), outcome.dmas[after].ofPage()]

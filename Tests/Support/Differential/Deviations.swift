@@ -24,6 +24,13 @@ struct Finding {
         zip(run.dmas, verdict.qemu.dmas).prefix(index).contains { $0.isWrite != dma.isWrite && $1.isMoved }
     }
 
+    /// The same, where it was to the same page.
+    var hasEarlierHitInPage: Bool {
+        zip(run.dmas, verdict.qemu.dmas).prefix(index).contains {
+            $0.isWrite != dma.isWrite && $1.isMoved && ($0.address ^ dma.address) >> 12 == 0
+        }
+    }
+
     /// Commands by address that were the last before this DMA.
     var lastInvalidations: [Command] {
         var (count, result) = (0, [Command]())
@@ -142,7 +149,7 @@ package enum Deviations {
         },
         KnownDeviation(name: "nested-hit-as-stage2-without-ipa") {
             guard let ste = $0.scene?.ste, ste.config == .nested, $0.hasEarlierHit,
-                $0.model == DMAOutcome() || $0.event($0.model) == .fPermission
+                $0.model == DMAOutcome() || $0.event($0.model) == .fPermission || $0.hasEarlierHitInPage
             else { return false }
             var expected = EventRecord()
             expected.number = .fPermission

@@ -37,7 +37,7 @@ extension CaseGenerator {
                 requester,
                 address.address,
                 isWrite: address.isWrite,
-                .either(before: old[index], after: first + index)
+                change.isOfManyParts ? .none : .either(before: old[index], after: first + index)
             )
         }
         builder.issue(.cfgiAll(), .tlbiNSNHAll(), .sync())
@@ -54,6 +54,8 @@ extension CaseGenerator {
         var name: String
         /// Commands that reach whatever caches hold of what changed.
         var enough: [Command]
+        /// Whether a translation has several parts that changed, each of which caches may have or not.
+        var isOfManyParts = false
     }
 
     private static func change(
@@ -69,7 +71,7 @@ extension CaseGenerator {
         guard let second = stream.second, halves == nil || builder.random.chance(50) else {
             guard let half = halves else { return changeStructure(stream, addresses, shape, builder) }
             let offset = address & ((1 << UInt64(half.shape.inputBits)) - 1)
-            return changeDescriptor(half, offset, stream, address, shape, builder)
+            return changeDescriptor(half, offset, stream, canonical(address, half, isUpper), shape, builder)
         }
         guard let half = halves else {
             let offset = address & ((1 << UInt64(second.shape.inputBits)) - 1)
@@ -86,6 +88,13 @@ extension CaseGenerator {
             return changeStructure(stream, addresses, shape, builder)
         }
         return changeDescriptor(second, ipa, stream, ipa, shape, builder)
+    }
+
+    /// The address by which software invalidates: without what makes it one that is not translated.
+    private static func canonical(_ address: UInt64, _ half: StageTables, _ isUpper: Bool) -> UInt64 {
+        let mask: UInt64 = (1 << UInt64(half.shape.inputBits)) - 1
+        let ignored: UInt64 = 0xFF << 56
+        return address & (mask | ignored) | (isUpper ? ~mask & ~ignored : 0)
     }
 
     /// Unmaps a page or block, or gives it another place or other permissions.
@@ -124,7 +133,9 @@ extension CaseGenerator {
                 stream,
                 shape,
                 &builder.random
-            )
+            ),
+            // The CD and stage 1's tables are behind stage 2 too.
+            isOfManyParts: stream.ste.config == .nested && (tables.isStage2 || !isLeaf)
         )
     }
 
@@ -138,7 +149,8 @@ extension CaseGenerator {
         _ random: inout SplitMix
     ) -> [Command] {
         let vmid = shape.stages == .stage1 ? 0 : stream.vmid
-        let range = random.chance(50) ? range(tables.shape.granule, address, level, &random) : nil
+        var (address, range): (UInt64, TLBIRange?) = (address, nil)
+        if isLeaf, random.chance(50) { (address, range) = self.range(tables.shape, address, level, &random) }
         let leaf = random.chance(50)
         if tables.isStage2 {
             // QEMU keeps where the root of stage 1 is with the CD.
@@ -162,25 +174,34 @@ extension CaseGenerator {
         case 3:
             return [
                 .tlbiNHASID(vmid: vmid, asid: stream.cd.asid),
-                .tlbiNHVAA(vmid: vmid, address: address, leaf: leaf),
+                .tlbiNHVAA(vmid: vmid, address: address, leaf: leaf, range: range),
             ]
         default:
             return [.tlbiNHVA(vmid: vmid, asid: stream.cd.asid, address: address, leaf: leaf, range: range)]
         }
     }
 
-    /// A range that begins at the leaf, or before it where that keeps it aligned.
-    private static func range(_ granule: Int, _ address: UInt64, _ level: Int, _ random: inout SplitMix)
-        -> TLBIRange?
-    {
-        guard address & ((1 << UInt64(granule)) - 1) == 0, level == 3 else { return nil }
-        let size: Granule = granule == 12 ? .kib4 : granule == 14 ? .kib16 : .kib64
-        return TLBIRange(
-            num: UInt8(random.below(32)),
-            scale: UInt8(random.below(8)),
-            ttl: 3,
-            granule: size
-        )
+    /// A range that covers a leaf, and perhaps some before and after it.
+    ///
+    /// - Returns: Its first address, and its length.
+    private static func range(
+        _ shape: StageShape,
+        _ address: UInt64,
+        _ level: Int,
+        _ random: inout SplitMix
+    ) -> (address: UInt64, range: TLBIRange) {
+        let shift = UInt64(shape.shift(level))
+        let base = address & ~((1 << shift) - 1)
+        // Not into the other half.
+        let before = min(random.below(4), (base & 0x1FF_FFFF) >> shift)
+        let size: Granule = shape.granule == 12 ? .kib4 : shape.granule == 14 ? .kib16 : .kib64
+        let num = UInt8(before + random.below(32 - before))
+        let scale = UInt8(shift) - UInt8(shape.granule)
+        // Level 1 is no hint with 16 KiB; a range of one page says its level.
+        let canHint = level > 1 || shape.granule == 12
+        let needsHint = num == 0 && scale == 0
+        let ttl = canHint && (needsHint || random.chance(60)) ? UInt8(level) : 0
+        return (base - (before << shift), TLBIRange(num: num, scale: scale, ttl: ttl, granule: size))
     }
 
     private static func changeStructure(

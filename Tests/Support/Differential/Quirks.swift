@@ -7,8 +7,12 @@ struct Quirks: OptionSet, Hashable {
     let rawValue: UInt32
 
     /// Stage 2 with concatenated first tables walks the first of them alone.
+    ///
+    /// It aligns the base to the size of all after it has added the number of the one.
     static let firstTableAlone = Quirks(rawValue: 1 << 0)
     /// Nested: stage 2 translates where a stage-1 table begins, and the descriptor's offset is added after it.
+    ///
+    /// Of the first table's physical address CD.IPS takes the upper bits away.
     static let tableBaseTranslated = Quirks(rawValue: 1 << 1)
     /// Nested: stage 2 translates TTB0 and TTB1 when the CD is decoded, before anything is known of the input.
     static let rootTranslatedWithCD = Quirks(rawValue: 1 << 2)
@@ -24,7 +28,9 @@ struct Quirks: OptionSet, Hashable {
     static let apTableAtOnce = Quirks(rawValue: 1 << 7)
     /// Every access is privileged: AP[1] and APTable[0] refuse nothing.
     static let alwaysPrivileged = Quirks(rawValue: 1 << 8)
-    /// Stage 2's input beyond IAS is F_ADDR_SIZE of stage 1 with its IPA, recorded as CD.R says: without stage 1 never.
+    /// Stage 2's input beyond IAS, or a stage-1 table beyond IPS, is F_ADDR_SIZE of stage 1 with its IPA.
+    ///
+    /// CD.R says whether it is recorded: without stage 1 it is not.
     static let beyondIASAsStage1 = Quirks(rawValue: 1 << 9)
     /// S2PTW refuses nothing.
     static let s2PTWIgnored = Quirks(rawValue: 1 << 10)

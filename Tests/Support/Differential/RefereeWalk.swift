@@ -186,7 +186,8 @@ struct RefereeWalk {
         )
         guard (1...(granule + 1)).contains(shape.startBits), ste.s2TG != 3 else { throw UnknownStructure() }
         let stage = PlainStage(shape: shape, base: ste.s2TTB, isStage2: true, affd: ste.s2AFFD)
-        if address >> 44 != 0, quirks.contains(.beyondIASAsStage1) {
+        let limit = eventClass == 1 ? Self.sizes[Int(cd.ips)] : 44
+        if address >> UInt64(limit) != 0, quirks.contains(.beyondIASAsStage1) {
             throw PlainFault(number: 0x11, eventClass: eventClass, address: address)
         }
         guard address >> UInt64(shape.inputBits) == 0 else {
@@ -235,7 +236,11 @@ struct RefereeWalk {
             let isFirst = level == shape.startLevel
             var bits = isFirst ? shape.startBits : shape.granule - 3
             if isFirst, !isNestedFirst(stage) { table &= ~(shape.startBytes - 1) }
-            if isFirst, quirks.contains(.firstTableAlone) { bits = min(bits, shape.granule - 3) }
+            if isFirst, quirks.contains(.firstTableAlone), shape.isConcatenated {
+                bits = shape.granule - 3
+                let number = input >> UInt64(shape.shift(level) + bits)
+                table = (stage.base + (number << UInt64(shape.granule))) & ~(shape.startBytes - 1)
+            }
             let low = UInt64(shape.shift(level))
             let index = (input >> low) & ((1 << UInt64(bits)) - 1)
             let word = try fetch(way, table, index * 8, isFirst)
@@ -267,12 +272,18 @@ struct RefereeWalk {
         if !way.stage.isStage2, ste.config.translatesStage2 {
             if quirks.contains(.tableBaseTranslated) {
                 var base = try second(table, eventClass: 1, isStructure: isFirst)
-                if isFirst { base &= ~(way.stage.shape.startBytes - 1) }
+                // CD.IPS cuts the physical address.
+                if isFirst {
+                    base &=
+                        ~(way.stage.shape.startBytes - 1) & ((1 << UInt64(way.stage.shape.outputBits)) - 1)
+                }
                 address = base + offset
             } else {
                 address = try second(address, eventClass: 1, isStructure: false)
             }
         }
+        // The flash memory of QEMU's machine, which is empty.
+        if quirks.contains(.tableBaseTranslated), address < 0x800_0000 { return 0 }
         guard let word = ram.load64(address) else {
             var fault = way.fault(0x0B)
             fault.address = address
