@@ -52,7 +52,7 @@ let package = Package(
         .target(name: "AddressSpace", swiftSettings: safeSettings),
 
         // Layer 2: what things are, and what of the host they use.
-        .target(name: "DeviceModel", dependencies: ["AddressSpace"], swiftSettings: settings),
+        .target(name: "DeviceModel", dependencies: ["AddressSpace", "CLinux"], swiftSettings: settings),
         .target(name: "HostIO", dependencies: ["CLinux", logging, systemPackage], swiftSettings: settings),
         .target(name: "BlockStorage", dependencies: ["CLinux", systemPackage], swiftSettings: settings),
         .target(
@@ -237,7 +237,8 @@ let package = Package(
         .testTarget(
             name: "SMMUv3Tests",
             dependencies: [
-                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "PCIFunction", "SMMUv3", "SMMUv3Spec",
+                "SystemBus",
             ],
             swiftSettings: settings
         ),
@@ -269,9 +270,8 @@ let package = Package(
         .testTarget(
             name: "VirtioTests",
             dependencies: [
-                "AddressSpace", "BlockStorage", "CLinux", "DeviceModel", "GuestMemory", "HostIO",
-                "PCIFunction",
-                "SystemBus", "Virtio", systemPackage,
+                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory", "HostIO",
+                "PCIFunction", "SystemBus", "Virtio", systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -328,8 +328,9 @@ let package = Package(
             dependencies: ["CLinux", "ControlProtocol", "DiskJournal", "SMMUClient", systemPackage],
             swiftSettings: settings
         ),
-        // What tests start and kill, and what both know of the disk's content.
+        // What tests start and kill, and what both know of the disk's content. Networks for tests alone.
         .target(name: "DiskJournal", path: "Tests/Support/DiskJournal", swiftSettings: settings),
+        .target(name: "CTestNetwork", path: "Tests/Support/CTestNetwork"),
         .executableTarget(
             name: "smmud-disk-writer",
             dependencies: ["CLinux", "DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],
@@ -395,9 +396,10 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
-                "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
-                "VFIOUserProtocol", "VFIOUserServer", "Virtio",
+                "AddressSpace", "BareMachine", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel",
+                "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "PlatformDevices", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
+                "Virtio",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

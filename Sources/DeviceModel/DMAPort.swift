@@ -11,11 +11,19 @@ package struct TransactionAttributes: Hashable, Sendable {
     package var isPrivileged: Bool
     /// An instruction fetch (InD = 1); of no meaning on writes, which are always data.
     package var isInstruction: Bool
+    /// Translated by the device itself (PCIe: AT = 0b10): its address is what an ATS translation completion gave.
+    package var isTranslated: Bool
 
-    package init(substreamID: SubstreamID? = nil, isPrivileged: Bool = false, isInstruction: Bool = false) {
+    package init(
+        substreamID: SubstreamID? = nil,
+        isPrivileged: Bool = false,
+        isInstruction: Bool = false,
+        isTranslated: Bool = false
+    ) {
         self.substreamID = substreamID
         self.isPrivileged = isPrivileged
         self.isInstruction = isInstruction
+        self.isTranslated = isTranslated
     }
 
     /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.

@@ -40,6 +40,8 @@ package struct SMMUPerformanceEvents: OptionSet, Hashable, Sendable {
     package static let configurationCacheMiss = SMMUPerformanceEvent.configurationCacheMiss.set
     package static let tableWalkAccess = SMMUPerformanceEvent.tableWalkAccess.set
     package static let configurationAccess = SMMUPerformanceEvent.configurationAccess.set
+    package static let atsTranslationRequest = SMMUPerformanceEvent.atsTranslationRequest.set
+    package static let atsTranslatedTransaction = SMMUPerformanceEvent.atsTranslatedTransaction.set
 }
 
 /// Who counts an SMMU's events: a counter group.

@@ -1,29 +1,34 @@
 // Waking a thread that waits.
 
-import Glibc
+import CLinux
 
 /// A counting semaphore.
 package final class Semaphore: @unchecked Sendable {
-    // Unchecked: sem_t is made for concurrent use.
-    private let storage: UnsafeMutablePointer<sem_t>
+    // Unchecked: a semaphore is made for concurrent use.
+    private let storage: UnsafeMutableRawPointer
 
     package init() {
-        storage = .allocate(capacity: 1)
-        sem_init(storage, 0, 0)
+        guard let storage = smmud_semaphore_create(0) else { preconditionFailure("no memory") }
+        self.storage = storage
     }
 
-    deinit {
-        sem_destroy(storage)
-        storage.deallocate()
-    }
+    deinit { smmud_semaphore_destroy(storage) }
 
     /// Lets one waiter go on, now or when it comes.
-    package func signal() { sem_post(storage) }
+    package func signal() { smmud_semaphore_signal(storage) }
 
     /// Waits for a signal.
-    package func wait() {
-        while sem_wait(storage) != 0 {
-            // EINTR: a signal handler ran. Nothing else can fail.
-        }
+    package func wait() { _ = smmud_semaphore_wait(storage, -1) }
+
+    /// Waits for a signal, but not for ever.
+    ///
+    /// - Returns: Whether one came.
+    package func wait(until deadline: ContinuousClock.Instant) -> Bool {
+        let left = max(.zero, ContinuousClock.now.duration(to: deadline)).components
+        let (seconds, isTooLong) = left.seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        let nanoseconds = left.attoseconds / 1_000_000_000
+        let (end, overflow) = smmud_monotonic_nanoseconds().addingReportingOverflow(seconds &+ nanoseconds)
+        // Too far away for the clock: that is for ever.
+        return smmud_semaphore_wait(storage, isTooLong || overflow ? -1 : end)
     }
 }

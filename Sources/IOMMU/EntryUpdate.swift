@@ -21,7 +21,10 @@ struct EntryUpdate {
 
     /// The steps for a stream table entry.
     init(from current: STE, to target: STE) {
-        self.init(current.words, Self.usedBits(current), target.words, Self.usedBits(target))
+        let (currentUsed, targetUsed) = (Self.usedBits(current), Self.usedBits(target))
+        // Only where both look at them; else they change with what is not looked at.
+        let harmless = Self.harmlessBits(current, target) & currentUsed & targetUsed
+        self.init(current.words, currentUsed & ~harmless, target.words, targetUsed)
     }
 
     /// The steps for a context descriptor.
@@ -66,6 +69,19 @@ struct EntryUpdate {
 // MARK: What the SMMU looks at
 
 extension EntryUpdate {
+    /// The bits of an STE that may change at any moment, although the SMMU looks at them.
+    ///
+    /// MEV says how many of equal events are told, and software has to bear fewer in any case. EATS between 0b00 and
+    /// 0b01 changes only while ATS is off in the endpoint, so nobody asks. Not where either entry says 0b10, nor with
+    /// S2S, which is ILLEGAL together with 0b01.
+    static func harmlessBits(_ current: STE, _ target: STE) -> SIMD8<UInt64> {
+        var result = STE()
+        result.mev = true
+        let mayStall = current.s2S || target.s2S
+        if !mayStall, current.eats & 0b10 == 0, target.eats & 0b10 == 0 { result.eats = 0b01 }
+        return result.words
+    }
+
     /// The bits of an STE that its own V and Config make the SMMU look at, of those that this driver writes.
     static func usedBits(_ entry: STE) -> SIMD8<UInt64> {
         var used = STE()
@@ -84,10 +100,11 @@ extension EntryUpdate {
         if entry.config.translatesStage2 {
             used.eats = 0b11
             used.shCfg = 0b11
-            // S2VMID; S2T0SZ to S2PS; S2AA64, S2ENDI, S2PTW, S2S, S2R.
-            used.words[2] |= .mask(0...15) | .mask(32...50) | .mask(51...52) | 1 << 54 | .mask(57...58)
-            used.words[3] |= .mask(4...51)  // S2TTB
+            used.s2FWB = true
+            used.words[2] |= .mask(0...15) | .mask(32...58)  // S2VMID; S2T0SZ to S2R.
+            used.words[3] |= .mask(2...51)  // S2SL0[2], S2DS, S2TTB
         }
+        if entry.config.translatesStage1 || entry.config.translatesStage2 { used.mev = true }
         if entry.config == .bypass { used.shCfg = 0b11 }
         return used.words
     }

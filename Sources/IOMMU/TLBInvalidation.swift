@@ -36,8 +36,9 @@ struct TLBTag: Sendable {
         var address = iova
         var commands: [Command] = []
         while pages > 0 {
-            let scale = UInt64(pages.trailingZeroBitCount)
-            let count = (pages &>> scale) & 31
+            // SCALE has five bits where nobody says IDR5.DS; what is larger goes by NUM, and by several commands.
+            let scale = min(UInt64(pages.trailingZeroBitCount), 31)
+            let count = scale < 31 ? (pages &>> scale) & 31 : min(pages &>> scale, 32)
             let range = TLBIRange(
                 num: UInt8(count - 1),
                 scale: UInt8(scale),

@@ -25,6 +25,8 @@ package struct Endpoint: Sendable {
     package let isCoherent: Bool
     /// IOVAs that are set apart for it.
     package let reservedIOVAs: [ReservedIOVA]
+    /// Whether its host bridge passes ATS on (`ats-supported`).
+    package var passesATS = false
 }
 
 /// Who a transaction is issued as.
@@ -159,7 +161,8 @@ struct EndpointDirectory: Sendable {
             // model that says so: enough for a few hundred, without a large CD table for each function.
             substreamBits: 8,
             isCoherent: host.isDMACoherent,
-            reservedIOVAs: reservedIOVAs
+            reservedIOVAs: reservedIOVAs,
+            passesATS: host.supportsATS
         )
     }
 

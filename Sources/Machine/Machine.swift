@@ -127,6 +127,7 @@ package final class Machine: Sendable {
         )
         functions = devices.functions
         platformDevices = devices.platform
+        lentMemory.follow(by: functions.compactMap(\.foreignMemory))
         interrupts = lines.sources
         self.directory = Mutex(directory)
         for (index, smmu) in smmus.enumerated() { events.listen(to: smmu.model, at: index) }
@@ -182,12 +183,13 @@ package final class Machine: Sendable {
             node.interrupt(role).map { lines.line($0, of: node.path, labelled: role.rawValue) }
         }
         var smmuOptions = options.smmu
-        smmuOptions.aliasesPage1InPage0 = node.hasBrokenPage1RegisterSpace
+        if node.hasBrokenPage1RegisterSpace { smmuOptions.aliasesPage1InPage0 = true }
         let model = SMMUv3(
             name: node.path,
             identification: options.smmuProfile.identification(
                 streamIDBits: streamIDBits(of: node.path, board),
-                isCoherent: node.isDMACoherent
+                isCoherent: node.isDMACoherent,
+                registerByteCount: modelledRegisters(of: node, board)
             ),
             options: smmuOptions,
             bus: bus,
@@ -201,10 +203,37 @@ package final class Machine: Sendable {
         )
         do {
             try bus.addWindow(model, at: node.architectedRegisters, name: node.path)
+            for page in model.identification.optionalPages {
+                guard
+                    let range = AddressRange(
+                        start: node.registers.first &+ page.offset,
+                        byteCount: SMMUv3RegisterPage.byteCount
+                    )
+                else { continue }
+                let window = SMMUv3RegisterPage(of: model, at: page.offset)
+                try bus.addWindow(window, at: range, name: "\(node.path) \(page.name)")
+            }
         } catch {
             throw MachineError("\(node.path): its registers at \(error.inserting) overlap \(error.existing)")
         }
         return MachineSMMU(node: node, model: model)
+    }
+
+    /// How many bytes of `reg` the model may have: all of them, or the two pages alone where counter groups stand in
+    /// the last two, where the optional pages would be.
+    private static func modelledRegisters(of node: SMMUv3Node, _ board: BoardDescription) -> UInt64 {
+        let least = Identification.requiredRegisterByteCount
+        let tail = 2 * SMMUv3RegisterPage.byteCount
+        let last = node.registers.last
+        guard !node.hasBrokenPage1RegisterSpace, node.registers.byteCount >= least + tail,
+            let pages = AddressRange(first: last &- (tail &- 1), last: last)
+        else { return least }
+        let isTaken = board.pmcgs.contains { group in
+            ([group.page0] + (group.page1.map { [$0] } ?? [])).contains {
+                $0.first <= pages.last && pages.first <= $0.last
+            }
+        }
+        return isTaken ? least : node.registers.byteCount
     }
 
     /// SMMU_IDR1.SIDSIZE: enough for every StreamID that the tree gives out there, and no less than 16.
@@ -289,6 +318,7 @@ package final class Machine: Sendable {
             }
             if endpoint.kind == .pcie {
                 let seat = try buses?.seat(for: endpoint, board, ports, smmuIndices)
+                if case .below? = seat?.place { try specification.checkNeedsNoFixedStream() }
                 let function = try builder.function(
                     specification,
                     endpoint,

@@ -1,7 +1,6 @@
 // How a machine is built beyond what its device tree says.
 
 package import SMMUv3
-import SMMUv3Spec
 
 /// Choices of whoever runs a machine.
 package struct MachineOptions: Sendable {
@@ -22,36 +21,7 @@ package struct MachineOptions: Sendable {
     }
 
     /// What every SMMU says it can do.
-    package enum SMMUProfile: String, Sendable, CaseIterable {
-        /// SMMUv3.2 with stage 1 alone.
-        case stage1
-        /// SMMUv3.3 with stage 2 alone.
-        case stage2
-        /// SMMUv3.3 with all that the model implements: both stages, nested, EL2, HTTU.
-        case full
-        /// The same with 52-bit addresses.
-        case full52
-
-        /// The identification registers.
-        func identification(streamIDBits: UInt8, isCoherent: Bool) -> Identification {
-            switch self {
-            case .stage1: return .stage1(streamIDBits: streamIDBits, isCoherent: isCoherent)
-            case .stage2:
-                var result = Identification.full(streamIDBits: streamIDBits, isCoherent: isCoherent)
-                result.idr0.s1P = false
-                // What stage 1 alone has.
-                result.idr0.cd2L = false
-                result.idr0.hyp = false
-                result.idr1.ssidsize = 0
-                result.idr3.had = false
-                result.idr3.e0pd = false
-                return result
-            case .full: return .full(streamIDBits: streamIDBits, isCoherent: isCoherent)
-            case .full52:
-                return .full(streamIDBits: streamIDBits, isCoherent: isCoherent, outputAddressBits: 52)
-            }
-        }
-    }
+    package typealias SMMUProfile = IdentificationProfile
 
     package var driver = Driver.own
     package var smmuProfile = SMMUProfile.stage1
@@ -62,8 +32,12 @@ package struct MachineOptions: Sendable {
     package var devices: [DeviceSpecification] = []
     /// Cache sizes and choices of every SMMU.
     package var smmu = SMMUv3Options()
+    /// How many translations the ATC of each function with ATS holds; with 0 it asks for none.
+    package var atcEntries = 64
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.
     package var pageBytes = 4096
+    /// Hears of what goes wrong with a device while it runs, for a log: on any thread, and not endlessly of any device.
+    package var report: @Sendable (String) -> Void = { _ in }
 
     package init() {}
 }

@@ -37,14 +37,21 @@ final class ManagedEndpoint: Sendable {
     private let iommuEndpoint: IOMMUEndpoint
     private let domain: IOMMUDomain
     private let frames: PhysicalFrameAllocator
+    /// Hears of all that is mapped without a SubstreamID, for a device of another program; called with the book held.
+    private let foreign: ForeignMemory?
     private let book = Mutex(Book())
 
     /// Makes the endpoint known to the driver and attaches it to a domain of its own.
-    init(_ endpoint: Endpoint, _ driver: SMMUv3Driver, _ frames: PhysicalFrameAllocator) throws(ControlError)
-    {
+    init(
+        _ endpoint: Endpoint,
+        _ driver: SMMUv3Driver,
+        _ frames: PhysicalFrameAllocator,
+        _ foreign: ForeignMemory? = nil
+    ) throws(ControlError) {
         self.endpoint = endpoint
         self.driver = driver
         self.frames = frames
+        self.foreign = foreign
         do throws(SMMUDriverError) {
             iommuEndpoint = try driver.addEndpoint(
                 endpoint.name,
@@ -59,6 +66,7 @@ final class ManagedEndpoint: Sendable {
         } catch {
             throw Self.controlError(error)
         }
+        tellDirectRegions()
     }
 
     var kind: DomainKind { book.withLock { $0.kind } }
@@ -74,9 +82,20 @@ final class ManagedEndpoint: Sendable {
                 case .blocked: try driver.attach(iommuEndpoint, to: driver.blockedDomain)
                 }
             } catch {
+                // What is still reached after a change that failed half way nobody knows.
+                foreign?.unmappedAll()
                 throw Self.controlError(error)
             }
+            guard kind != book.kind else { return }
             book.kind = kind
+            foreign?.unmappedAll()
+            switch kind {
+            case .dma:
+                tellDirectRegions()
+                for mapping in book.mappings { tell(mapping) }
+            case .identity: foreign?.bypassed()
+            case .blocked: break
+            }
         }
     }
 
@@ -129,6 +148,7 @@ final class ManagedEndpoint: Sendable {
                     allocation: allocation
                 )
                 insert(mapping, into: &book)
+                tell(mapping)
                 return info(mapping)
             } catch {
                 if let allocation { try? frames.free(PhysicalAddress(allocation)) }
@@ -219,19 +239,58 @@ final class ManagedEndpoint: Sendable {
                 throw .notMapped(at: iova, "nothing is mapped for \(endpoint.name) at \(range)")
             }
             let domain = substream.flatMap { book.substreams[$0] } ?? self.domain
-            let unmapped = try unmap(range, in: domain)
+            let unmapped = try unmap(range, substream, in: domain)
             forget(AddressRange(start: iova, byteCount: unmapped), substream, &book)
             return unmapped
         }
     }
 
-    private func unmap(_ range: AddressRange, in domain: IOMMUDomain) throws(ControlError) -> UInt64 {
+    /// Unmaps in the domain, and then has a device of another program let go of it, before anything can be put at the
+    /// addresses or into the memory again.
+    private func unmap(_ range: AddressRange, _ substream: UInt32?, in domain: IOMMUDomain)
+        throws(ControlError) -> UInt64
+    {
+        let foreign = substream == nil ? self.foreign : nil
         do throws(SMMUDriverError) {
             let outcome = try domain.unmap(IOVirtualAddress(range.first), byteCount: range.byteCount)
             if outcome.byteCount == 0, let error = outcome.stoppedBy { throw .pageTable(error) }
+            if let gone = AddressRange(start: range.first, byteCount: outcome.byteCount) {
+                foreign?.unmapped(gone)
+            }
             return outcome.byteCount
         } catch {
+            // Where commands failed the table may have let go of any of it; a range it never had it refused.
+            if case .pageTable = error {} else { foreign?.unmapped(range) }
             throw Self.controlError(error)
+        }
+    }
+
+    // MARK: Devices of other programs
+
+    /// What a device's plain accesses can use of a mapping: nothing of other SubstreamIDs, or that needs privilege.
+    private func tell(_ mapping: Mapping) {
+        guard let foreign, mapping.substream == nil, !mapping.permissions.privileged,
+            let range = AddressRange(start: mapping.iova, byteCount: mapping.byteCount)
+        else { return }
+        foreign.mapped(
+            ForeignMemory.Translation(
+                range: range,
+                physical: mapping.physical,
+                isWritable: mapping.permissions.write
+            )
+        )
+    }
+
+    /// The driver has mapped these one to one, whole pages of them.
+    private func tellDirectRegions() {
+        guard let foreign else { return }
+        let page = domain.configuration?.granule.byteCount ?? 4096
+        for region in endpoint.reservedIOVAs where region.kind == .direct {
+            let first = region.range.first & ~(page - 1)
+            guard let range = AddressRange(first: first, last: region.range.last | (page - 1)) else {
+                continue
+            }
+            foreign.mapped(ForeignMemory.Translation(range: range, physical: first, isWritable: true))
         }
     }
 

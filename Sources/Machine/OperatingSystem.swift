@@ -22,6 +22,8 @@ final class OperatingSystem: Sendable {
     private let drivers: [DriverState]
     private let log: MachineDriverLog
     private let endpoints = Mutex<[String: ManagedEndpoint]>([:])
+    /// Devices of other programs that are lent what is mapped for them, by their endpoints' names.
+    private let foreign: [String: ForeignMemory]
     /// What clients allocated for themselves, by address.
     private let allocations = Mutex<[UInt64: UInt64]>([:])
 
@@ -34,6 +36,9 @@ final class OperatingSystem: Sendable {
             excluding: board.reservedMemory.flatMap(\.ranges)
         )
         self.frames = frames
+        var foreign: [String: ForeignMemory] = [:]
+        for function in machine.functions { foreign[function.endpoint.name] = function.foreignMemory }
+        self.foreign = foreign
         let log = MachineDriverLog()
         self.log = log
         let asids = ASIDAllocator()
@@ -110,7 +115,7 @@ final class OperatingSystem: Sendable {
         }
         return try endpoints.withLock { (endpoints) throws(ControlError) in
             if let known = endpoints[endpoint.name] { return known }
-            let managed = try ManagedEndpoint(endpoint, driver, frames)
+            let managed = try ManagedEndpoint(endpoint, driver, frames, foreign[endpoint.name])
             endpoints[endpoint.name] = managed
             return managed
         }

@@ -45,10 +45,12 @@ package final class NVMeController: PCIFunctionModel {
     ///   - name: What people call it.
     ///   - offersMSIX: Whether it has MSI-X beside MSI. A VMM that keeps the MSI-X table to itself knows no IOMMU:
     ///     there it is better without, since messages of MSI are the function's own DMA.
+    ///   - extendedCapabilities: ATS and PRI, where it has them.
     ///   - makePort: A new view of memory with the function's identity, for one user.
     package func makeFunction(
         name: String,
         offersMSIX: Bool = true,
+        extendedCapabilities: [PCICapability] = [],
         makePort: @escaping @Sendable () -> any DMAPort
     ) -> PCIFunction {
         let parameters = core.parameters
@@ -70,6 +72,7 @@ package final class NVMeController: PCIFunctionModel {
             )
             capabilities.append(.msix(layout))
         }
+        capabilities += extendedCapabilities
         let function = PCIFunction(
             name: name,
             PCIFunctionDescription(

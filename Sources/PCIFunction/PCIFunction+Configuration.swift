@@ -23,6 +23,7 @@ extension PCIFunction {
     package func writeConfiguration(_ value: UInt32, at offset: Int, byteCount: Int) {
         guard offset >= 0, offset < configurationByteCount, (1...4).contains(byteCount) else { return }
         let isReset = initiatesReset(value, at: offset, byteCount: byteCount)
+        let resetsPageRequests = resetsPageRequests(value, at: offset, byteCount: byteCount)
         let isPowerChange = state.withLock { state in
             let wasAwake = isAwake(state)
             state.space.write(
@@ -34,9 +35,14 @@ extension PCIFunction {
             let isAwake = isAwake(state)
             gate.set(state.space.bit(2, at: Register.command) && isAwake)
             updatePin(&state)
+            updatePageRequestStatus(&state)
             return wasAwake != isAwake
         }
         if isReset { return reset() }
+        if let cache = translationCache {
+            cache.configure(pageServices)
+            if resetsPageRequests { cache.pageRequests.reset() }
+        }
         if isLive(offset) {
             model.liveCapabilityWritten(at: offset, byteCount: byteCount)
         }

@@ -34,6 +34,7 @@ package final class PCIFunction: Sendable {
         var isPinAsserted = false
         var override: PCIInterruptMode?
         weak var host: (any PCIFunctionHost)?
+        var translationCache: AddressTranslationCache?
     }
 
     /// Builds a function in its state after power-on.
@@ -201,7 +202,11 @@ package final class PCIFunction: Sendable {
     /// Resets the device and the function: DEVICE_RESET, function-level reset, or the reset of the bus.
     package func reset() {
         gate.set(false)
+        // Whoever waits for a page response goes on, or the model would wait for it.
+        let cache = translationCache
+        cache?.configure(PCIPageServices())
         model.reset()
+        cache?.pageRequests.reset()
         messages.withLock { $0.waiting.removeAll() }
         state.withLock { state in
             state.space = initial

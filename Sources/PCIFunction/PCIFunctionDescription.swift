@@ -57,6 +57,26 @@ package struct PCIBAR: Equatable, Sendable {
     }
 }
 
+/// Where a write says all by coming, whatever is written: whoever carries the function may have an event signalled for
+/// it instead (KVM's ioeventfd), and writes any value then.
+///
+/// Virtio's notification addresses are such; doorbells that take a value are not.
+package struct PCINotificationAddress: Equatable, Sendable {
+    package var barIndex: Int
+    /// In the BAR, in bytes.
+    package var offset: UInt64
+    /// How wide the writes are: 1, 2, 4 or 8 bytes.
+    ///
+    /// Wider and narrower ones are writes as any others.
+    package var byteCount: Int
+
+    package init(barIndex: Int, offset: UInt64, byteCount: Int) {
+        self.barIndex = barIndex
+        self.offset = offset
+        self.byteCount = byteCount
+    }
+}
+
 /// Where a function's MSI-X table and pending bits stand.
 package struct PCIMSIXLayout: Equatable, Sendable {
     /// 1...2048.
@@ -123,18 +143,22 @@ package struct PCIFunctionDescription: Equatable, Sendable {
     package var interruptPin: UInt8
     /// Whether other functions stand beside it in its device (Header Type, bit 7).
     package var isMultiFunction: Bool
+    /// Those that matter most first: there may not be events for all.
+    package var notificationAddresses: [PCINotificationAddress]
 
     package init(
         identity: PCIIdentity,
         bars: [PCIBAR] = [],
         capabilities: [PCICapability] = [],
         interruptPin: UInt8 = 1,
-        isMultiFunction: Bool = false
+        isMultiFunction: Bool = false,
+        notificationAddresses: [PCINotificationAddress] = []
     ) {
         self.identity = identity
         self.bars = bars
         self.capabilities = capabilities
         self.interruptPin = interruptPin
         self.isMultiFunction = isMultiFunction
+        self.notificationAddresses = notificationAddresses
     }
 }

@@ -55,11 +55,13 @@ package final class IOMMUTestDevice: PCIFunctionModel {
     ///
     /// - Parameters:
     ///   - physical: What is read back from.
+    ///   - extendedCapabilities: ATS and PRI, where it has them.
     ///   - makePort: A new view of memory with the function's identity, for one user.
     /// - Throws: `EAGAIN` where the host permits no more threads.
     package static func makeFunction(
         name: String,
         physical: any PhysicalAccess,
+        extendedCapabilities: [PCICapability] = [],
         makePort: @escaping @Sendable () -> any DMAPort
     ) throws(Errno) -> PCIFunction {
         let model = IOMMUTestDevice(physical: physical)
@@ -67,7 +69,7 @@ package final class IOMMUTestDevice: PCIFunctionModel {
         let description = PCIFunctionDescription(
             identity: PCIIdentity(vendorID: 0x1B36, deviceID: 0x0005, classCode: 0xFF_0000),
             bars: [PCIBAR(index: 0, byteCount: 4096)],
-            capabilities: [.express(.endpoint)],
+            capabilities: [.express(.endpoint)] + extendedCapabilities,
             interruptPin: 0
         )
         let function = PCIFunction(name: name, description, model: model, makePort: makePort)

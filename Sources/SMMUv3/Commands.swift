@@ -18,7 +18,9 @@ enum CommandOutcome {
 }
 
 /// A command that is being executed.
-private struct PendingCommand {
+struct PendingCommand {
+    /// Which enhanced command queue it is of; nil is SMMU_CMDQ.
+    var queue: Int?
     let index: QueueIndex
     let address: UInt64
     /// ``RegisterFile/epoch`` when it was found.
@@ -26,13 +28,26 @@ private struct PendingCommand {
 }
 
 extension SMMUv3 {
-    /// Fetches and executes the command at CONS (IHI 0070, chapter 4).
+    /// Executes the next command of each queue (IHI 0070, chapter 4), after the translation requests that wait.
     ///
-    /// For the command processor alone.
+    /// For the command processor alone. Round robin: no queue holds up another for longer than a command takes.
     ///
-    /// - Returns: Whether to go on: false where the queue is empty, disabled or stopped by an error.
+    /// - Returns: Whether to go on: false where every queue is empty, disabled or stopped by an error.
     func executeNextCommand() -> Bool {
-        guard let pending = nextCommand() else { return false }
+        executeTranslationRequests()
+        var goesOn = execute(nextCommand())
+        for queue in 0..<identification.enhancedQueueCount where execute(nextCommand(ofEnhancedQueue: queue))
+        {
+            goesOn = true
+        }
+        return goesOn
+    }
+
+    /// Fetches and executes a command.
+    ///
+    /// - Returns: Whether its queue goes on.
+    private func execute(_ pending: PendingCommand?) -> Bool {
+        guard let pending else { return false }
         let outcome: CommandOutcome
         do {
             let command = Command(words: try fetchCommand(at: PhysicalAddress(pending.address)))
@@ -92,6 +107,9 @@ extension SMMUv3 {
     private func advance(past command: PendingCommand) {
         let wasFull = registers.withLock { registers in
             guard registers.epoch == command.epoch else { return false }
+            if let queue = command.queue {
+                return registers.enhancedQueues[queue].advance(past: command.index, identification)
+            }
             let waiting = registers.cmdqProducer.entries(after: registers.cmdqConsumer)
             registers.cmdqCons.rd = command.index.next.rawValue
             return waiting == 1 &<< UInt32(registers.cmdqLog2Entries)
@@ -105,6 +123,11 @@ extension SMMUv3 {
         count(.commandErrors)
         registers.withLock { registers in
             guard registers.epoch == command.epoch else { return }
+            if let queue = command.queue {
+                registers.enhancedQueues[queue].fail(error)
+                guard !registers.activeErrors.cmdqpErr else { return }
+                return raiseGlobalError(in: &registers) { $0.cmdqpErr.toggle() }
+            }
             registers.cmdqCons.err = error
             // Software that toggled GERRORN while the error was inactive has made it active: leave it so.
             guard !registers.activeErrors.cmdqErr else { return }
@@ -128,10 +151,14 @@ extension SMMUv3 {
             return invalidateTranslations(command)
         case .resume, .stallTerm:
             return resolveStalls(command)
+        case .atcInv:
+            return invalidateATC(command)
+        case .priResp:
+            return respondToPageRequests(command)
         case .sync:
             return synchronize(command)
         default:
-            // Everything that the ID registers say is not there: Secure, ATS, PRI, MPAM (CFGI_VMS_PIDM);
+            // Everything that the ID registers say is not there: Secure, MPAM (CFGI_VMS_PIDM);
             // and reserved opcodes.
             return .failed(.cerrorIll)
         }
@@ -161,8 +188,10 @@ extension SMMUv3 {
     private func synchronize(_ command: Command) -> CommandOutcome {
         guard command.cs != 0b11 else { return .failed(.cerrorIll) }
         count(.syncs)
+        // CONS stays here: the next attempt does not wait for those that were given up.
+        guard atcInvalidations.wait() else { return .failed(.cerrorAtcInvSync) }
         // Every older command has completed: they run one after the other. What is left is the transactions that
-        // were translated before them.
+        // were translated before them, by the SMMU or by a function's ATC.
         let awaited = tracker.waitForTransactionsInFlight()
         if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
         switch command.cs {

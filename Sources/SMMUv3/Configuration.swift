@@ -27,8 +27,19 @@ package struct SMMUv3Options: Equatable, Sendable {
     /// Whether page 0 offsets 0xA8, 0xAC, 0xC8 and 0xCC alias the queue pointers of page 1
     /// (`cavium,cn9900-broken-page1-regspace`).
     package var aliasesPage1InPage0 = false
+    /// What SMMU_GBPA is after a reset, which is IMPLEMENTATION DEFINED: whether transactions pass or are aborted
+    /// until software says otherwise.
+    package var abortsAtReset = false
+    /// Whether 8- and 16-bit accesses to registers, and misaligned ones, are refused by an abort.
+    ///
+    /// The architecture permits that, and reading as zero and ignoring writes (IHI 0070, 6.2).
+    package var refusesIllegalAccesses = true
     /// How many event records are kept for people to look at, whether or not the queue took them.
     package var eventLogCapacity = 1024
+    /// How long a function may take to complete an ATS invalidate request, until CMD_SYNC gives it up.
+    ///
+    /// PCIe gives it a minute.
+    package var atcInvalidationTimeoutMilliseconds: UInt32 = 60_000
 
     package init() {}
 }

@@ -15,6 +15,10 @@ struct TranslationControls: Equatable, Sendable {
     var recordsBadStreamIDs: Bool
     /// CR2.E2H.
     var isE2H: Bool
+    /// CR0.ATSCHK.
+    var checksTranslated: Bool
+    /// CR2.REC_CFG_ATS.
+    var recordsATSErrors: Bool
     var tableBase: StrtabBase
     var tableConfiguration: StrtabBaseCfg
     /// The invalidation generation before these were read, and so before anything that the look-up fetches:
@@ -62,7 +66,15 @@ extension SMMUv3 {
     /// Whether look-ups go through the caches.
     ///
     /// Tools look at memory itself.
-    enum CachePolicy { case cached, uncached }
+    enum CachePolicy {
+        case cached
+        /// Through the caches, and nothing is changed by it: neither a cache nor a descriptor (HTTU).
+        case readOnly
+        case uncached
+
+        @inline(__always)  // Once for each look-up.
+        var looksInCaches: Bool { self != .uncached }
+    }
 
     // MARK: STE
 
@@ -73,7 +85,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> STE {
         let streamID = transaction.streamID
-        if policy == .cached, let ste = configurationCache.stream(streamID) { return ste }
+        if policy.looksInCaches, let ste = configurationCache.stream(streamID) { return ste }
         let address = try steAddress(transaction, controls, &observer)
         let ste: STE
         observer.accessing(.configuration)
@@ -272,7 +284,7 @@ extension SMMUv3 {
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> CD {
         let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
-        if policy == .cached, let cd = configurationCache.context(key) { return cd }
+        if policy.looksInCaches, let cd = configurationCache.context(key) { return cd }
         let lookup = LookupScope(policy: policy, generation: controls.generation)
         let address = try cdAddress(index, stream, transaction, lookup, &observer)
         let location = try physicalContext(address, stream, transaction, lookup, &observer)

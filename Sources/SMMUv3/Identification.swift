@@ -10,6 +10,12 @@ package struct Identification: Equatable, Sendable {
     package var idr5: IDR5
     package var iidr: IIDR
     package var aidr: AIDR
+    /// Where the VATOS page is, with SMMU_IDR0.VATOS.
+    package var idr2 = IDR2()
+    /// How many enhanced command queues there are, with SMMU_IDR1.ECMDQ.
+    package var idr6 = IDR6()
+    /// Where the command queue control page is, in bytes from page 0, with SMMU_IDR1.ECMDQ.
+    package var commandQueueControlPage: UInt64 = 0
 
     /// SMMUv3.2 with stage 1 alone, VMSAv8-64 tables of 4, 16 and 64 KiB, 48-bit addresses.
     ///
@@ -59,7 +65,7 @@ package struct Identification: Equatable, Sendable {
     }
 
     /// Everything that this model implements: SMMUv3.3 with both stages, EL2, HTTU, 52-bit addresses, tables of
-    /// either byte order, messages as interrupts, stalls.
+    /// either byte order, messages as interrupts, stalls, ATS and PRI.
     ///
     /// - Parameters:
     ///   - streamIDBits: As for ``stage1(streamIDBits:isCoherent:)``.
@@ -80,7 +86,14 @@ package struct Identification: Equatable, Sendable {
         result.idr0.msi = true
         result.idr0.stallModel = 0b00  // Stall or terminate, as each stream is configured.
         result.idr5.stallMax = 256
+        result.idr0.atos = true
+        result.idr0.vmw = true
         result.idr0.httu = 2  // Access flag and dirty state.
+        result.idr0.ats = true  // NS1ATS stays 0: split-stage, too.
+        result.idr0.atsrecerr = true
+        result.idr0.pri = true
+        result.idr1.priqs = 10
+        result.idr3.pps = true  // Automatic responses carry the PASID of their request.
         result.idr0.ttendian = 0b00  // Mixed: CD.ENDI and STE.S2ENDI choose.
         result.idr1.attrTypesOvr = true
         result.idr3.xnx = true  // Mandatory from v3.1 on with stage 2.

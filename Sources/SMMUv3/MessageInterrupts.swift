@@ -10,9 +10,10 @@ import SystemBus
 enum MessageSource: Sendable {
     case globalError
     case eventQueue
+    case pageRequestQueue
 }
 
-/// SMMU_{GERROR,EVENTQ}_IRQ_CFG0, 1 and 2.
+/// SMMU_{GERROR,EVENTQ,PRIQ}_IRQ_CFG0, 1 and 2.
 ///
 /// CFG2's attributes are kept for software to read back: nothing behind the SMMU depends on them.
 struct MessageRegisters: Sendable {
@@ -35,6 +36,7 @@ struct OutgoingMessages: Sendable {
     private var unsent: [InterruptMessage] = []
     private var globalErrors = 0
     private var eventQueues = 0
+    private var pageRequestQueues = 0
 
     var hasUnsent: Bool { !unsent.isEmpty }
 
@@ -43,6 +45,7 @@ struct OutgoingMessages: Sendable {
         var result = IRQCtrl(rawValue: 0)
         result.gerrorIRQEn = globalErrors > 0
         result.eventqIRQEn = eventQueues > 0
+        result.priqIRQEn = pageRequestQueues > 0
         return result
     }
 
@@ -59,6 +62,7 @@ struct OutgoingMessages: Sendable {
         switch source {
         case .globalError: globalErrors += change
         case .eventQueue: eventQueues += change
+        case .pageRequestQueue: pageRequestQueues += change
         }
     }
 }
@@ -66,7 +70,12 @@ struct OutgoingMessages: Sendable {
 extension RegisterFile {
     /// Leaves an interrupt's message to be sent, where SMMU_IDR0.MSI and its address say that there is one.
     mutating func queueMessage(_ source: MessageSource) {
-        let registers = source == .globalError ? gerrorMessage : eventqMessage
+        let registers =
+            switch source {
+            case .globalError: gerrorMessage
+            case .eventQueue: eventqMessage
+            case .pageRequestQueue: priq.message
+            }
         guard identification.idr0.msi, registers.cfg0.addr != 0 else { return }
         messages.append(
             InterruptMessage(
@@ -92,6 +101,9 @@ extension SMMUv3 {
         case .eventQueue:
             guard registers.irqCtrl.eventqIRQEn else { return }
             pulse(interrupts.eventQueue)
+        case .pageRequestQueue:
+            guard registers.irqCtrl.priqIRQEn else { return }
+            pulse(interrupts.pageRequestQueue)
         }
         registers.queueMessage(source)
     }
@@ -125,6 +137,9 @@ extension SMMUv3 {
         case .eventQueue:
             guard !registers.activeErrors.msiEventqAbtErr else { return }
             raiseGlobalError(in: &registers) { $0.msiEventqAbtErr.toggle() }
+        case .pageRequestQueue:
+            guard !registers.activeErrors.msiPriqAbtErr else { return }
+            raiseGlobalError(in: &registers) { $0.msiPriqAbtErr.toggle() }
         }
     }
 
@@ -161,6 +176,10 @@ extension SMMUv3 {
                 }
                 sendMessages()
             }
+            // A line of its own has its edge whatever becomes of the message. The combined one is this model's OR of
+            // the others, so it may leave out what software has been told otherwise.
+            interrupts.commandSync?.pulse()
+            return
         }
         pulse(interrupts.commandSync)
     }

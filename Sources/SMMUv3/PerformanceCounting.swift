@@ -2,6 +2,7 @@
 
 import AddressSpace
 package import DeviceModel
+import SMMUv3Spec
 import Synchronization
 
 /// The counter groups that count this SMMU's events.
@@ -23,9 +24,9 @@ final class PerformanceCounting: Sendable {
     /// that orders this store before its loads.
     private let counted = Atomic<UInt64>(0)
 
-    /// Whether transactions are counted.
+    /// Whether transactions are counted, all or those that devices translated themselves.
     @inline(__always)  // One load on the hit path of every transaction.
-    var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b10 != 0 }
+    var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b1000_0010 != 0 }
 
     func setEvents(_ events: SMMUPerformanceEvents, for monitor: any SMMUPerformanceMonitor) {
         listeners.withLock { listeners in
@@ -43,6 +44,12 @@ final class PerformanceCounting: Sendable {
         for listener in current where listener.events.contains(event.set) {
             listener.monitor.count(event, streamID, amount)
         }
+    }
+
+    /// Reports transactions.
+    func recordTransactions(_ streamID: StreamID, areTranslated: Bool, _ amount: UInt64 = 1) {
+        record(.transaction, streamID, amount)
+        if areTranslated { record(.atsTranslatedTransaction, streamID, amount) }
     }
 
     /// Reports what a look-up fetched.
@@ -82,7 +89,11 @@ struct LookupAccesses: LookupObserver {
 
 extension SMMUv3: SMMUPerformanceSource {
     package var performanceEvents: SMMUPerformanceEvents {
-        [.transaction, .tlbMiss, .configurationCacheMiss, .tableWalkAccess, .configurationAccess]
+        let always: SMMUPerformanceEvents = [
+            .transaction, .tlbMiss, .configurationCacheMiss, .tableWalkAccess, .configurationAccess,
+        ]
+        guard identification.idr0.ats else { return always }
+        return always.union([.atsTranslationRequest, .atsTranslatedTransaction])
     }
 
     package func report(_ events: SMMUPerformanceEvents, to monitor: any SMMUPerformanceMonitor) {

@@ -13,13 +13,12 @@ struct RegisterFile: Sendable {
     var cr0ack = CR0(rawValue: 0)
     var cr1 = CR1(rawValue: 0)
     var cr2 = CR2(rawValue: 0)
-    /// SHCFG = use incoming; ABORT = 0.
-    ///
-    /// The reset value is IMPLEMENTATION DEFINED.
-    var gbpa = GBPA(rawValue: 0x1000)
+    /// SHCFG = use incoming, and ABORT, which is IMPLEMENTATION DEFINED, as the options have it.
+    var gbpa: GBPA
     var irqCtrl = IRQCtrl(rawValue: 0)
     var gerrorMessage = MessageRegisters()
     var eventqMessage = MessageRegisters()
+    var priq = PRIQRegisters()
     var messages = OutgoingMessages()
     var stalls: StallTable
     var gerror = GError(rawValue: 0)
@@ -32,15 +31,24 @@ struct RegisterFile: Sendable {
     var eventqBase = QueueBase(rawValue: 0)
     var eventqProd = OutputQueueProd(rawValue: 0)
     var eventqCons = OutputQueueCons(rawValue: 0)
+    var gatos = ATOSRegisters()
+    var vatos = ATOSRegisters()
+    var vatosSel = VATOSSel(rawValue: 0)
+    var enhancedQueues: [EnhancedCommandQueue]
     var eventLog: EventLog
     let identification: Identification
+    /// GBPA's value after a reset.
+    private let gbpaAtReset: GBPA
     /// How many resets came before: a command that was under way when one came must not write what is new.
     let epoch: UInt64
 
-    init(identification: Identification, eventLogCapacity: Int) {
+    init(identification: Identification, options: SMMUv3Options) {
         self.identification = identification
-        eventLog = EventLog(capacity: eventLogCapacity)
+        gbpaAtReset = GBPA(rawValue: options.abortsAtReset ? 0x0010_1000 : 0x1000)
+        gbpa = gbpaAtReset
+        eventLog = EventLog(capacity: options.eventLogCapacity)
         stalls = StallTable(capacity: identification.idr5.stallMax)
+        enhancedQueues = EnhancedCommandQueue.all(of: identification)
         epoch = 0
     }
 
@@ -49,6 +57,9 @@ struct RegisterFile: Sendable {
     /// The log is kept: it is for people, not for software. Stalled transactions are aborted.
     init(resetting old: RegisterFile) {
         identification = old.identification
+        gbpaAtReset = old.gbpaAtReset
+        gbpa = gbpaAtReset
+        enhancedQueues = EnhancedCommandQueue.all(of: identification)
         eventLog = old.eventLog
         stalls = old.stalls
         stalls.terminateAll()
@@ -63,6 +74,8 @@ struct RegisterFile: Sendable {
             globalBypass: gbpa,
             recordsBadStreamIDs: cr2.recinvsid,
             isE2H: cr2.e2H,
+            checksTranslated: cr0ack.atschk,
+            recordsATSErrors: cr2.recCfgATS,
             tableBase: maskedStrtabBase,
             tableConfiguration: strtabBaseCfg
         )
@@ -107,6 +120,7 @@ struct RegisterFile: Sendable {
         switch offset {
         case RegisterOffset.idr0: identification.idr0.rawValue
         case RegisterOffset.idr1: identification.idr1.rawValue
+        case RegisterOffset.idr2: identification.idr2.rawValue
         case RegisterOffset.idr3: identification.idr3.rawValue
         case RegisterOffset.idr5: identification.idr5.rawValue
         case RegisterOffset.iidr: identification.iidr.rawValue
@@ -134,7 +148,7 @@ struct RegisterFile: Sendable {
         case RegisterOffset.cidr0...RegisterOffset.cidr0 + 0xC, RegisterOffset.pidr4...RegisterOffset.cidr0:
             Self.componentIdentification(offset)
         default:
-            read64Half(offset)
+            readPRIQ(offset, aliasesPage1: aliasesPage1) ?? read64Half(offset)
         }
     }
 
@@ -159,7 +173,7 @@ struct RegisterFile: Sendable {
         case RegisterOffset.eventqBase: register = eventqBase.rawValue
         case RegisterOffset.gerrorIrqCfg0: register = gerrorMessage.cfg0.rawValue
         case RegisterOffset.eventqIrqCfg0: register = eventqMessage.cfg0.rawValue
-        default: return 0
+        default: return readOptional(offset)
         }
         return UInt32(truncatingIfNeeded: offset & 4 == 0 ? register : register &>> 32)
     }

@@ -24,12 +24,13 @@ extension RegisterFile {
             writeCR1(CR1(rawValue: value))
         case RegisterOffset.cr2 where !isSMMUEnabledOrEnabling:
             // PTM has no effect without broadcast TLB maintenance, but drivers write it and read it back.
-            cr2.rawValue = value & (identification.idr0.hyp ? 0b111 : 0b110)
+            let recCfgATS: UInt32 = identification.idr0.atsrecerr ? 0b1000 : 0
+            cr2.rawValue = value & ((identification.idr0.hyp ? 0b111 : 0b110) | recCfgATS)
             return .translationControls
         case RegisterOffset.gbpa:
             return writeGBPA(GBPA(rawValue: value))
         case RegisterOffset.irqCtrl:
-            irqCtrl.rawValue = value & 0b101
+            irqCtrl.rawValue = value & (identification.idr0.pri ? 0b111 : 0b101)
         case RegisterOffset.gerrorn:
             gerrorn.rawValue = value & implementedErrors
             stalls.retryUnrecorded()  // EVENTQ_ABT_ERR may have been in their way.
@@ -59,14 +60,22 @@ extension RegisterFile {
         case 0xAC where aliasesPage1:
             writeEventqCons(value)
         default:
+            writePRIQ(value, at: offset, aliasesPage1: aliasesPage1)
             return write64Half(value, at: offset)
         }
         return []
     }
 
     /// GERROR bits that this SMMU has: CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR, which is never raised; with MSIs
-    /// MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR.
-    private var implementedErrors: UInt32 { identification.idr0.msi ? 0b1_1011_0101 : 0b1_0000_0101 }
+    /// MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR; with a PRI queue PRIQ_ABT_ERR; with both
+    /// MSI_PRIQ_ABT_ERR; with enhanced command queues CMDQP_ERR.
+    private var implementedErrors: UInt32 {
+        var errors: UInt32 = 0b1_0000_0101
+        if identification.idr0.msi { errors |= 0b1011_0000 }
+        if identification.idr0.pri { errors |= identification.idr0.msi ? 0b0100_1000 : 0b1000 }
+        if identification.idr1.ecmdq { errors |= 1 << 9 }
+        return errors
+    }
 
     /// GERROR_IRQ_CFGn take writes: there are messages, and GERROR_IRQEN is 0.
     private var acceptsGerrorMessage: Bool { identification.idr0.msi && !irqCtrlack.gerrorIRQEn }
@@ -80,14 +89,25 @@ extension RegisterFile {
         var new = CR0(rawValue: 0)
         new.smmuen = value.smmuen
         new.eventqen = value.eventqen
+        new.priqen = value.priqen && identification.idr0.pri
+        new.atschk = value.atschk && identification.idr0.ats
+        // Taken at once: commands that were consumed before have invalidated what they name.
+        if identification.idr0.vmw { new.vmw = value.vmw }
         // A field is not rewritten before its update is acknowledged.
         new.cmdqen = cr0.cmdqen == cr0ack.cmdqen ? value.cmdqen : cr0.cmdqen
-        let changesTranslation = new.smmuen != cr0ack.smmuen
-        if cr0ack.smmuen, !new.smmuen { stalls.terminateAll() }
+        let changesTranslation = new.smmuen != cr0ack.smmuen || new.atschk != cr0ack.atschk
+        if cr0ack.smmuen, !new.smmuen {
+            stalls.terminateAll()
+            gatos.terminate()
+            vatos.terminate()
+        }
         if new.eventqen, !cr0ack.eventqen { stalls.retryUnrecorded() }
         cr0 = new
         cr0ack.smmuen = new.smmuen
         cr0ack.eventqen = new.eventqen
+        cr0ack.priqen = new.priqen
+        cr0ack.atschk = new.atschk
+        cr0ack.vmw = new.vmw
         // CMDQEN 1 -> 0 is acknowledged by the command processor, when the current command has finished.
         if new.cmdqen { cr0ack.cmdqen = true }
         var consequences: WriteConsequences = .commandQueue
@@ -99,7 +119,11 @@ extension RegisterFile {
         // TABLE_* take writes while SMMUEN is 0, QUEUE_* while every queue is disabled.
         var mask: UInt32 = 0
         if !isSMMUEnabledOrEnabling { mask |= UInt32.mask(6...11) }
-        if !cr0.cmdqen, !cr0ack.cmdqen, !cr0.eventqen, !cr0ack.eventqen { mask |= UInt32.mask(0...5) }
+        if !cr0.cmdqen, !cr0ack.cmdqen, !cr0.eventqen, !cr0ack.eventqen, !cr0.priqen, !cr0ack.priqen,
+            !hasEnabledEnhancedQueue
+        {
+            mask |= UInt32.mask(0...5)
+        }
         cr1.rawValue = (cr1.rawValue & ~mask) | (value.rawValue & mask)
     }
 
@@ -126,11 +150,7 @@ extension RegisterFile {
     private static let messageAddress: UInt64 = 0x000F_FFFF_FFFF_FFFC
 
     private mutating func write64Half(_ value: UInt32, at offset: UInt64) -> WriteConsequences {
-        func replacingHalf(of register: UInt64) -> UInt64 {
-            offset & 4 == 0
-                ? (register & 0xFFFF_FFFF_0000_0000) | UInt64(value)
-                : (register & 0x0000_0000_FFFF_FFFF) | (UInt64(value) &<< 32)
-        }
+        func replacingHalf(of register: UInt64) -> UInt64 { register.replacingHalf(at: offset, by: value) }
         switch offset & ~4 {
         case RegisterOffset.strtabBase where !isSMMUEnabledOrEnabling:
             strtabBase.rawValue = replacingHalf(of: strtabBase.rawValue) & 0x400F_FFFF_FFFF_FFC0
@@ -144,7 +164,7 @@ extension RegisterFile {
         case RegisterOffset.eventqIrqCfg0 where acceptsEventqMessage:
             eventqMessage.cfg0.rawValue = replacingHalf(of: eventqMessage.cfg0.rawValue) & Self.messageAddress
         default:
-            break
+            return writeOptional(value, at: offset)
         }
         return []
     }

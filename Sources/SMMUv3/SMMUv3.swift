@@ -64,6 +64,8 @@ package final class SMMUv3: Sendable {
     let counters = Counters()
     let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
+    let atsEndpoints = ATSEndpoints()
+    let atcInvalidations: ATCInvalidations
 
     /// Builds an SMMU in its reset state.
     ///
@@ -88,9 +90,12 @@ package final class SMMUv3: Sendable {
             generation: generation
         )
         registers = Mutex(
-            RegisterFile(identification: identification, eventLogCapacity: options.eventLogCapacity)
+            RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
+        atcInvalidations = ATCInvalidations(
+            timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds
+        )
         commandSlot = ownAccesses.acquireSlot()
         commandProcessor.attach(self)
     }
@@ -100,10 +105,14 @@ package final class SMMUv3: Sendable {
     /// Commands that were accepted are not executed any further.
     package func stop() {
         endStalls()
+        atcInvalidations.end()
         commandProcessor.stop()
     }
 
-    deinit { commandProcessor.stop() }
+    deinit {
+        atcInvalidations.end()
+        commandProcessor.stop()
+    }
 
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
@@ -189,6 +198,7 @@ final class Counters: Sendable {
         case walks, descriptorFetches, configurationFetches, faults, stalls
         case eventsRecorded, eventsDropped
         case commands, commandErrors, syncs, transactionsAwaited
+        case translationRequests, pageRequests
 
         var text: String {
             switch self {
@@ -203,6 +213,8 @@ final class Counters: Sendable {
             case .commandErrors: "command-errors"
             case .syncs: "syncs"
             case .transactionsAwaited: "sync-awaited-transactions"
+            case .translationRequests: "ats-translation-requests"
+            case .pageRequests: "pri-page-requests"
             }
         }
     }

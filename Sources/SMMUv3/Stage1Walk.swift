@@ -13,6 +13,8 @@ struct WalkInput {
     var resolved: ResolvedStream
     var tag: RegimeTag
     var lookup: LookupScope
+    /// What stage 1 gives is not translated further, though stage 2 is there: a request that asks for the IPA.
+    var endsAtStage1 = false
 
     @inline(__always)  // Only what is asked for is to be loaded.
     var context: ContextConfiguration { resolved.context }
@@ -106,7 +108,7 @@ extension SMMUv3 {
     private func checkBehind(_ translation: CachedTranslation, _ address: UInt64, _ input: WalkInput)
         throws(TranslationFault)
     {
-        guard let stage2 = input.stage2 else { return }
+        guard let stage2 = input.stage2, !input.endsAtStage1 else { return }
         let request = Stage2Request(
             transaction: input.transaction,
             access: input.access,

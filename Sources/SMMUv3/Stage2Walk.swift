@@ -76,7 +76,7 @@ extension SMMUv3 {
         let tag = RegimeTag(regime: .nsEL1Stage2, vmid: stage2.vmid, asid: 0, aset: false)
         let entry: CachedTranslation
         var isFromTLB = false
-        if request.lookup.policy == .cached, let hit = translationCache.lookUp(request.ipa, tag: tag),
+        if request.lookup.policy.looksInCaches, let hit = translationCache.lookUp(request.ipa, tag: tag),
             hit.answers(request.required, isWrite: request.isWrite)
         {
             entry = hit

@@ -66,7 +66,7 @@ extension Identification {
     }
 
     /// Whether S2VMID is not IGNORED.
-    private func usesVMID(_ ste: STE) -> Bool {
+    func usesVMID(_ ste: STE) -> Bool {
         guard idr0.s2P, ste.config != .bypass else { return false }
         return ignoresSTRW(ste.config) || ste.strw == 0
     }

@@ -24,7 +24,7 @@ package final class StreamPort: DMAPort {
     private struct Lookaside {
         /// The input address without its low 12 bits, or 1, which is no page, in an empty entry.
         var page: UInt64 = 1
-        /// SSV and SubstreamID.
+        /// SSV and SubstreamID, or that it is of translated transactions.
         var context: UInt64 = 0
         var generation: UInt64 = 0
         /// The output address of the page's first byte.
@@ -39,8 +39,10 @@ package final class StreamPort: DMAPort {
     private static let largestTransaction: UInt64 = 1 << 20
 
     package let streamID: StreamID
-    private let smmu: SMMUv3
+    let smmu: SMMUv3
     private let slot: TransactionTracker.Slot
+    /// Between ``beginTransaction()`` and ``endTransaction()``: the transaction has begun already.
+    var isBracketed = false
     /// Whether its transactions may wait for software.
     private let canStall: Bool
     /// The fault of a look-up that answered ``Outcome/stalled``, which nobody has heard of yet.
@@ -122,12 +124,8 @@ package final class StreamPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool {
-        if executesInline { smmu.commandProcessor.enterTransaction() }
-        slot.enter()
-        defer {
-            slot.leave()
-            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
-        }
+        enterTransaction()
+        defer { leaveTransaction() }
         slot.count(Counter.transactions)
         var segments: [iovec] = []
         var total = 0
@@ -136,7 +134,11 @@ package final class StreamPort: DMAPort {
         defer {
             // Where it is copied instead, that is what counts.
             if isLent, smmu.performance.countsTransactions {
-                smmu.performance.record(.transaction, streamID, translations)
+                smmu.performance.recordTransactions(
+                    streamID,
+                    areTranslated: attributes.isTranslated,
+                    translations
+                )
             }
         }
         for range in ranges {
@@ -208,14 +210,12 @@ package final class StreamPort: DMAPort {
             )
         }
         let wanted = min(UInt64(total - offset), Self.largestTransaction)
-        if executesInline { smmu.commandProcessor.enterTransaction() }
-        slot.enter()
-        defer {
-            slot.leave()
-            if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
-        }
+        enterTransaction()
+        defer { leaveTransaction() }
         slot.count(Counter.transactions)
-        if smmu.performance.countsTransactions { smmu.performance.record(.transaction, streamID) }
+        if smmu.performance.countsTransactions {
+            smmu.performance.recordTransactions(streamID, areTranslated: attributes.isTranslated)
+        }
         let output: PhysicalAddress?
         let count: UInt64
         switch translate(address, wanted, kind, attributes) {
@@ -243,6 +243,21 @@ package final class StreamPort: DMAPort {
         return Int(truncatingIfNeeded: count)
     }
 
+    /// From here on a CMD_SYNC waits, until ``leaveTransaction()``.
+    @inline(__always)  // On the hit path of every transaction.
+    func enterTransaction() {
+        guard !isBracketed else { return }
+        if executesInline { smmu.commandProcessor.enterTransaction() }
+        slot.enter()
+    }
+
+    @inline(__always)  // Likewise.
+    func leaveTransaction() {
+        guard !isBracketed else { return }
+        slot.leave()
+        if executesInline { smmu.commandProcessor.leaveTransaction(smmu) }
+    }
+
     private enum Outcome {
         case output(PhysicalAddress, UInt64)
         case readAsZero(UInt64)
@@ -260,7 +275,10 @@ package final class StreamPort: DMAPort {
     ) -> Outcome {
         let input = address.rawValue
         let page = input & ~0xFFF
-        let context = attributes.substreamID.map { UInt64($0.rawValue) | 1 << 32 } ?? 0
+        // A translated transaction has no SubstreamID that counts (SMMU_IDR3.PASIDTT is 0).
+        let context =
+            attributes.isTranslated
+            ? 1 << 33 : attributes.substreamID.map { UInt64($0.rawValue) | 1 << 32 } ?? 0
         let entry = lookaside + Int(truncatingIfNeeded: (input &>> 12) & UInt64(Self.lookasideCount - 1))
         let generation = smmu.invalidationGeneration.current
         if entry.pointee.page == page, entry.pointee.generation == generation,
@@ -294,7 +312,7 @@ package final class StreamPort: DMAPort {
     ) -> Outcome {
         let transaction = Transaction(
             streamID: streamID,
-            attributes: attributes,
+            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
             kind: kind,
             address: address
         )
@@ -318,7 +336,7 @@ package final class StreamPort: DMAPort {
         } catch {
             // First: who sees the event finds it counted.
             smmu.performance.record(accesses, streamID)
-            if error.response == .stall, canStall {
+            if error.response == .stall, canStall, !isBracketed {
                 pendingStall = (error, transaction)
                 return .stalled
             }
@@ -388,6 +406,9 @@ package final class StreamPort: DMAPort {
         _ generation: UInt64,
         _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
+        guard !transaction.attributes.isTranslated else {
+            return try smmu.passTranslated(transaction, &observer)
+        }
         if let known = configuration, known.generation == generation, known.context == context {
             return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
         }

@@ -11,8 +11,15 @@ extension SMMUv3 {
     /// permits: software follows it with a TLBI of stage 1, and a driver that does not is found out.
     func invalidateTranslations(_ command: Command) -> CommandOutcome {
         guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
-        translationCache.invalidate(scope)
+        translationCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits)
         return .done
+    }
+
+    /// The low bits of VMIDs that an invalidation does not compare: SMMU_CR0.VMW; reserved values are as 0.
+    private var wildcardVMIDBits: UInt16 {
+        guard identification.idr0.vmw else { return 0 }
+        let vmw = registers.withLock { $0.cr0ack.vmw }
+        return vmw <= 4 ? (1 &<< UInt16(vmw)) &- 1 : 0
     }
 
     /// - Returns: nil where the command is ILLEGAL.

@@ -191,7 +191,7 @@ extension SMMUv3 {
             resolved.context.isUpper(address)
             ? resolved.context.upper.refusesUnprivileged : resolved.context.lower.refusesUnprivileged
         let isRefused = refusesUnprivileged && !access.isPrivileged
-        let hit = lookup.policy == .cached && !isRefused ? translationCache.lookUp(address, tag: tag) : nil
+        let hit = lookup.policy.looksInCaches && !isRefused ? translationCache.lookUp(address, tag: tag) : nil
         if let hit, hit.permissions.contains(required) {
             return translation(hit, address, access, resolved, isFromTLB: true)
         }
@@ -272,7 +272,7 @@ extension SMMUv3 {
     }
 
     /// A translation of one address by an entry of stage 1 or of both stages.
-    private func translation(
+    func translation(
         _ entry: CachedTranslation,
         _ address: UInt64,
         _ access: EffectiveAccess,
@@ -301,7 +301,8 @@ extension SMMUv3 {
         )
     }
 
-    private func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
+    /// The address as it is.
+    func bypass(_ address: UInt64, _ access: EffectiveAccess, _ attributes: MemoryAttributes)
         -> Translation
     {
         Translation(

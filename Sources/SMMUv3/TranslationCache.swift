@@ -212,22 +212,24 @@ final class TranslationCache: Sendable {
 
     /// Removes what `scope` covers.
     ///
+    /// - Parameter wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
     /// - Returns: How many entries went.
     @discardableResult
-    func invalidate(_ scope: Scope) -> Int {
+    func invalidate(_ scope: Scope, ignoringVMIDBits wildcard: UInt16 = 0) -> Int {
         generation.advance()
         guard setCount > 0 else { return 0 }
         return state.withLock { state in
             guard state.counters.residentEntries > 0 else { return 0 }
             let before = state.counters.residentEntries
             if case .address(let regime, let vmid, let asid, let addresses) = scope,
+                wildcard == 0,
                 // Entries that are parts may lie outside the addresses that a TLBI names.
                 state.partialEntries == 0, let probes = probeCount(addresses, in: state), probes <= setCount
             {
                 removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
             } else {
                 for index in state.sets.indices {
-                    if let entry = state.sets[index], Self.covers(scope, entry) {
+                    if let entry = state.sets[index], Self.covers(scope, entry, wildcard) {
                         remove(index, from: &state)
                     }
                 }
@@ -262,7 +264,7 @@ final class TranslationCache: Sendable {
                     setIndex(page: page, asid: asid, vmid: vmid), setIndex(page: page, asid: 0, vmid: vmid),
                 ] {
                     for way in set..<(set + Self.ways) {
-                        if let entry = state.sets[way], Self.covers(scope, entry) {
+                        if let entry = state.sets[way], Self.covers(scope, entry, 0) {
                             remove(way, from: &state)
                         }
                     }
@@ -272,21 +274,22 @@ final class TranslationCache: Sendable {
         }
     }
 
-    private static func covers(_ scope: Scope, _ entry: CachedTranslation) -> Bool {
-        switch scope {
+    private static func covers(_ scope: Scope, _ entry: CachedTranslation, _ wildcard: UInt16) -> Bool {
+        func matches(_ vmid: UInt16) -> Bool { (entry.tag.vmid ^ vmid) & ~wildcard == 0 }
+        return switch scope {
         case .everything:
             true
         case .regimes(let regimes):
             regimes.contains(entry.tag.regime)
         case .vmid(let regimes, let vmid):
-            regimes.contains(entry.tag.regime) && entry.tag.vmid == vmid
+            regimes.contains(entry.tag.regime) && matches(vmid)
         case .asid(let regime, let vmid, let asid):
-            entry.tag.regime == regime && entry.tag.vmid == vmid && !entry.isGlobal && entry.tag.asid == asid
+            entry.tag.regime == regime && matches(vmid) && !entry.isGlobal && entry.tag.asid == asid
         case .address(let regime, let vmid, let asid, let addresses):
-            entry.tag.regime == regime && entry.tag.vmid == vmid && (entry.isGlobal || entry.tag.asid == asid)
+            entry.tag.regime == regime && matches(vmid) && (entry.isGlobal || entry.tag.asid == asid)
                 && covers(addresses, entry)
         case .addressAllASIDs(let regime, let vmid, let addresses):
-            entry.tag.regime == regime && entry.tag.vmid == vmid && covers(addresses, entry)
+            entry.tag.regime == regime && matches(vmid) && covers(addresses, entry)
         }
     }
 

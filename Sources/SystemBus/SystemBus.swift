@@ -336,6 +336,29 @@ extension SystemBus {
             return (region, address.rawValue - entry.range.first)
         }
     }
+
+    /// A part of a range that is RAM, in one region.
+    package struct RAMSlice: Sendable {
+        package let range: AddressRange
+        package let region: MemoryRegion
+        /// Where in the region the part begins.
+        package let offset: UInt64
+    }
+
+    /// All that is RAM of a range of physical addresses, in ascending order.
+    package func ramSlices(in range: AddressRange) -> [RAMSlice] {
+        changes.state.withLock { state in
+            state.map.entries.compactMap { entry in
+                guard case .ram(let region) = entry.value.content, entry.range.overlaps(range),
+                    let part = AddressRange(
+                        first: max(entry.range.first, range.first),
+                        last: min(entry.range.last, range.last)
+                    )
+                else { return nil }
+                return RAMSlice(range: part, region: region, offset: part.first - entry.range.first)
+            }
+        }
+    }
 }
 
 extension AddressRange {

@@ -51,7 +51,10 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
             .configuration: VFIOUserRegionDescription(size: UInt64(function.configurationByteCount))
         ]
         for bar in function.description.bars {
-            regions[.bar(UInt32(bar.index))] = VFIOUserRegionDescription(size: bar.byteCount)
+            regions[.bar(UInt32(bar.index))] = VFIOUserRegionDescription(
+                size: bar.byteCount,
+                ioEvents: ioEvents(function, bar: bar.index)
+            )
         }
         var interrupts: [VFIOUserInterruptIndex: VFIOUserInterruptDescription] = [
             .error: VFIOUserInterruptDescription(count: 1), .request: VFIOUserInterruptDescription(count: 1),
@@ -66,6 +69,18 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
             }
         }
         return .pci(regions: regions, interrupts: interrupts)
+    }
+
+    /// An eventfd for each address at which writes need no value.
+    private static func ioEvents(_ function: PCIFunction, bar: Int) -> [VFIOUserIOEvent] {
+        let addresses = function.description.notificationAddresses.filter { $0.barIndex == bar }
+        return addresses.enumerated().map { index, address in
+            VFIOUserIOEvent(
+                offset: address.offset,
+                size: UInt64(address.byteCount),
+                descriptorIndex: UInt32(index)
+            )
+        }
     }
 
     /// Where a capability stands; nil where there is none.

@@ -49,7 +49,9 @@ enum Daemon {
 
         // The sockets first: a board may take a while to build, and it is not needed to find them taken.
         let (controlListener, dmaListener) = try makeListeners(configuration)
-        let machine = try Machine.load(configuration.boardPath, options: configuration.machine)
+        var options = configuration.machine
+        options.report = { logger.warning("\($0)") }
+        let machine = try Machine.load(configuration.boardPath, options: options)
         for complaint in machine.startDriver() { logger.warning("\(complaint)") }
         let trigger = ShutdownTrigger()
         let service = ControlService(

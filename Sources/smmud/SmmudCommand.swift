@@ -44,9 +44,19 @@ struct SmmudCommand: AsyncParsableCommand {
     var memory: MachineOptions.Memory = .own
 
     @Option(
-        help: "What the SMMUs can do: stage 1, stage 2, or all that there is, with 48 or 52 bits of address."
+        help:
+            "What the SMMUs can do: stage 1, stage 2, all that there is with 48 or 52 bits of address, or a product."
     )
     var smmu: MachineOptions.SMMUProfile = .stage1
+
+    @Option(
+        name: .customLong("smmu-option"),
+        help: ArgumentHelp(
+            "A choice of every SMMU; can be repeated. See docs/smmu-profiles.md.",
+            valueName: "name=value"
+        )
+    )
+    var smmuOptions: [String] = []
 
     @Option(
         name: .customLong("device"),
@@ -95,6 +105,9 @@ struct SmmudCommand: AsyncParsableCommand {
     @Option(help: "How many STEs, and how many CDs, each SMMU's configuration cache holds; 0 is none.")
     var configCacheEntries: Int?
 
+    @Option(help: "How many translations the ATC of each PCIe function with ATS holds; 0 is none.")
+    var atcEntries: Int?
+
     @Option(help: "Where commands are executed: on a thread of the SMMU's own, or inside the register write.")
     var commands: CommandExecution = .thread
 
@@ -105,10 +118,15 @@ struct SmmudCommand: AsyncParsableCommand {
     var logLevel: LogLevel = .notice
 
     func validate() throws {
-        for (name, value) in [("--tlb-entries", tlbEntries), ("--config-cache-entries", configCacheEntries)] {
+        let sizes = [
+            ("--tlb-entries", tlbEntries, Self.cacheEntriesMax),
+            ("--config-cache-entries", configCacheEntries, Self.cacheEntriesMax),
+            ("--atc-entries", atcEntries, Self.atcEntriesMax),
+        ]
+        for (name, value, limit) in sizes {
             guard let value else { continue }
-            guard (0...Self.cacheEntriesMax).contains(value) else {
-                throw ValidationError("\(name) is 0 to \(Self.cacheEntriesMax), not \(value).")
+            guard (0...limit).contains(value) else {
+                throw ValidationError("\(name) is 0 to \(limit), not \(value).")
             }
         }
         try checkDevices()
@@ -131,6 +149,8 @@ struct SmmudCommand: AsyncParsableCommand {
 
     /// More than any machine has, and less than what would not fit into memory.
     private static let cacheEntriesMax = 1 << 20
+    /// An ATC is searched one by one.
+    private static let atcEntriesMax = 1 << 12
 
     func run() async throws {
         // A reader of ours that goes away is not to end the machine.
@@ -181,8 +201,14 @@ struct SmmudCommand: AsyncParsableCommand {
         options.driver = driver
         options.pageBytes = pageSize.byteCount
         options.smmu.commandExecution = commands == .inline ? .inline : .thread
+        do throws(SMMUOptionError) {
+            for option in smmuOptions { try options.smmu.set(option) }
+        } catch {
+            throw Failure(.usage, error.description)
+        }
         if let tlbEntries { options.smmu.tlbEntries = tlbEntries }
         if let configCacheEntries { options.smmu.configurationCacheEntries = configCacheEntries }
+        if let atcEntries { options.atcEntries = atcEntries }
         return options
     }
 

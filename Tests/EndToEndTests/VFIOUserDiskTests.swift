@@ -34,6 +34,16 @@ private struct DiskDaemon {
         guard result.exitCode == 0 else { throw TestFailure("\(result.exitCode): \(result.errors)") }
         return result.output
     }
+
+    /// Whether nothing is mapped for clients any more, some time after they have gone.
+    func isEventuallyUnmapped() throws -> Bool {
+        let deadline = ContinuousClock.now + .seconds(20)
+        while try !daemon.control().call(Methods.IOMMUMappings.self, .init()).mappings.isEmpty {
+            guard ContinuousClock.now < deadline else { return false }
+            sched_yield()
+        }
+        return true
+    }
 }
 
 @Suite("Disks over vfio-user")
@@ -57,7 +67,7 @@ struct VFIOUserDiskTests {
             return
         }
         for (address, disk) in [("0000:00:01.0", "disk1.img"), ("0000:00:02.0", "disk2.img")] {
-            for sharing in [[], ["--messages"]] {
+            for sharing in [[], ["--messages"], ["--eventfds"]] {
                 let output = try machine.drive(address, ["--check", "64"] + sharing)
                 #expect(
                     output.contains("checked: 64 blocks written, flushed, read and compared"),
@@ -78,13 +88,25 @@ struct VFIOUserDiskTests {
         #expect(try machine.daemon.stop().exitCode == 0)
     }
 
-    @Test("a device of another daemon stands behind our SMMU, and its DMA is translated twice")
-    func chain() throws {
+    @Test(
+        "a device of another daemon stands behind our SMMU: its DMA is translated twice, or it is lent what is mapped",
+        arguments: ["messages", "mapped"]
+    )
+    func chain(_ dma: String) throws {
         let far = try DiskDaemon(["virtio-blk,at=0000:00:01.0,file=DIRECTORY/disk1.img"])
-        let near = try DiskDaemon(["vfio-user,at=0000:00:03.0,socket=\(far.sockets)/0000:00:01.0.sock"])
+        let near = try DiskDaemon([
+            "vfio-user,at=0000:00:03.0,socket=\(far.sockets)/0000:00:01.0.sock,dma=\(dma)"
+        ])
         let output = try near.drive("0000:00:03.0", ["--check", "32"])
         #expect(output.contains("checked: 32 blocks written, flushed, read and compared"), "\(output)")
         #expect(try contents(of: far.directory.file("disk1.img"))[..<(32 * 512)].contains { $0 != 0 })
+        // By message every byte went through the near one's SMMU as well; what is lent is reached without it.
+        let groups = try near.daemon.control().call(Methods.Stats.self, .init()).groups
+        let walks = try #require(groups.first?.counters.first { $0.name == "walks" }).value
+        #expect(dma == "mapped" ? walks == 0 : walks > 0, "\(walks)")
+        // The program has gone, and what was lent for it has been taken back, here as there.
+        #expect(try near.isEventuallyUnmapped())
+        #expect(try dma == "messages" || far.isEventuallyUnmapped())
         // The far one may go; the near one says so to its client, and goes on.
         #expect(try far.daemon.stop().exitCode == 0)
         #expect(throws: TestFailure.self) { try near.drive("0000:00:03.0", ["--check", "4"]) }
@@ -124,6 +146,11 @@ struct VFIOUserDiskTests {
             ("virtio-net,at=0000:00:01.0,link=a,mac=1", "mac is like 52:54:00:12:34:56"),
             ("nvme,at=0000:00:01.0,file=x,queues=65", "queues is 1 to 64, not \"65\""),
             ("vfio-user,at=0000:00:01.0,socket=/nowhere/s", "--device vfio-user"),
+            (
+                "vfio-user,at=0000:00:01.0,socket=/nowhere/s,dma=fast",
+                "dma is messages or mapped, not \"fast\""
+            ),
+            ("virtio-net,at=0000:00:01.0,tap=sixteen-letters-", "tap=sixteen-letters-: Invalid argument"),
         ]
         for (specification, message) in cases {
             let result = try ChildProcess.run(Paths.smmud, [blob, "--check", "--device", specification])

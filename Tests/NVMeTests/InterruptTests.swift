@@ -1,8 +1,31 @@
 // Interrupts: the pin, MSI, MSI-X, and masks.
 
+import DeviceModel
 import NVMe
 import PCIFunction
+import Synchronization
 import Testing
+
+/// A completion queue whose reader takes each entry, and says so, before the write of it has returned.
+private final class QuickReader: RegisterTarget {
+    private weak let function: PCIFunction?
+    private let host: PinHost
+    private let levels = Mutex<[Bool]>([])
+
+    init(_ machine: TestMachine) { (function, host) = (machine.function, machine.host) }
+
+    /// The pin's level after each entry was taken.
+    var pinLevels: [Bool] { levels.withLock { $0 } }
+
+    func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64 { 0 }
+
+    func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
+        guard offset % 16 == 8 else { return }
+        // CQ1HDBL, to behind this entry.
+        try function?.writeBAR(0, offset / 16 + 1, at: 0x100C, width: .word)
+        levels.withLock { $0.append(host.isAsserted) }
+    }
+}
 
 @Suite struct InterruptTests {
     @Test func thePinIsActiveWhileEntriesStandInAQueue() throws {
@@ -31,6 +54,27 @@ import Testing
         waitUntil("an entry") { silent.hasCompletion }
         #expect(!machine.host.isAsserted)
         #expect(machine.doorbell.received.isEmpty)
+    }
+
+    @Test func anEntryThatIsReadWhileItIsWrittenDoesNotActivateThePin() throws {
+        let machine = try TestMachine()
+        let reader = QuickReader(machine)
+        let base: UInt64 = 0x1000_0000
+        try machine.addWindow(reader, at: base, byteCount: 0x1000)
+        let driver = TestDriver(machine)
+        let completions = TestCommand(0x05).prp1(base).with(10, 63 << 16 | 1).with(11, 1 | 2)
+        #expect(driver.admin.execute(completions).status == 0)
+        let submissions = TestCommand(0x01).prp1(TestDriver.buffer).with(10, 63 << 16 | 1).with(
+            11,
+            1 | 1 << 16
+        )
+        #expect(driver.admin.execute(submissions).status == 0)
+        waitUntil("the pin is inactive") { !machine.host.isAsserted }
+        // Flush, thrice: what the queue's memory has is zeroes, and opcode 0 is Flush.
+        machine.write32(3, 0x1008)
+        waitUntil("three entries") { reader.pinLevels.count == 3 }
+        #expect(reader.pinLevels == [false, false, false])
+        waitUntil("the pin is inactive") { !machine.host.isAsserted }
     }
 
     @Test func eachQueueSendsTheMessageOfItsVector() throws {

@@ -105,7 +105,7 @@ import Testing
                 0x09C: 0x0000_000E,  // Target Link Speed; 1 was set
                 0x0AC: 0x000C_00FE,  // 0x03 and 0x01 were set under masks 0x0F and 0xFF
                 0x104: 0x801F_0000,  // ATS Enable, smallest translation unit
-                0x10C: 0x0000_0001,  // PRI Enable
+                0x10C: 0x0100_0001,  // PRI: Enable; no longer stopped
                 0x114: 0xFFFF_FFFF,  // Outstanding Page Request Allocation
                 0x11C: 0x0007_0000,  // PASID Enable, execute, privileged
                 0x124: 0x001D_0000,  // ACS Control

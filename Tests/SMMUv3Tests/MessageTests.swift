@@ -76,6 +76,19 @@ struct MessageTests {
         #expect(try guest.activeErrors == 0)
     }
 
+    @Test("a combined line has no edge for a CMD_SYNC that its message tells of, and one without a message")
+    func combinedLine() throws {
+        var setup = Self.setup
+        setup.hasCombinedLineOnly = true
+        let guest = try TestGuest(setup)
+        let word = guest.allocate(64)
+        try guest.issue(Self.sync(word, 0x77))
+        #expect(try guest.peek(word) == 0x77)
+        #expect(guest.combinedLine.count == 0)
+        try guest.issue(Self.sync(0, 0x77))
+        #expect(guest.combinedLine.count == 1)
+    }
+
     @Test(
         "Linux waits for its CMD_SYNC by its own first word becoming zero",
         arguments: [SMMUv3Options.CommandExecution.inline, .thread]
@@ -150,7 +163,7 @@ struct MessageTests {
         #expect(try guest.read64(base + 8) == 0x0000_003F_0000_0005)
         // GERRORN has the bits of the messages, and no others more.
         try guest.write32(0x64, ~0)
-        #expect(try guest.read32(0x64) == 0b1_1011_0101)
+        #expect(try guest.read32(0x64) == 0b1_1111_1101)
     }
 
     /// Programs a message as Linux does: off, address, data and attributes, on.

@@ -55,10 +55,11 @@ struct Stage2Words {
     var ds = false
     var ttb: UInt64 = 0
     var fwb = false
+    var eats: UInt64 = 0
 
     var words: [UInt64] {
         var words = [UInt64](repeating: 0, count: 8)
-        words[1] = bit(fwb, 89 - 64)
+        words[1] = bit(fwb, 89 - 64) | field(eats, 92 - 64)
         words[2] = field(t0SZ, 32) | field(sl0, 38) | field(sh0, 44) | field(tg, 46) | field(ps, 48)
         words[2] |= bit(aa64, 51) | bit(endi, 52) | bit(affd, 53) | bit(ptw, 54) | bit(hd, 55)
         words[2] |= bit(ha, 56) | bit(s, 57) | bit(r, 58)

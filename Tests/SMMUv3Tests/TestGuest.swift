@@ -67,6 +67,7 @@ final class TestGuest {
     let eventLine = RecordingSink()
     let errorLine = RecordingSink()
     let syncLine = RecordingSink()
+    let pageRequestLine = RecordingSink()
     let combinedLine = RecordingSink()
     private var free = TestGuest.ram
 
@@ -98,7 +99,8 @@ final class TestGuest {
             interrupts = .init(
                 eventQueue: line("eventq", eventLine),
                 globalError: line("gerror", errorLine),
-                commandSync: line("cmdq-sync", syncLine)
+                commandSync: line("cmdq-sync", syncLine),
+                pageRequestQueue: line("priq", pageRequestLine)
             )
         }
         smmu = SMMUv3(

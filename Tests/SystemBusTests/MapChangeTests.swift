@@ -126,6 +126,21 @@ struct MapChangeTests {
         #expect(bus.ramSlice(containing: address(0x3fff)) == nil)
     }
 
+    @Test("the slices of a range are what of it is RAM, in the order of addresses, cut at its ends")
+    func slicesOfARange() throws {
+        let low = try MemoryRegion.anonymous(byteCount: 0x2000, name: "low")
+        let high = try MemoryRegion.anonymous(byteCount: 0x1000, name: "high")
+        try bus.addRAM(high, at: address(0x9000), name: "high")
+        try bus.addRAM(low, at: address(0x4000), name: "low")
+        try bus.addWindow(ByteTarget(byteCount: 16), at: range(0x6000, 0x600f), name: "uart")
+        let slices = bus.ramSlices(in: try range(0x4800, 0x9007))
+        #expect(slices.map(\.range) == [try range(0x4800, 0x5fff), try range(0x9000, 0x9007)])
+        #expect(slices.map(\.offset) == [0x800, 0])
+        #expect(slices.map { $0.region === low } == [true, false])
+        #expect(bus.ramSlices(in: try range(0, .max)).map(\.range.byteCount) == [0x2000, 0x1000])
+        #expect(bus.ramSlices(in: try range(0x6000, 0x8fff)).isEmpty)
+    }
+
     @Test("what was removed lives until it is reclaimed, and no longer")
     func removedLivesUntilReclaimed() throws {
         weak var region: MemoryRegion?

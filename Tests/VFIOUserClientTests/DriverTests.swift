@@ -22,7 +22,7 @@ private final class DiskServer {
     let server: FunctionServer
     private let file: String
 
-    init(_ kind: DiskKind, offersMSIX: Bool = true) throws {
+    init(_ kind: DiskKind, offersMSIX: Bool = true, queues: Int = 1) throws {
         var name = Array("/tmp/vfu-disk-XXXXXX".utf8CString)
         let descriptor = mkstemp(&name)
         try #require(descriptor >= 0)
@@ -35,7 +35,7 @@ private final class DiskServer {
             case .virtio:
                 try VirtioPCIFunction.make(
                     name: "disk",
-                    device: VirtioBlock(image: image, serial: "disk"),
+                    device: VirtioBlock(image: image, queueCount: queues, serial: "disk"),
                     offersMSIX: offersMSIX
                 ) { LentPort(memory) }
             case .nvme:
@@ -127,6 +127,39 @@ struct DriverTests {
         let driver = try openDisk(kind, disk.server.path, sharing)
         #expect(disk.server.memory.mapped.map(\.byDescriptor) == [sharing == .byDescriptor])
         try Self.check(driver) { disk.stored($0, at: $1) }
+    }
+
+    @Test(
+        "The same where the device is told of requests by an eventfd alone",
+        arguments: [DriverMemory.Sharing.byDescriptor, .byMessage]
+    )
+    func eventfds(_ sharing: DriverMemory.Sharing) throws {
+        let disk = try DiskServer(.virtio)
+        let client = try VFIOUserClient(path: disk.server.path)
+        let driver = try VirtioBlockDriver(client, sharing, usesEvents: true)
+        try Self.check(driver) { disk.stored($0, at: $1) }
+        // Two signals can be one to whoever watches.
+        let model = try #require(disk.server.function.model as? VirtioPCIFunction)
+        #expect(driver.eventCount > 10)
+        #expect((1...driver.eventCount).contains(model.device.statistics["notifications"]))
+    }
+
+    @Test(
+        "Each queue of a virtio function has an eventfd, up to what a message carries; NVMe's doorbells have none"
+    )
+    func offeredEvents() throws {
+        for (queues, count) in [(1, 1), (4, 4), (64, 16)] {
+            let disk = try DiskServer(.virtio, queues: queues)
+            let client = try VFIOUserClient(path: disk.server.path)
+            let events = try client.ioEvents(of: .bar(0))
+            // The notification structure's offset, and its multiplier of 4.
+            #expect(events.map(\.offset) == (0..<UInt64(count)).map { 0x3000 + 4 * $0 })
+            #expect(events.allSatisfy { $0.byteCount == 2 && !$0.isIORegion && $0.flags == 0 })
+            #expect(Set(events.compactMap { $0.event?.descriptor }).count == count)
+            #expect(try client.ioEvents(of: .bar(1)).isEmpty)
+        }
+        let disk = try DiskServer(.nvme)
+        #expect(try VFIOUserClient(path: disk.server.path).ioEvents(of: .bar(0)).isEmpty)
     }
 
     @Test("The same with interrupts by the pin", arguments: DiskKind.allCases)

@@ -121,6 +121,10 @@ private final class ServedFunction {
                             pendingOffset: 0x2000
                         )
                     ), .msi(vectorCount: 4), .express(.endpoint),
+                ],
+                notificationAddresses: [
+                    PCINotificationAddress(barIndex: 0, offset: 0x104, byteCount: 2),
+                    PCINotificationAddress(barIndex: 0, offset: 0x110, byteCount: 4),
                 ]
             ),
             model: model,
@@ -170,6 +174,35 @@ private final class ServedFunction {
 struct PCIFunctionDeviceTests {
     private static func with(messagesByMemory: Bool = false, _ body: (ServedFunction) throws -> Void) throws {
         try body(try ServedFunction(messagesByMemory: messagesByMemory))
+    }
+
+    @Test("Addresses that need no value have eventfds, and a signal of one is a write of the address's width")
+    func notifications() throws {
+        try Self.with { test in
+            test.client.send(command(6, words(512, 0, 0, 0)))
+            let answer = try test.client.message()
+            defer { for descriptor in answer.descriptors { close(descriptor) } }
+            // offset, size, descriptor, type, flags, padding, datamatch
+            let entries =
+                longs(0x104, 2) + words(0, 0, 0, 0) + longs(0) + longs(0x110, 4) + words(1, 0, 0, 0)
+                + longs(0)
+            #expect(answer.bytes == success(6, words(96, 0, 0, 2) + entries))
+            try #require(answer.descriptors.count == 2)
+            for (descriptor, place, width) in [(1, 0x110, 4), (0, 0x104, 2)] as [(Int, UInt64, Int)] {
+                smmud_signal_eventfd(answer.descriptors[descriptor])
+                var seen: [Model.Access] = []
+                #expect(
+                    eventually {
+                        seen += test.model.accesses
+                        return !seen.isEmpty
+                    }
+                )
+                #expect(seen == [Model.Access(isWrite: true, offset: place, width: width, value: 0)])
+            }
+            // Other BARs have none.
+            let none = try test.client.ask(command(6, words(512, 0, 2, 0)))
+            #expect(none == success(6, words(16, 0, 2, 0)))
+        }
     }
 
     @Test("Regions and interrupts are the function's")

@@ -42,6 +42,13 @@ public struct PCIDevice: Sendable {
         }
     }
 
+    /// The eventfds that can be signalled instead of writing to a region.
+    public func ioEvents(of region: VFIOUserClient.RegionIndex) throws(DriverError) -> [VFIOUserClient
+        .IOEvent]
+    {
+        try asking { () throws(VFIOUserClientError) in try client.ioEvents(of: region) }
+    }
+
     public var vendorID: UInt16 { get throws(DriverError) { try configuration(at: 0x00) } }
     public var deviceID: UInt16 { get throws(DriverError) { try configuration(at: 0x02) } }
     /// Base class in bits 23:16, sub-class in 15:8, programming interface in 7:0.

@@ -41,6 +41,8 @@ public final class VirtioBlockDriver: BlockDevice {
     public private(set) var blockCount: UInt64 = 0
     public let transferByteCountMax = 0x1_0000
     public var interruptCount: UInt64 { interrupts.count }
+    /// How many times the device was told of requests by an eventfd instead of a register write.
+    public private(set) var eventCount: UInt64 = 0
     /// What was agreed on.
     public private(set) var features: UInt64 = 0
 
@@ -49,6 +51,8 @@ public final class VirtioBlockDriver: BlockDevice {
     private let interrupts: DriverInterrupts
     private var windows: [UInt8: Window] = [:]
     private var notify: (VFIOUserClient.RegionIndex, UInt64) = (.bar(0), 0)
+    /// What is signalled instead of writing to ``notify``; nil where the register is written.
+    private var notifyEvent: VFIOUserEvent?
     private var queueSize: UInt16 = 0
     private var availableIndex: UInt16 = 0
 
@@ -61,11 +65,15 @@ public final class VirtioBlockDriver: BlockDevice {
 
     /// Brings a disk up.
     ///
-    /// - Parameter address: Where in the device's addresses 80 KiB are free.
+    /// - Parameters:
+    ///   - address: Where in the device's addresses 80 KiB are free.
+    ///   - usesEvents: Whether to tell the device of requests by an eventfd (DEVICE_GET_REGION_IO_FDS), where it
+    ///     has one for that.
     public init(
         _ client: VFIOUserClient,
         _ sharing: DriverMemory.Sharing,
-        at address: UInt64 = 0x1000_0000
+        at address: UInt64 = 0x1000_0000,
+        usesEvents: Bool = false
     ) throws(DriverError) {
         device = PCIDevice(client)
         guard try device.vendorID == 0x1af4, try device.deviceID == 0x1042 else {
@@ -76,6 +84,7 @@ public final class VirtioBlockDriver: BlockDevice {
         try findWindows()
         try negotiate()
         try setUpQueue()
+        if usesEvents { notifyEvent = try findNotifyEvent() }
         try setStatus(0x0f)
         // Capacity is the first field of the device's configuration; the two halves may not be of one moment.
         var capacity: UInt64
@@ -168,6 +177,17 @@ public final class VirtioBlockDriver: BlockDevice {
         try set(UInt16(1), Common.queueEnable)
     }
 
+    /// The eventfd for what the driver writes: 2 bytes at the queue's address, any value.
+    private func findNotifyEvent() throws(DriverError) -> VFIOUserEvent? {
+        for offered in try device.ioEvents(of: notify.0)
+        where !offered.isIORegion && offered.offset == notify.1 && offered.flags == 0
+            && [0, 2].contains(offered.byteCount)
+        {
+            if let event = offered.event { return event }
+        }
+        return nil
+    }
+
     // MARK: Requests
 
     private struct Buffer {
@@ -196,7 +216,12 @@ public final class VirtioBlockDriver: BlockDevice {
         try memory.store(UInt16(0), at: Place.available + 4 + 2 * UInt64(availableIndex % queueSize))
         availableIndex &+= 1
         try memory.store(availableIndex, at: Place.available + 2)
-        try device.write(UInt16(0), to: notify.0, at: notify.1, isPosted: true)
+        if let notifyEvent {
+            notifyEvent.signal()
+            eventCount += 1
+        } else {
+            try device.write(UInt16(0), to: notify.0, at: notify.1, isPosted: true)
+        }
         for _ in 0..<attemptCountMax {
             if try memory.load(UInt16.self, at: Place.used + 2) == availableIndex {
                 if interrupts.usesPin { try clearPin() }

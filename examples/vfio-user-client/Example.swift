@@ -7,19 +7,21 @@ import VFIOUserDrivers
 @main
 struct Example {
     static let usage = """
-        usage: smmud-vfio-example SOCKET [--check BLOCKS] [--messages]
+        usage: smmud-vfio-example SOCKET [--check BLOCKS] [--messages] [--eventfds]
 
         Prints what the device at a vfio-user server's SOCKET is. A virtio-blk or NVMe disk is brought up, and its
         first block is read.
 
           --check BLOCKS   writes BLOCKS blocks from the first on, reads them back and compares. WHAT WAS THERE IS LOST.
           --messages       shares no memory: the server asks for each access (DMA_READ, DMA_WRITE).
+          --eventfds       tells a virtio-blk disk of requests by an eventfd, where the server has one for that.
         """
 
     struct Arguments {
         var path = ""
         var checkedBlockCount: UInt64 = 0
         var sharing = DriverMemory.Sharing.byDescriptor
+        var usesEvents = false
 
         init?(_ arguments: [String]) {
             var rest = arguments[...]
@@ -29,6 +31,7 @@ struct Example {
                     guard let count = rest.popFirst().flatMap({ UInt64($0) }), count > 0 else { return nil }
                     checkedBlockCount = count
                 case "--messages": sharing = .byMessage
+                case "--eventfds": usesEvents = true
                 default:
                     guard path.isEmpty, !argument.hasPrefix("-") else { return nil }
                     path = argument
@@ -58,7 +61,7 @@ struct Example {
     static func run(_ arguments: Arguments) throws {
         let client = try VFIOUserClient(path: arguments.path)
         try Dump(client).printAll()
-        guard let disk = try openDisk(client, arguments.sharing) else {
+        guard let disk = try openDisk(client, arguments) else {
             print("no disk that this program has a driver for")
             return
         }
@@ -69,13 +72,11 @@ struct Example {
     }
 
     /// The driver for a disk; nil where there is none.
-    static func openDisk(_ client: VFIOUserClient, _ sharing: DriverMemory.Sharing) throws -> (
-        any BlockDevice
-    )? {
+    static func openDisk(_ client: VFIOUserClient, _ arguments: Arguments) throws -> (any BlockDevice)? {
         let device = PCIDevice(client)
-        if try device.classCode == 0x010802 { return try NVMeDriver(client, sharing) }
+        if try device.classCode == 0x010802 { return try NVMeDriver(client, arguments.sharing) }
         if try device.vendorID == 0x1af4, try device.deviceID == 0x1042 {
-            return try VirtioBlockDriver(client, sharing)
+            return try VirtioBlockDriver(client, arguments.sharing, usesEvents: arguments.usesEvents)
         }
         return nil
     }

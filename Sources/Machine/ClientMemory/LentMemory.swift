@@ -35,8 +35,8 @@ struct SharedFileRange: Hashable, Sendable {
 /// address is one entry of the bus with as many users. What a client keeps to itself is asked for over the first
 /// connection that named it, and over another one when that is gone.
 ///
-/// Lock order: its own, then the bus's. Taking memory back waits for accesses under way with the lock held: others
-/// who lend or take back wait behind it.
+/// Lock order: its own, then a ``ForeignMemory``'s, then the bus's. Taking memory back waits for accesses under way,
+/// and for foreign devices to let go, with the lock held: others who lend or take back wait behind it.
 final class LentMemory: Sendable {
     private struct Entry {
         var file: SharedFileRange?
@@ -50,10 +50,19 @@ final class LentMemory: Sendable {
     /// Waits until no access uses any more what was taken off the bus, and frees it.
     private let settle: @Sendable () -> Void
     private let state = Mutex(State())
+    /// Devices of other programs that are lent memory, and so have to hear of what comes and goes.
+    private let foreign = OnceSet<[ForeignMemory]>()
 
     init(bus: SystemBus, settle: @escaping @Sendable () -> Void) {
         self.bus = bus
         self.settle = settle
+    }
+
+    /// Tells them, from now on, of RAM that comes and goes.
+    func follow(by foreign: [ForeignMemory]) { if !foreign.isEmpty { self.foreign.set(foreign) } }
+
+    private func changed(_ place: AddressRange) {
+        for memory in foreign.value ?? [] { memory.memoryChanged(at: place) }
     }
 
     /// Puts memory on the bus at `address`, or counts one more user of what is there already.
@@ -105,6 +114,7 @@ final class LentMemory: Sendable {
                 throw .exists
             }
             state.entries[place] = Entry(file: file, isWritable: file.isWritable, users: [(user, nil)])
+            changed(place)
         }
     }
 
@@ -148,7 +158,12 @@ final class LentMemory: Sendable {
             entry.users.remove(at: index)
             guard !entry.users.isEmpty else {
                 state.entries[place] = nil
-                if entry.file == nil { bus.removeRemote(at: place) } else { bus.removeRAM(at: place) }
+                if entry.file == nil {
+                    bus.removeRemote(at: place)
+                } else {
+                    bus.removeRAM(at: place)
+                    changed(place)
+                }
                 settle()
                 return
             }

@@ -17,8 +17,8 @@ import Virtio
 
 /// Builds the devices that specifications ask for.
 struct DeviceBuilder {
-    private let options: MachineOptions
-    private let ports: PortMaker
+    let options: MachineOptions
+    let ports: PortMaker
     /// The first ends of network links that have no second yet, by name.
     private var openLinks: [String: NetPackets] = [:]
     private var linkCount = 0
@@ -36,19 +36,44 @@ struct DeviceBuilder {
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
         isMultiFunction: Bool = false,
-        makePort: (@Sendable () -> any DMAPort)? = nil
+        makePort: (@Sendable (AddressTranslationCache?) -> any DMAPort)? = nil
     ) throws(MachineError) -> MachineFunction {
         guard let address = endpoint.name.split(separator: "/").last.flatMap({ PCIAddress($0) }) else {
             throw MachineError("\(specification.source): \(endpoint.name) is no PCIe function")
         }
-        let makePort = makePort ?? portMaker(for: endpoint)
+        let cache = try translationCache(for: specification, endpoint)
+        let makeCachedPort = makePort ?? portMaker(for: endpoint)
+        return try function(
+            specification,
+            endpoint,
+            address,
+            isMultiFunction: isMultiFunction,
+            capabilities(of: cache, endpoint),
+            makePort: { makeCachedPort(cache) }
+        ).connected(to: cache)
+    }
+
+    private mutating func function(
+        _ specification: DeviceSpecification,
+        _ endpoint: Endpoint,
+        _ address: PCIAddress,
+        isMultiFunction: Bool,
+        _ capabilities: [PCICapability],
+        makePort: @escaping @Sendable () -> any DMAPort
+    ) throws(MachineError) -> MachineFunction {
         if specification.kind == .nvme {
-            return try nvme(specification, endpoint, address, makePort)
+            return try nvme(specification, endpoint, address, capabilities, makePort)
         }
         if specification.kind == .vfioUser {
             return try foreign(specification, endpoint, address, makePort)
         }
-        if let function = try testFunction(specification, named: address.text, makePort) {
+        if let function = try testFunction(
+            specification,
+            endpoint,
+            named: address.text,
+            capabilities,
+            makePort
+        ) {
             return MachineFunction(
                 address: address,
                 kind: specification.kind,
@@ -61,6 +86,7 @@ struct DeviceBuilder {
         let device = try virtio(specification)
         let options = VirtioPCIOptions(
             offersMSIX: try specification.flag("msix", default: true),
+            extendedCapabilities: capabilities,
             isMultiFunction: isMultiFunction
         )
         do throws(Errno) {
@@ -118,7 +144,7 @@ struct DeviceBuilder {
             model = try VirtioMMIODevice(
                 device: device,
                 line: line(interrupt.identity),
-                makePort: portMaker(for: endpoint)
+                makePort: { [makePort = portMaker(for: endpoint)] in makePort(nil) }
             )
         } catch {
             throw Self.failure(specification, error)
@@ -158,12 +184,12 @@ struct DeviceBuilder {
         }
     }
 
-    private func portMaker(for endpoint: Endpoint) -> @Sendable () -> any DMAPort {
+    private func portMaker(for endpoint: Endpoint) -> @Sendable (AddressTranslationCache?) -> any DMAPort {
         let identity = RequesterIdentity(
             smmuIndex: endpoint.smmuIndex,
             streamID: endpoint.streams.first ?? StreamID(0)
         )
-        return { [ports, kind = endpoint.kind] in ports.port(for: identity, kind) }
+        return { [ports, kind = endpoint.kind] cache in ports.port(for: identity, kind, cache) }
     }
 
     private static func failure(_ specification: DeviceSpecification, _ error: Errno) -> MachineError {
@@ -176,6 +202,7 @@ struct DeviceBuilder {
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
         _ address: PCIAddress,
+        _ capabilities: [PCICapability],
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> MachineFunction {
         var parameters = NVMeParameters(
@@ -193,6 +220,7 @@ struct DeviceBuilder {
                 function: controller.makeFunction(
                     name: address.text,
                     offersMSIX: offersMSIX,
+                    extendedCapabilities: capabilities,
                     makePort: makePort
                 ),
                 statistics: {
@@ -210,7 +238,7 @@ struct DeviceBuilder {
         }
     }
 
-    /// The device of another program: each of its accesses to memory is asked for, and translated.
+    /// The device of another program, which reaches memory by messages or is lent what is mapped for it.
     private func foreign(
         _ specification: DeviceSpecification,
         _ endpoint: Endpoint,
@@ -218,18 +246,36 @@ struct DeviceBuilder {
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> MachineFunction {
         let path = try specification.required("socket")
+        let isMapped = try specification.isMapped()
+        if isMapped, endpoint.smmuIndex != nil, options.driver != .own {
+            throw MachineError(
+                "\(specification.source): dma=mapped needs smmud's own driver (--driver own) or a function without an "
+                    + "SMMU: what another driver writes into its tables nobody hears of; dma=messages does not"
+            )
+        }
+        let memory = ForeignMemory(
+            on: ports.bus,
+            bypasses: endpoint.smmuIndex == nil,
+            reach: ports.reach(ofSMMU: endpoint.smmuIndex),
+            makePort: makePort
+        )
         do throws(VFIOUserClientError) {
             let client = try VFIOUserClient(path: path)
+            let reports = LimitedReports(of: endpoint.name, to: options.report)
+            var deviceOptions = ForeignDevice.Options { reports.add($0) }
+            if isMapped { deviceOptions.window = .mapped }
             let function = try ForeignDevice.attach(
                 client,
                 name: address.text,
-                dma: EndpointMemory(makePort: makePort)
+                dma: memory,
+                options: deviceOptions
             )
             return MachineFunction(
                 address: address,
                 kind: .vfioUser,
                 endpoint: endpoint,
                 function: function,
+                foreignMemory: isMapped ? memory : nil,
                 statistics: { [] },
                 shutDown: { (function.model as? ForeignDevice)?.detach() }
             )
@@ -241,7 +287,9 @@ struct DeviceBuilder {
     /// A function that does DMA as it is told; nil where another kind is asked for.
     private func testFunction(
         _ specification: DeviceSpecification,
+        _ endpoint: Endpoint,
         named name: String,
+        _ capabilities: [PCICapability],
         _ makePort: @escaping @Sendable () -> any DMAPort
     ) throws(MachineError) -> PCIFunction? {
         let offersMSIX = try specification.flag("msix", default: true)
@@ -251,10 +299,17 @@ struct DeviceBuilder {
                 return try TestEngineFunction.makeFunction(
                     name: name,
                     offersMSIX: offersMSIX,
+                    offersPASID: hasSubstreams(endpoint),
+                    extendedCapabilities: capabilities,
                     makePort: makePort
                 )
             case .iommuTestDevice:
-                return try IOMMUTestDevice.makeFunction(name: name, physical: ports.bus, makePort: makePort)
+                return try IOMMUTestDevice.makeFunction(
+                    name: name,
+                    physical: ports.bus,
+                    extendedCapabilities: capabilities,
+                    makePort: makePort
+                )
             default: return nil
             }
         } catch {
@@ -369,17 +424,4 @@ struct DeviceBuilder {
         }
         return (key, value)
     }
-}
-
-/// What a foreign device sees of memory: an endpoint's view of it.
-private final class EndpointMemory: ForeignDMA {
-    private let maker: @Sendable () -> any DMAPort
-
-    init(makePort: @escaping @Sendable () -> any DMAPort) { maker = makePort }
-
-    func makePort() -> any DMAPort { maker() }
-
-    // Foreign devices ask for each access here, so there is no memory of theirs that would have to follow mappings.
-    func follow(_ follower: any ForeignDMAFollower) {}
-    func unfollow(_ follower: any ForeignDMAFollower) {}
 }

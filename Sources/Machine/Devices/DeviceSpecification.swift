@@ -24,14 +24,14 @@ package struct DeviceSpecification: Equatable, Sendable {
         /// What can be said of it, beside `at`.
         var keys: [String] {
             switch self {
-            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix"]
-            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix"]
-            case .virtioRNG: ["msix"]
-            case .virtioConsole: ["socket", "file", "msix"]
-            case .nvme: ["file", "readonly", "queues", "serial", "msix"]
-            case .dmaTestEngine: ["msix"]
-            case .iommuTestDevice: []
-            case .vfioUser: ["socket"]
+            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix", "ats"]
+            case .virtioRNG: ["msix", "ats"]
+            case .virtioConsole: ["socket", "file", "msix", "ats"]
+            case .nvme: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .dmaTestEngine: ["msix", "ats"]
+            case .iommuTestDevice: ["ats"]
+            case .vfioUser: ["socket", "dma"]
             }
         }
 
@@ -160,6 +160,24 @@ package struct DeviceSpecification: Equatable, Sendable {
             )
         }
         return value
+    }
+
+    /// How a device of another program reaches memory: `dma` is `messages` or `mapped`.
+    func isMapped() throws(MachineError) -> Bool {
+        switch values["dma"] {
+        case nil, "messages": false
+        case "mapped": true
+        case let value?: throw MachineError("\(source): dma is messages or mapped, not \"\(value)\"")
+        }
+    }
+
+    /// Refuses what cannot stand below a root port, where software gives the bus its number, and so the StreamID.
+    func checkNeedsNoFixedStream() throws(MachineError) {
+        guard kind == .vfioUser, try isMapped() else { return }
+        throw MachineError(
+            "\(source): dma=mapped needs a function on a root bus, whose StreamID software does not change; "
+                + "dma=messages does not"
+        )
     }
 
     /// What must be there.

@@ -25,7 +25,7 @@ struct MachineBuses {
         let bridge: PCIHostBridge
         let place: PCIPlace
         let requester: PCIRequester
-        let makePort: @Sendable () -> any DMAPort
+        let makePort: @Sendable (AddressTranslationCache?) -> any DMAPort
     }
 
     /// - Parameters:
@@ -117,7 +117,7 @@ struct MachineBuses {
             bridge: bridges[index],
             place: place,
             requester: requester,
-            makePort: {
+            makePort: { cache in
                 RequesterPort(requester) { requesterID in
                     let iommu = host.iommu(forRequester: requesterID)
                     let streamID = iommu?.streamID
@@ -126,7 +126,8 @@ struct MachineBuses {
                             smmuIndex: streamID == nil ? nil : iommu.flatMap { smmuIndices[$0.path] },
                             streamID: streamID ?? StreamID(0)
                         ),
-                        .pcie
+                        .pcie,
+                        cache
                     )
                 }
             }

@@ -14,6 +14,8 @@ package struct MachineFunction: Sendable {
     package let kind: DeviceSpecification.Kind
     package let endpoint: Endpoint
     package let function: PCIFunction
+    /// What is told of mappings, for a device of another program that is lent memory.
+    var foreignMemory: ForeignMemory?
     /// What it counts, in the order in which to show it.
     let statistics: @Sendable () -> [(name: String, value: UInt64)]
     /// Ends its threads.
@@ -31,11 +33,28 @@ struct PortMaker: Sendable {
     /// - Parameters:
     ///   - identity: Whose transactions they are.
     ///   - kind: What the requester is: PCIe has no stalls.
-    func port(for identity: RequesterIdentity, _ kind: Endpoint.Kind) -> any DMAPort {
+    ///   - cache: The ATC of the function that the port is for, if it has one.
+    func port(
+        for identity: RequesterIdentity,
+        _ kind: Endpoint.Kind,
+        _ cache: AddressTranslationCache? = nil
+    ) -> any DMAPort {
         guard let index = identity.smmuIndex, smmus.indices.contains(index) else {
             return DirectPort(bus: bus, tracker: directTracker)
         }
-        return smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
+        let port = smmus[index].makePort(for: identity.streamID, canStall: kind != .pcie)
+        guard let cache else { return port }
+        smmus[index].connect(cache, at: identity.streamID)
+        return ATCPort(cache, port)
+    }
+
+    /// The physical addresses that a requester reaches where nothing translates.
+    func reach(ofSMMU index: Int?) -> AddressRange {
+        let bits = index.map { UInt64(smmus[$0].identification.outputAddressBits) } ?? 64
+        guard let range = AddressRange(first: 0, last: bits < 64 ? (1 << bits) - 1 : .max) else {
+            preconditionFailure("no address is below 0")
+        }
+        return range
     }
 }
 

@@ -87,12 +87,14 @@ package final class TestEngineFunction: PCIFunctionModel {
     ///   - name: What people call it.
     ///   - offersMSIX: Whether it has MSI-X beside MSI.
     ///   - offersPASID: Whether it has the PASID capability, of 20 bits.
+    ///   - extendedCapabilities: ATS and PRI, where it has them.
     ///   - makePort: A new view of memory with the function's identity, for one user.
     /// - Throws: `EAGAIN` where the host permits no more threads.
     package static func makeFunction(
         name: String,
         offersMSIX: Bool = true,
         offersPASID: Bool = false,
+        extendedCapabilities: [PCICapability] = [],
         makePort: @escaping @Sendable () -> any DMAPort
     ) throws(Errno) -> PCIFunction {
         let model = try TestEngineFunction()
@@ -112,6 +114,7 @@ package final class TestEngineFunction: PCIFunctionModel {
             )
             capabilities.append(.msix(layout))
         }
+        capabilities += extendedCapabilities
         if offersPASID { capabilities.append(.pasid(bits: 20)) }
         let identity = PCIIdentity(
             vendorID: 0x13B5,

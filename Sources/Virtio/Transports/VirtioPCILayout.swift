@@ -91,7 +91,12 @@ enum VirtioPCILayout {
             identity: identity,
             bars: bars,
             capabilities: capabilities,
-            isMultiFunction: options.isMultiFunction
+            isMultiFunction: options.isMultiFunction,
+            notificationAddresses: (0..<UInt64(queueCount)).map { queue in
+                // Without VIRTIO_F_NOTIFICATION_DATA a driver writes the queue's number, of 16 bits, which the address
+                // says already.
+                PCINotificationAddress(barIndex: 0, offset: notify + queue * notifyMultiplier, byteCount: 2)
+            }
         )
     }
 
