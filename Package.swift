@@ -270,7 +270,8 @@ let package = Package(
         .testTarget(
             name: "VirtioTests",
             dependencies: [
-                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory", "HostIO",
+                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory",
+                "HostIO",
                 "PCIFunction", "SystemBus", "Virtio", systemPackage,
             ],
             swiftSettings: settings
