@@ -270,7 +270,8 @@ let package = Package(
         .testTarget(
             name: "VirtioTests",
             dependencies: [
-                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory", "HostIO",
+                "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory",
+                "HostIO",
                 "PCIFunction", "SystemBus", "Virtio", systemPackage,
             ],
             swiftSettings: settings
@@ -335,6 +336,27 @@ let package = Package(
             name: "smmud-disk-writer",
             dependencies: ["CLinux", "DiskJournal", "VFIOUserClient", "VFIOUserDrivers"],
             path: "Tests/Support/smmud-disk-writer",
+            swiftSettings: settings
+        ),
+        // Random configurations in QEMU's SMMUv3 and in the model: scripts/differential.
+        .target(
+            name: "Differential",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                systemPackage,
+            ],
+            path: "Tests/Support/Differential",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-differential",
+            dependencies: ["Differential"],
+            path: "Tests/Support/smmud-differential",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "DifferentialTests",
+            dependencies: ["AddressSpace", "Differential", "SMMUv3", "SMMUv3Spec"],
             swiftSettings: settings
         ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),

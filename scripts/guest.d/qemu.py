@@ -1,9 +1,11 @@
+#!/usr/bin/env python3
 """Starts QEMU, tells it what its command line cannot, and asks it what only it knows."""
 
 import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -198,3 +200,8 @@ def open_window(qtest, bus, base, size):
     qtest.write32(carrier + 0x04, 0x7)
     if qtest.read32(carrier + 0x10) & ~0xF != base:
         raise QEMUError(f"the carrier's BAR did not take {base:#x}")
+
+
+if __name__ == "__main__":
+    # qemu.py CACHE: the command that starts QEMU, a word in each line.
+    print("\n".join(program(sys.argv[1])))
