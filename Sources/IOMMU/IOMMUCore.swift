@@ -5,7 +5,9 @@ import Synchronization
 
 /// What decides which group a device comes into.
 package enum IOMMUGroupKey: Hashable, Sendable {
-    /// A platform device: a group of its own. Linux: generic_device_group.
+    /// A platform device: a group of its own.
+    ///
+    /// Linux: generic_device_group.
     case platform(String)
     /// A PCI function: the segment, and the lowest requester ID of those that ``PCIGrouping`` joins with it.
     case pci(segment: UInt32, leader: UInt16)
@@ -89,7 +91,9 @@ package final class IOMMUCore: Sendable {
         }
     }
 
-    /// Takes a device away; its group goes with its last device. Linux: iommu_release_device.
+    /// Takes a device away; its group goes with its last device.
+    ///
+    /// Linux: iommu_release_device.
     package func removeDevice(_ name: String) throws(IOMMUGroupError) {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard let device = state.devices[name], let group = state.groups[device.key] else {

@@ -49,7 +49,9 @@ package final class IOMMUGroup: Sendable {
         var hasUntrusted = false
         var defaultDomain: IOMMUDomain
         var domain: IOMMUDomain
-        /// Bound drivers, or claims of `owner`. Linux: owner_cnt.
+        /// How many drivers are bound, or 1 for an owner.
+        ///
+        /// Linux: owner_cnt.
         var userCount = 0
         /// Who drives the group from user space (VFIO).
         var owner: String?
@@ -109,7 +111,9 @@ package final class IOMMUGroup: Sendable {
 
     // MARK: Users
 
-    /// A device driver binds to a member and uses the DMA API. Linux: iommu_device_use_default_domain.
+    /// A device driver binds to a member and uses the DMA API.
+    ///
+    /// Linux: iommu_device_use_default_domain.
     package func useDefaultDomain() throws(IOMMUGroupError) {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard state.owner == nil, state.domain === state.defaultDomain else {
@@ -119,7 +123,9 @@ package final class IOMMUGroup: Sendable {
         }
     }
 
-    /// The driver unbinds. Linux: iommu_device_unuse_default_domain.
+    /// The driver unbinds.
+    ///
+    /// Linux: iommu_device_unuse_default_domain.
     package func unuseDefaultDomain() {
         state.withLock { if $0.owner == nil, $0.userCount > 0 { $0.userCount -= 1 } }
     }
@@ -136,7 +142,9 @@ package final class IOMMUGroup: Sendable {
         }
     }
 
-    /// The owner lets go; the group is in its default domain again. Linux: iommu_group_release_dma_owner.
+    /// The owner lets go; the group is in its default domain again.
+    ///
+    /// Linux: iommu_group_release_dma_owner.
     package func release(by owner: String) throws(IOMMUGroupError) {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard state.owner == owner else { throw .notPermitted("\(owner) does not own group \(id)") }
@@ -146,7 +154,9 @@ package final class IOMMUGroup: Sendable {
         }
     }
 
-    /// The owner puts the whole group into a domain of its own. Linux: iommu_attach_group.
+    /// The owner puts the whole group into a domain of its own.
+    ///
+    /// Linux: iommu_attach_group.
     package func attach(_ domain: IOMMUDomain, by owner: String) throws(IOMMUGroupError) {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard state.owner == owner else { throw .notPermitted("\(owner) does not own group \(id)") }
@@ -157,7 +167,9 @@ package final class IOMMUGroup: Sendable {
         }
     }
 
-    /// The owner's domain goes; the group's DMA is aborted. Linux: iommu_detach_group.
+    /// The owner's domain goes; the group's DMA is aborted.
+    ///
+    /// Linux: iommu_detach_group.
     package func detach(by owner: String) throws(IOMMUGroupError) {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard state.owner == owner else { throw .notPermitted("\(owner) does not own group \(id)") }

@@ -66,7 +66,9 @@ package struct PCITopologyNode: Sendable {
         self.aliases = aliases
     }
 
-    /// Whether it keeps what it carries apart. Linux: pci_acs_enabled with REQ_ACS_FLAGS.
+    /// Whether it keeps what it carries apart.
+    ///
+    /// Linux: pci_acs_enabled with REQ_ACS_FLAGS.
     fileprivate var isolates: Bool {
         switch kind {
         case .rootPort, .downstreamPort: hasServices
