@@ -375,9 +375,10 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
-                "HostIO", "PCIFunction", "PCIHost", "PMCG", "SMMUv3", "SMMUv3Spec", "SystemBus",
-                "VFIOUserProtocol", "VFIOUserServer", "Virtio",
+                "AddressSpace", "BareMachine", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel",
+                "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "PlatformDevices", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
+                "Virtio",
             ],
             path: "Fuzz/Targets",
             swiftSettings: settings

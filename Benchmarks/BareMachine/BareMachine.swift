@@ -41,9 +41,11 @@ package final class BareMachine {
     ///
     /// - Parameters:
     ///   - memory: Its RAM, at ``Layout/ram``; what it holds is used as it is.
+    ///   - identification: What its SMMU says of itself.
     ///   - interrupts: The SMMU's outputs; unconnected unless given.
     package init(
         memory: MemoryRegion,
+        identification: Identification = .stage1(),
         options: SMMUv3Options,
         interrupts: SMMUv3.Interrupts = SMMUv3.Interrupts()
     ) throws {
@@ -51,7 +53,7 @@ package final class BareMachine {
         try bus.addRAM(memory, at: PhysicalAddress(Layout.ram), name: "ram")
         smmu = SMMUv3(
             name: "smmu",
-            identification: .stage1(),
+            identification: identification,
             options: options,
             bus: bus,
             interrupts: interrupts

@@ -7,7 +7,11 @@
 package enum FuzzTarget: String, CaseIterable, Sendable {
     /// The register window, the command queue in memory, and DMA between.
     case registers
-    /// Stream table, context descriptors and page tables in memory, and DMA through them.
+    /// Commands one by one, their errors and their recovery, and transactions that stall until one of them comes.
+    case commandQueue = "command-queue"
+    /// Stream tables, STEs, L1CDs and CDs of any shape.
+    case configuration
+    /// Page tables of both stages in memory, and DMA through them.
     case tables
     /// A counter group's registers, its SMMU at work, and its messages.
     case counters
@@ -23,11 +27,17 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case vfioUserServer = "vfio-user-server"
     /// Virtqueues and requests in memory.
     case virtqueues
+    /// An NVMe controller's registers, queues, PRP lists and commands.
+    case nvme
+    /// The test engine's frames.
+    case testEngine = "test-engine"
 
     package func run(_ bytes: UnsafeRawBufferPointer) {
         var input = FuzzInput(bytes)
         switch self {
         case .registers: fuzzRegisters(&input)
+        case .commandQueue: fuzzCommandQueue(&input)
+        case .configuration: fuzzConfiguration(&input)
         case .tables: fuzzTables(&input)
         case .counters: fuzzCounters(&input)
         case .pci: fuzzPCI(&input)
@@ -36,6 +46,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .controlSocket: fuzzControlSocket(&input)
         case .vfioUserServer: fuzzVFIOUserServer(&input)
         case .virtqueues: fuzzVirtqueues(&input)
+        case .nvme: fuzzNVMe(&input)
+        case .testEngine: fuzzTestEngine(&input)
         }
     }
 }

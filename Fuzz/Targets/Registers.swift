@@ -24,6 +24,7 @@ func fuzzRegisters(_ input: inout FuzzInput) {
     // Half of the inputs start behind a bring-up that a fuzzer would take long to find.
     if flags & 0x80 == 0 {
         try? machine.attach(1)
+        try? fuzz.attachStages()
         try? machine.map(0x10_0000, to: BareMachine.Layout.ram + 0x1_0000, byteCount: 0x2000)
         try? machine.enable()
     }

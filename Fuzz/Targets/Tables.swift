@@ -14,6 +14,7 @@ func fuzzTables(_ input: inout FuzzInput) {
     let machine = fuzz.machine
     // A good configuration first: changes to it reach further than noise does.
     try? machine.attach(1)
+    try? fuzz.attachStages()
     try? machine.map(0x10_0000, to: BareMachine.Layout.ram + 0x1_0000, byteCount: 0x2000)
     try? machine.enable()
     let known = (try? machine.leaf(of: 0x10_0000)) ?? BareMachine.Layout.tables
@@ -41,7 +42,7 @@ func fuzzTables(_ input: inout FuzzInput) {
             try? machine.store(input.next(UInt64.self), at: entry)
         case 4:
             try? machine.submit(.cfgiAll(), .tlbiNSNHAll(), .sync())
-            compare(&input, machine, fuzz.port)
+            compare(&input, machine, input.pick([fuzz.port] + fuzz.others))
         case 5: fuzz.transact(&input, at: input.next(UInt64.self))
         case 6:
             fuzz.transact(
@@ -61,7 +62,8 @@ func fuzzTables(_ input: inout FuzzInput) {
     }
 }
 
-private func change(_ input: inout FuzzInput, _ machine: BareMachine, _ address: UInt64, isFlip: Bool) {
+/// One word of memory anew, or with one bit turned over.
+func change(_ input: inout FuzzInput, _ machine: BareMachine, _ address: UInt64, isFlip: Bool) {
     if isFlip {
         let old = (try? machine.load(address)) ?? 0
         try? machine.store(old ^ 1 << UInt64(input.next() & 63), at: address)
@@ -71,7 +73,7 @@ private func change(_ input: inout FuzzInput, _ machine: BareMachine, _ address:
 }
 
 /// With the caches empty, what a transaction meets is what a look past the caches says.
-private func compare(_ input: inout FuzzInput, _ machine: BareMachine, _ port: StreamPort) {
+func compare(_ input: inout FuzzInput, _ machine: BareMachine, _ port: StreamPort) {
     let address = IOVirtualAddress(0x10_0000 ^ UInt64(input.next(UInt32.self)) << (UInt64(input.next()) & 31))
     let attributes = TransactionAttributes(isPrivileged: input.next() & 1 != 0)
     // A command error stops the queue, and then the caches are not empty.

@@ -44,8 +44,8 @@ final class ObservedAccess: PhysicalAccess {
 
 /// The driver on a model with everything, a stream 1, and tables under which each configuration leads elsewhere.
 ///
-/// ``address`` is physical memory too, and holds 0xB there. Stage 1 leads it to 1 (the first CD) or 2 (the second), stage
-/// 2 alone to 3, both stages to 4 and 5.
+/// ``address`` is physical memory too, and holds 0xB there. Stage 1 leads it to 1 (the first CD) or 2 (the second),
+/// stage 2 alone to 3, both stages to 4 and 5.
 final class TransitionBench {
     static let address: UInt64 = 0x4000_5000
     /// Nothing is mapped there, so that what becomes of faults is seen as well.

@@ -1,5 +1,5 @@
-// The kernel's STE and CD transition scripts on the model: whatever the driver's stores have made of the entry so far, the
-// SMMU sees the old one, the new one, or an invalid one where the script says that there has to be one.
+// The kernel's STE and CD transition scripts on the model: whatever the driver's stores have made of the entry so
+// far, the SMMU sees the old one, the new one, or an invalid one where the script says that there has to be one.
 
 import AddressSpace
 import DeviceModel

@@ -98,6 +98,7 @@ struct RandomTranslationTests {
                 }
             }
             try change(stream, &random)
+            try #require(try stream.guest.activeErrors == 0, "a command that is illegal")
         }
     }
 
@@ -116,7 +117,9 @@ struct RandomTranslationTests {
             let wasLeaf = victim.level == 3 || victim.word & 3 == 1
             let isUpper = half === stream.upper
             let va = isUpper ? offset | ~((1 << UInt64(half.plain.inputBits)) - 1) : offset
-            switch random.next() % 4 {
+            switch random.next() % 6 {
+            case 4 where wasLeaf, 5 where wasLeaf:
+                try stream.guest.sync(range(0x12 + random.next() % 2, va, victim.level, half, &random))
             case 0 where wasLeaf: try stream.guest.sync(Raw.tlbiNHVA(vmid: vmid, va, asid: asid))
             case 1 where wasLeaf: try stream.guest.sync(Raw.tlbiNHVAA(vmid: vmid, va))
             case 2: try stream.guest.sync(Raw.tlbiNHAll(vmid: vmid))
@@ -132,11 +135,41 @@ struct RandomTranslationTests {
         try second.store(victim.entry, try second.randomDescriptor(victim.level, &random))
         let wasLeaf = victim.level == 3 || victim.word & 3 == 1
         if wasLeaf, random.next() % 2 == 0 {
-            try stream.guest.sync(Raw.tlbiS2IPA(vmid: vmid, ipa), Raw.tlbiNHAll(vmid: vmid))
+            let command =
+                random.next() % 2 == 0
+                ? Raw.tlbiS2IPA(vmid: vmid, ipa) : range(0x2A, ipa, victim.level, second, &random)
+            try stream.guest.sync(command, Raw.tlbiNHAll(vmid: vmid))
         } else {
             try stream.guest.sync(Raw.tlbiS12VMAll(vmid))
         }
         // The CD may lie elsewhere now.
         try stream.guest.sync(Raw.cfgiCDAll(RandomStream.id))
+    }
+
+    /// A TLBI by a range that a leaf is in, with the leaf's level or without.
+    private func range(
+        _ opcode: UInt64,
+        _ address: UInt64,
+        _ level: Int,
+        _ stage: RandomStage,
+        _ random: inout SplitMix
+    ) -> RawCommand {
+        let granule = stage.plain.granule
+        let bits = UInt64(stage.shift(level))
+        // Levels that TTL cannot say: 0 and above, and 1 of 16 KiB without DS.
+        let hasTTL = level >= (granule == 14 && !stage.plain.ds ? 2 : 1) && random.next() % 2 == 0
+        // In units of the leaf, some of which come before it.
+        let scale = min(bits - UInt64(granule), 31)
+        let first = address & ~((1 << bits) - 1)
+        let before = first >> bits >= 4 && bits - UInt64(granule) == scale ? random.next() % 4 : 0
+        var num = before + random.next() % 4
+        if !hasTTL, scale == 0, num == 0 { num = 1 }
+        let tag = RandomStream.vmid << 32 | (opcode == 0x12 ? RandomStream.asid << 48 : 0)
+        let tg = UInt64(granule - 10) / 2
+        let ttl = hasTTL ? UInt64(level) : 0
+        return RawCommand(
+            low: opcode | num << 12 | scale << 20 | tag,
+            high: (first - before << bits) & ~0xFFF | tg << 10 | ttl << 8 | 1
+        )
     }
 }
