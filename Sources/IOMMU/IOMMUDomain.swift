@@ -155,8 +155,8 @@ package final class IOMMUDomain: Sendable {
 
 /// A domain's page table, ASID and IOVAs.
 ///
-/// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated after the lock is let go; its
-/// IOVAs become free only then.
+/// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated
+/// after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
     private struct State: ~Copyable {
         var table: IOPageTable
