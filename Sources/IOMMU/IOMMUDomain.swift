@@ -11,13 +11,15 @@ package enum IOMMUDomainKind: String, Sendable, Hashable {
     case blocked
     /// DMA passes untranslated (passthrough).
     case identity
-    /// DMA is translated, and the domain chooses the IOVAs.
+    /// DMA is translated, and the domain chooses the IOVAs; an unmap is invalidated before it returns (strict).
     case dma
+    /// As ``dma``, but unmaps of the DMA API are invalidated later, many at once (lazy): DMA_FQ.
+    case dmaFQ = "dma-fq"
     /// DMA is translated as the caller maps.
     case unmanaged
 
     /// Whether there is a page table.
-    package var translates: Bool { self == .dma || self == .unmanaged }
+    package var translates: Bool { self == .dma || self == .dmaFQ || self == .unmanaged }
 }
 
 /// A range of IOVAs that firmware, or the platform, has a say in.
@@ -48,15 +50,23 @@ package struct ReservedRegion: Hashable, Sendable {
 
 /// A set of translations that endpoints of one SMMU share, or one that needs none.
 package final class IOMMUDomain: Sendable {
-    package let kind: IOMMUDomainKind
+    /// As it was made; ``kind`` says what became of it.
+    private let originalKind: IOMMUDomainKind
     let device: SMMUv3Device
     /// The page table and what belongs to it; nil where the kind does not translate.
     let translation: DomainTranslation?
 
     init(_ kind: IOMMUDomainKind, device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
-        self.kind = kind
+        originalKind = kind
         self.device = device
         translation = kind.translates ? try DomainTranslation(device, granule: granule) : nil
+        if kind == .dmaFQ { startFlushQueue() }
+    }
+
+    /// What the domain does; one of kind ``IOMMUDomainKind/dma`` can become lazy while it is used.
+    package var kind: IOMMUDomainKind {
+        guard originalKind == .dma, let translation else { return originalKind }
+        return translation.isLazy.load(ordering: .sequentiallyConsistent) ? .dmaFQ : .dma
     }
 
     private func translating() throws(SMMUDriverError) -> DomainTranslation {
@@ -81,7 +91,10 @@ package final class IOMMUDomain: Sendable {
         byteCount: UInt64,
         permissions: MappingPermissions
     ) throws(SMMUDriverError) {
-        try translating().map(iova, to: physical, byteCount: byteCount, permissions: permissions)
+        let translation = try translating()
+        // The address is the caller's choice: it may still wait in the flush queue to become free.
+        if translation.lazyUnmapCount > 0 { try translation.flushLazyUnmaps() }
+        try translation.map(iova, to: physical, byteCount: byteCount, permissions: permissions)
     }
 
     /// Maps `byteCount` bytes of any alignment where the domain finds room.
@@ -142,8 +155,8 @@ package final class IOMMUDomain: Sendable {
 
 /// A domain's page table, ASID and IOVAs.
 ///
-/// Lock order: `state`, then the command queue. What an unmap cleared is invalidated after the lock is let go; its
-/// IOVAs become free only then.
+/// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated
+/// after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
     private struct State: ~Copyable {
         var table: IOPageTable
@@ -155,8 +168,11 @@ final class DomainTranslation: Sendable {
     let tag: TLBTag
     let configuration: PageTableConfiguration
     let root: PhysicalAddress
-    private let device: SMMUv3Device
+    let device: SMMUv3Device
     private let state: Mutex<State>
+    /// Whether unmaps of the DMA API go to ``flushQueue``.
+    let isLazy = Atomic(false)
+    let flushQueue = FlushQueue()
 
     init(_ device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
         let features = device.features
@@ -284,7 +300,7 @@ final class DomainTranslation: Sendable {
         return IOVirtualAddress(iova.rawValue | offset)
     }
 
-    private func release(_ iova: IOVirtualAddress, _ byteCount: UInt64) {
+    func release(_ iova: IOVirtualAddress, _ byteCount: UInt64) {
         guard let range = AddressRange(start: iova.rawValue, byteCount: byteCount) else { return }
         state.withLock { $0.iovas.release(range) }
     }
@@ -293,18 +309,25 @@ final class DomainTranslation: Sendable {
 
     func unmap(_ iova: IOVirtualAddress, byteCount: UInt64) throws(SMMUDriverError) -> UnmapOutcome {
         var gather = TLBGather(device, tag)
-        let result = state.withLock { state -> Result<UnmapOutcome, IOPageTableError> in
-            do throws(IOPageTableError) {
-                return .success(try state.table.unmap(iova, byteCount: byteCount, invalidator: &gather))
-            } catch { return .failure(error) }
-        }
+        let result: Result<UnmapOutcome, SMMUDriverError>
+        do throws(SMMUDriverError) {
+            result = .success(try clear(iova, byteCount: byteCount, &gather))
+        } catch { result = .failure(error) }
         try gather.finish()
-        switch result {
-        case .success(let outcome):
-            release(iova, outcome.byteCount)
-            return outcome
-        case .failure(let error): throw .pageTable(error)
-        }
+        let outcome = try result.get()
+        release(iova, outcome.byteCount)
+        return outcome
+    }
+
+    /// Takes mappings out of the table; what that makes stale `gather` is told.
+    func clear(_ iova: IOVirtualAddress, byteCount: UInt64, _ gather: inout some PageTableInvalidator)
+        throws(SMMUDriverError) -> UnmapOutcome
+    {
+        do {
+            return try state.withLock { (state) throws(IOPageTableError) in
+                try state.table.unmap(iova, byteCount: byteCount, invalidator: &gather)
+            }
+        } catch { throw .pageTable(error) }
     }
 
     // MARK: Look

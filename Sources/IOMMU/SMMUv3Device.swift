@@ -49,6 +49,7 @@ final class SMMUv3Device: Sendable {
     let commands: CommandQueue
     let asids: ASIDAllocator
     let log: DriverLog
+    let flushTimer: FlushTimer
     /// The SMMU could not be switched off when the driver stopped: what it may read is never given back.
     let isOutOfControl = Atomic(false)
 
@@ -68,6 +69,11 @@ final class SMMUv3Device: Sendable {
         self.commands = commands
         asids = options.asids
         self.log = log
+        flushTimer = FlushTimer(
+            clock: options.clock,
+            log: log,
+            usesThread: options.interruptHandling == .threads
+        )
     }
 
     /// Whether translations belong to the regime EL2-E2H, as the CPU's.

@@ -227,7 +227,7 @@ extension SMMUv3Driver {
             switch domain.kind {
             case .blocked: .terminates
             case .identity: .bypasses
-            case .dma, .unmanaged: .usesFirstContext
+            case .dma, .dmaFQ, .unmanaged: .usesFirstContext
             }
         return .translating(
             contexts,

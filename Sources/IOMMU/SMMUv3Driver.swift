@@ -107,6 +107,7 @@ package final class SMMUv3Driver: Sendable {
         }
         // Not before: who waits for an invalidation may use the memory again when the wait ends with the SMMU off.
         device.commands.stop()
+        device.flushTimer.stop()
         device.commands.setWhileWaiting(nil)
         interrupts.stop()
     }
@@ -133,12 +134,15 @@ package final class SMMUv3Driver: Sendable {
         return switch kind {
         case .blocked: blockedDomain
         case .identity: identityDomain
-        case .dma, .unmanaged: try IOMMUDomain(kind, device: device, granule: granule)
+        case .dma, .dmaFQ, .unmanaged: try IOMMUDomain(kind, device: device, granule: granule)
         }
     }
 
     /// The events from `sequence` on that are still kept.
     package func events(since sequence: UInt64 = 0) -> [DriverEvent] { log.events(since: sequence) }
+
+    /// Flushes the flush queues whose 10 ms are over; for drivers without threads, whose clock is somebody else's.
+    package func pollTimers() { device.flushTimer.expire() }
 
     /// Waits until every command so far is complete, and with them every transaction that they concern.
     package func synchronize() throws(SMMUDriverError) { try device.complete([]) }

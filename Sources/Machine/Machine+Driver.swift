@@ -66,7 +66,9 @@ extension Machine {
     func unmap(_ parameters: Methods.IOMMUUnmap.Parameters, for endpoint: Endpoint) throws(ControlError)
         -> Methods.IOMMUUnmap.Result
     {
-        Methods.IOMMUUnmap.Result(unmapped: Size(try system().managed(endpoint).unmap(parameters)))
+        Methods.IOMMUUnmap.Result(
+            unmapped: Size(try system().managed(endpoint).unmap(parameters, isLazy: true))
+        )
     }
 
     /// What is mapped for an endpoint, by a vfio-user client or over the control socket.

@@ -36,6 +36,8 @@ package struct MachineOptions: Sendable {
     package var atcEntries = 64
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.
     package var pageBytes = 4096
+    /// The own driver's kernel command line, as `iommu.strict=0`; docs/iommu.md has what it may say.
+    package var append = ""
     /// Hears of what goes wrong with a device while it runs, for a log: on any thread, and not endlessly of any device.
     package var report: @Sendable (String) -> Void = { _ in }
 

@@ -46,6 +46,7 @@ final class ManagedEndpoint: Sendable {
         _ endpoint: Endpoint,
         _ driver: SMMUv3Driver,
         _ frames: PhysicalFrameAllocator,
+        _ parameters: KernelParameters,
         _ foreign: ForeignMemory? = nil
     ) throws(ControlError) {
         self.endpoint = endpoint
@@ -61,12 +62,21 @@ final class ManagedEndpoint: Sendable {
                     ReservedRegion(reserved.kind == .direct ? .direct : .reserved, reserved.range)
                 }
             )
-            domain = try driver.makeDomain(.dma)
-            try driver.attach(iommuEndpoint, to: domain)
+            domain = try driver.makeDomain(parameters.strict ? .dma : .dmaFQ)
+            if parameters.passthrough {
+                try driver.attach(iommuEndpoint, to: driver.identityDomain)
+            } else {
+                try driver.attach(iommuEndpoint, to: domain)
+            }
         } catch {
             throw Self.controlError(error)
         }
-        tellDirectRegions()
+        if parameters.passthrough {
+            book.withLock { $0.kind = .identity }
+            foreign?.bypassed()
+        } else {
+            tellDirectRegions()
+        }
     }
 
     var kind: DomainKind { book.withLock { $0.kind } }
@@ -220,8 +230,15 @@ final class ManagedEndpoint: Sendable {
 
     // MARK: Unmapping
 
-    /// Unmaps; when it returns nothing of the range is reached any more.
-    func unmap(_ parameters: Methods.IOMMUUnmap.Parameters) throws(ControlError) -> UInt64 {
+    /// Unmaps; when it returns nothing of the range is reached any more, unless `isLazy`.
+    ///
+    /// - Parameters:
+    ///   - parameters: The range.
+    ///   - isLazy: Whether it is an unmap of the DMA API, which `iommu.strict=0` has invalidated later. Who lends
+    ///     memory and takes it back cannot wait for that.
+    func unmap(_ parameters: Methods.IOMMUUnmap.Parameters, isLazy: Bool = false) throws(ControlError)
+        -> UInt64
+    {
         let substream = try Self.substream(parameters.substream)
         let iova = parameters.iova.value
         return try book.withLock { (book) throws(ControlError) in
@@ -239,7 +256,7 @@ final class ManagedEndpoint: Sendable {
                 throw .notMapped(at: iova, "nothing is mapped for \(endpoint.name) at \(range)")
             }
             let domain = substream.flatMap { book.substreams[$0] } ?? self.domain
-            let unmapped = try unmap(range, substream, in: domain)
+            let unmapped = try unmap(range, substream, in: domain, isLazy: isLazy)
             forget(AddressRange(start: iova, byteCount: unmapped), substream, &book)
             return unmapped
         }
@@ -247,12 +264,16 @@ final class ManagedEndpoint: Sendable {
 
     /// Unmaps in the domain, and then has a device of another program let go of it, before anything can be put at the
     /// addresses or into the memory again.
-    private func unmap(_ range: AddressRange, _ substream: UInt32?, in domain: IOMMUDomain)
+    private func unmap(_ range: AddressRange, _ substream: UInt32?, in domain: IOMMUDomain, isLazy: Bool)
         throws(ControlError) -> UInt64
     {
         let foreign = substream == nil ? self.foreign : nil
         do throws(SMMUDriverError) {
-            let outcome = try domain.unmap(IOVirtualAddress(range.first), byteCount: range.byteCount)
+            let iova = IOVirtualAddress(range.first)
+            let outcome =
+                isLazy
+                ? try domain.unmapDMA(iova, byteCount: range.byteCount)
+                : try domain.unmap(iova, byteCount: range.byteCount)
             if outcome.byteCount == 0, let error = outcome.stoppedBy { throw .pageTable(error) }
             if let gone = AddressRange(start: range.first, byteCount: outcome.byteCount) {
                 foreign?.unmapped(gone)

@@ -20,6 +20,7 @@ final class OperatingSystem: Sendable {
 
     let frames: PhysicalFrameAllocator
     private let drivers: [DriverState]
+    private let parameters: KernelParameters
     private let log: MachineDriverLog
     private let endpoints = Mutex<[String: ManagedEndpoint]>([:])
     /// Devices of other programs that are lent what is mapped for them, by their endpoints' names.
@@ -42,8 +43,11 @@ final class OperatingSystem: Sendable {
         let log = MachineDriverLog()
         self.log = log
         let asids = ASIDAllocator()
+        let parameters = KernelParameters(machine.options.append)
+        self.parameters = parameters
+        for line in parameters.complaints + parameters.announcement { log.append(line, from: "iommu") }
         drivers = machine.smmus.map { smmu in
-            Self.makeDriver(of: smmu, machine, frames, asids, log)
+            Self.makeDriver(of: smmu, machine, frames, asids, parameters, log)
         }
     }
 
@@ -52,12 +56,14 @@ final class OperatingSystem: Sendable {
         _ machine: Machine,
         _ frames: PhysicalFrameAllocator,
         _ asids: ASIDAllocator,
+        _ parameters: KernelParameters,
         _ log: MachineDriverLog
     ) -> DriverState {
         let node = smmu.node
         var options = SMMUv3DriverOptions(name: kernelName(of: node.path), isCoherent: node.isDMACoherent)
         options.hasBrokenPage1 = node.hasBrokenPage1RegisterSpace
         options.hasBrokenPrefetch = node.hasBrokenPrefetchCommand
+        options.apply(parameters)
         options.asids = asids
         options.granule = PageTableGranule.allCases.first {
             $0.byteCount == UInt64(machine.options.pageBytes)
@@ -115,7 +121,13 @@ final class OperatingSystem: Sendable {
         }
         return try endpoints.withLock { (endpoints) throws(ControlError) in
             if let known = endpoints[endpoint.name] { return known }
-            let managed = try ManagedEndpoint(endpoint, driver, frames, foreign[endpoint.name])
+            let managed = try ManagedEndpoint(
+                endpoint,
+                driver,
+                frames,
+                parameters,
+                foreign[endpoint.name]
+            )
             endpoints[endpoint.name] = managed
             return managed
         }

@@ -114,6 +114,14 @@ struct SmmudCommand: AsyncParsableCommand {
     @Option(help: "The smallest pages that smmud's own driver maps.")
     var pageSize: PageSize = .kib4
 
+    @Option(
+        help: ArgumentHelp(
+            "The kernel command line of smmud's own driver: \"iommu.strict=0\". See docs/iommu.md.",
+            valueName: "parameters"
+        )
+    )
+    var append = ""
+
     @Option(help: "The least severe messages to log on standard error.")
     var logLevel: LogLevel = .notice
 
@@ -199,6 +207,7 @@ struct SmmudCommand: AsyncParsableCommand {
             throw Failure(.usage, error.description)
         }
         options.driver = driver
+        options.append = append
         options.pageBytes = pageSize.byteCount
         options.smmu.commandExecution = commands == .inline ? .inline : .thread
         do throws(SMMUOptionError) {

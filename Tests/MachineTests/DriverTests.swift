@@ -68,6 +68,57 @@ struct DriverTests {
         #expect(interrupts.first { $0.label == "eventq" }?.intid == 106)
     }
 
+    @Test("iommu.strict=0: DMA reaches what was unmapped until the flush queue's 10 ms are over")
+    func lazyUnmaps() throws {
+        let (machine, client) = try start {
+            $0.append = "iommu.strict=0"
+            $0.smmu.commandExecution = .inline
+        }
+        defer { machine.stop() }
+        let mapping = try client.call(Methods.IOMMUMap.self, .init(device: "dma@40000000", length: 0x1000))
+        let parameters = Methods.DMARead.Parameters(
+            device: "dma@40000000",
+            iova: mapping.iova,
+            length: 8
+        )
+        #expect(try client.call(Methods.DMARead.self, parameters).fault == nil)
+        _ = try client.call(Methods.IOMMUUnmap.self, .init(device: "dma@40000000", iova: mapping.iova))
+        // Inline there is no timer's thread: the window stays open.
+        #expect(try client.call(Methods.DMARead.self, parameters).fault == nil)
+        // A map at a chosen address flushes.
+        _ = try client.call(
+            Methods.IOMMUMap.self,
+            .init(device: "dma@40000000", iova: 0x10000, length: 0x1000)
+        )
+        #expect(try client.call(Methods.DMARead.self, parameters).fault?.name == "F_TRANSLATION")
+        let log = try client.call(Methods.DriverLog.self, .init()).lines.map(\.text)
+        #expect(log.contains("iommu: DMA domain TLB invalidation policy: lazy mode"))
+    }
+
+    @Test("iommu.passthrough=1: an endpoint's addresses are physical until it is attached")
+    func passthrough() throws {
+        let (machine, client) = try start { $0.append = "iommu.passthrough=1 iommu.strict=maybe" }
+        defer { machine.stop() }
+        let memory = try client.call(Methods.MemoryAllocate.self, .init(length: 0x1000))
+        let data = ByteString([1, 2, 3, 4])
+        let written = try client.call(
+            Methods.DMAWrite.self,
+            .init(device: "dma@40000000", iova: memory.address, data: data)
+        )
+        #expect(written.fault == nil)
+        #expect(
+            try client.call(Methods.MemoryRead.self, .init(address: memory.address, length: 4)).data == data
+        )
+        _ = try client.call(Methods.IOMMUAttach.self, .init(device: "dma@40000000", domain: .dma))
+        let after = try client.call(
+            Methods.DMAWrite.self,
+            .init(device: "dma@40000000", iova: memory.address, data: data)
+        )
+        #expect(after.fault?.name == "F_TRANSLATION")
+        let log = try client.call(Methods.DriverLog.self, .init()).lines.map(\.text)
+        #expect(log.contains("Malformed early option 'iommu.strict'"))
+    }
+
     @Test("PCIe functions, SubstreamIDs, identity and blocked domains")
     func domains() throws {
         let (machine, client) = try start()
