@@ -89,32 +89,3 @@ extension ATSTranslationAnswer {
 
     static let denied = ATSTranslationAnswer.success(.denied(log2Bytes: 12))
 }
-
-// MARK: The table of events
-
-extension EventRow {
-    /// What ATS adds to the table.
-    static let ats: [EventRow] = [
-        // SSV, SubstreamID 9: EATS is 0.
-        EventRow("F_BAD_ATS_TREQ", [0x0000_002A_0000_9805, 0, 0x1234_5678, 0]) { guest in
-            try guest.attach(0x2A, CDWords())
-            return guest.ask(0x2A, 0x1234_5678, 9) == .unsupportedRequest ? .event(0x05) : .other
-        },
-        EventRow("F_BAD_ATS_TREQ: bypass", [0x0000_002A_0000_0005, 0, 0x1234_5678, 0]) { guest in
-            try guest.setSTE(0x2A, STEWords(config: 0b100, eats: 1))
-            return guest.ask(0x2A, 0x1234_5678) == .unsupportedRequest ? .event(0x05) : .other
-        },
-        EventRow("F_TRANSL_FORBIDDEN: write", [0x0000_002A_0000_0007, 0, 0x1234_5678, 0]) { guest in
-            try guest.setATS()
-            try guest.attach(0x2A, CDWords())
-            return guest.dmaWrite(0x2A, 0x1234_5678, 0, .translated)
-        },
-        // RnW.
-        EventRow("F_TRANSL_FORBIDDEN: read", [0x0000_002A_0000_0007, 0x0000_0008_0000_0000, 0x1234_5678, 0]) {
-            guest in
-            try guest.setATS()
-            try guest.setSTE(0x2A, .bypass)
-            return guest.dmaRead(0x2A, 0x1234_5678, .translated)
-        },
-    ]
-}

@@ -37,6 +37,10 @@ struct ProfileTests {
             ),
             // The same with HTTU 2, 32-bit StreamIDs, FWB, RIL and BBML 1.
             (.mmu700, [0x080F_3E9F, 0x0E73_9D20, 0, 0x0000_0D34, 0x0040_0075, 0, 0x4871_143B, 2]),
+            // As QEMU 11.1.3's registers read with each `stage`.
+            (.qemu, [0x0D44_101A, 0x0273_0010, 0, 0x0000_1404, 0x0000_0074, 0, 0, 1]),
+            (.qemuStage2, [0x0D44_1019, 0x0273_0010, 0, 0x0000_1414, 0x0000_0074, 0, 0, 1]),
+            (.qemuNested, [0x0D44_101B, 0x0273_0010, 0, 0x0000_1414, 0x0000_0074, 0, 0, 1]),
         ] as [(IdentificationProfile, [UInt32])]
     )
     func goldenWords(_ profile: IdentificationProfile, _ expected: [UInt32]) {

@@ -16,6 +16,12 @@ package enum IdentificationProfile: String, Sendable, CaseIterable {
     case mmu600 = "mmu-600"
     /// Arm's CoreLink MMU-700, as far as the model goes.
     case mmu700 = "mmu-700"
+    /// QEMU's SMMUv3 with `stage=1`, which is its default.
+    case qemu
+    /// The same with `stage=2`.
+    case qemuStage2 = "qemu-stage2"
+    /// The same with `stage=nested`.
+    case qemuNested = "qemu-nested"
 
     /// The identification registers.
     ///
@@ -38,6 +44,13 @@ package enum IdentificationProfile: String, Sendable, CaseIterable {
             result = .full(streamIDBits: streamIDBits, isCoherent: isCoherent, outputAddressBits: 52)
         case .mmu600: result = .mmu600(streamIDBits: streamIDBits, isCoherent: isCoherent)
         case .mmu700: result = .mmu700(streamIDBits: streamIDBits, isCoherent: isCoherent)
+        case .qemu, .qemuStage2, .qemuNested:
+            result = .qemu(
+                streamIDBits: streamIDBits,
+                isCoherent: isCoherent,
+                hasStage1: self != .qemuStage2,
+                hasStage2: self != .qemu
+            )
         }
         if self == .full || self == .full52 { result.addOptionalPages(within: registerByteCount) }
         return result
