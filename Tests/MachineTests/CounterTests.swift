@@ -9,10 +9,17 @@ import Testing
 
 @Suite("The machine's performance counters")
 struct CounterTests {
-    /// The test board with more nodes before its first device.
-    private func machine(_ nodes: String, driver: MachineOptions.Driver = .own) throws -> Machine {
+    /// The test board with more nodes before its first device, and more properties of its first SMMU.
+    private func machine(
+        _ nodes: String,
+        smmuProperties: String = "",
+        driver: MachineOptions.Driver = .own
+    ) throws -> Machine {
         let anchor = "dma@40000000 {"
-        let parts = TestBoard.small.split(separator: anchor, maxSplits: 1)
+        let smmu = "smmu: iommu@2b400000 {"
+        let parts = TestBoard.small
+            .replacing(smmu, with: smmu + "\n" + smmuProperties, maxReplacements: 1)
+            .split(separator: anchor, maxSplits: 1)
         try #require(parts.count == 2)
         var options = MachineOptions()
         options.driver = driver
@@ -65,7 +72,8 @@ struct CounterTests {
 
     @Test("a DMA through the driver's tables counts what explain shows of it")
     func dma() throws {
-        let machine = try machine(Self.relocated)
+        // Without the driver's CMD_PREFETCH_CONFIG, which would have the structures fetched already, or not yet.
+        let machine = try machine(Self.relocated, smmuProperties: "hisilicon,broken-prefetch-cmd;")
         machine.startDriver()
         defer { machine.stop() }
         let client = TestClient(machine)
