@@ -19,7 +19,7 @@ private final class RunningDaemon {
     private let directory: String
     private var process = pid_t()
     let socket: CInt
-    var dmaPath: String { directory + "/dma.sock" }
+    let dmaPath: String
 
     private static let board = """
         /dts-v1/;
@@ -51,7 +51,8 @@ private final class RunningDaemon {
         guard let made = mkdtemp(&template) else { throw SocketBenchmarkError(description: "mkdtemp failed") }
         directory = String(cString: made)
         let control = directory + "/control.sock"
-        let dma = dmaPath
+        let dma = directory + "/dma.sock"
+        dmaPath = dma
         try Self.write(Self.board, to: directory + "/board.dts")
         let compiler = try Self.spawn([
             "dtc", "-q", "-I", "dts", "-O", "dtb", "-o", directory + "/board.dtb", directory + "/board.dts",
