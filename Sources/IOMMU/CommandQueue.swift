@@ -101,7 +101,7 @@ final class CommandQueue: Sendable {
                 if thenSync { try waitForSync(at: sync) }
                 return
             }
-            try checkProgress(isLast, "CMDQ timeout")
+            try checkProgress(isLast, syncAt: nil)
         }
     }
 
@@ -163,8 +163,7 @@ final class CommandQueue: Sendable {
         while true {
             let isLast = !deadline.wait()
             if try isConsumed(position) { return }
-            do { try checkProgress(isLast, "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))") } catch
-            {
+            do { try checkProgress(isLast, syncAt: position) } catch {
                 // The last look may have come before the consumer moved and the clock after it.
                 if try isConsumed(position) { return }
                 throw error
@@ -192,16 +191,25 @@ final class CommandQueue: Sendable {
     }
 
     /// Between two looks: sees to errors, and ends the wait when the queue was stopped or its time is over.
-    private func checkProgress(_ isLast: Bool, _ message: String) throws(SMMUDriverError) {
+    ///
+    /// - Parameters:
+    ///   - isLast: Whether the time is over.
+    ///   - position: The CMD_SYNC that is waited for; nil where it is room.
+    private func checkProgress(_ isLast: Bool, syncAt position: UInt64?) throws(SMMUDriverError) {
         guard !isStopped.load(ordering: .sequentiallyConsistent) else { throw .stopped }
         if let body = whileWaiting.withLock({ $0 }) { body() }
         guard isLast else { return }
         let producer = try registers.read32(RegisterOffset.cmdqProd)
         let consumer = try registers.read32(RegisterOffset.cmdqCons)
-        log.note(
-            .error,
-            "\(message) [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]"
-        )
+        if let position {
+            log.note(
+                .error,
+                "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))"
+                    + " [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]"
+            )
+        } else {
+            log.note(.error, "CMDQ timeout")
+        }
         throw .commandQueueTimeout(producer: producer, consumer: consumer)
     }
 
@@ -245,8 +253,9 @@ final class CommandQueue: Sendable {
         log.note(.error, "CMDQ error (cons 0x\(hex(consumer.rawValue, digits: 8))): \(name)")
         switch consumer.err {
         case .cerrorAbt: log.note(.error, "retrying command fetch")
-        case .cerrorIll: try replaceCommand(at: UInt64(consumer.rd))
-        default: break
+        case .cerrorNone, .cerrorAtcInvSync: break
+        // A code that nobody knows is met as an illegal command is: else the queue would stay where it is.
+        default: try replaceCommand(at: UInt64(consumer.rd))
         }
     }
 

@@ -68,7 +68,6 @@ package struct SMMUFeatures: Hashable, Sendable {
     /// Full batches need a CMD_SYNC of their own (MMU-700).
     package internal(set) var syncsFullBatches = false
     package internal(set) var iidr = IIDR(rawValue: 0)
-    package internal(set) var aidr = AIDR(rawValue: 0)
 
     /// How many bits an IOVA of a stage-1 domain has.
     package var virtualAddressBits: Int { flags.contains(.wideVirtualAddresses) ? 52 : 48 }
@@ -89,7 +88,7 @@ struct HardwareProbe {
         self.log = log
     }
 
-    /// Reads IDR0, IDR1, IDR3, IDR5, IIDR and AIDR, in that order.
+    /// Reads IDR0, IDR1, IDR3, IDR5 and IIDR, in that order, and no other register.
     mutating func run() throws(SMMUDriverError) -> SMMUFeatures {
         try readIDR0(IDR0(rawValue: try registers.read32(RegisterOffset.idr0)))
         try readIDR1(IDR1(rawValue: try registers.read32(RegisterOffset.idr1)))
@@ -97,7 +96,6 @@ struct HardwareProbe {
         if idr3.ril { features.flags.insert(.rangeInvalidation) }
         try readIDR5(IDR5(rawValue: try registers.read32(RegisterOffset.idr5)))
         readIIDR(IIDR(rawValue: try registers.read32(RegisterOffset.iidr)))
-        features.aidr = AIDR(rawValue: try registers.read32(RegisterOffset.aidr))
         log.note(
             .info,
             "ias \(features.inputAddressBits)-bit, oas \(features.outputAddressBits)-bit"

@@ -26,7 +26,8 @@ extension SMMUv3Driver {
         let registers = device.registers
         if CR0(rawValue: try registers.read32(RegisterOffset.cr0)).smmuen {
             log.note(.warning, "SMMU currently enabled! Resetting...")
-            try updateGBPA { $0.abort = true }
+            // The kernel goes on without it: what comes then meets what GBPA says.
+            do { try updateGBPA { $0.abort = true } } catch .registerTimeout {}
         }
         do { try disable() } catch {
             log.note(.error, "failed to clear cr0")
@@ -38,13 +39,13 @@ extension SMMUv3Driver {
     private func updateGBPA(_ change: (inout GBPA) -> Void) throws(SMMUDriverError) {
         let registers = device.registers
         let update = UInt32(1) << 31
+        let found = try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+        var gbpa = GBPA(rawValue: found)
+        change(&gbpa)
+        gbpa.update = true
+        try registers.write32(RegisterOffset.gbpa, gbpa.rawValue)
         do {
-            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
-            var gbpa = GBPA(rawValue: try registers.read32(RegisterOffset.gbpa))
-            change(&gbpa)
-            gbpa.update = true
-            try registers.write32(RegisterOffset.gbpa, gbpa.rawValue)
-            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+            _ = try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
         } catch {
             log.note(.error, "GBPA not responding to update")
             throw error

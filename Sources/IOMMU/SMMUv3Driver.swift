@@ -48,7 +48,11 @@ package final class SMMUv3Driver: Sendable {
         let log = DriverLog(name: options.name, sink: options.logSink)
         let needed = options.hasBrokenPage1 ? RegisterOffset.page1 : RegisterOffset.windowByteCount
         guard registerByteCount >= needed, registerBase.advanced(by: needed - 1) != nil else {
-            log.note(.error, "MMIO region too small (0x\(hex(registerByteCount)) bytes)")
+            let last = registerBase.rawValue &+ registerByteCount &- 1
+            log.note(
+                .error,
+                "MMIO region too small ([mem 0x\(hex(registerBase.rawValue, digits: 8))-0x\(hex(last, digits: 8))])"
+            )
             throw .registerWindowTooSmall(byteCount: registerByteCount, needed: needed)
         }
         let registers = RegisterPort(
