@@ -359,6 +359,28 @@ let package = Package(
             dependencies: ["AddressSpace", "Differential", "SMMUv3", "SMMUv3Spec"],
             swiftSettings: settings
         ),
+        // The driver's list of cases on QEMU's SMMUv3 and on the model: scripts/driver-conformance.
+        .target(
+            name: "DriverConformance",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "Differential", "GuestMemory", "IOMMU", "IOPageTable",
+                "SMMUv3",
+                "SMMUv3Spec", "SystemBus",
+            ],
+            path: "Tests/Support/DriverConformance",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-driver-conformance",
+            dependencies: ["Differential", "DriverConformance", "SMMUv3"],
+            path: "Tests/Support/smmud-driver-conformance",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "DriverConformanceTests",
+            dependencies: ["DriverConformance", "SMMUv3"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
 
         // Examples, which use what is public only.

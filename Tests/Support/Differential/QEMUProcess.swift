@@ -136,8 +136,12 @@ package final class QEMUProcess {
         outstanding += 1
     }
 
-    package func write32(_ address: UInt64, _ value: UInt64) { ask("writel 0x\(hex(address)) 0x\(hex(value))") }
-    package func write64(_ address: UInt64, _ value: UInt64) { ask("writeq 0x\(hex(address)) 0x\(hex(value))") }
+    package func write32(_ address: UInt64, _ value: UInt64) {
+        ask("writel 0x\(hex(address)) 0x\(hex(value))")
+    }
+    package func write64(_ address: UInt64, _ value: UInt64) {
+        ask("writeq 0x\(hex(address)) 0x\(hex(value))")
+    }
     package func read32(_ address: UInt64) { ask("readl 0x\(hex(address))") }
 
     /// Sends what was added and waits for all answers.

@@ -95,7 +95,10 @@ extension ConformanceCase {
         try rig.expectReaches(2, 0x1000, BoardLayout.buffers)
         try rig.driver.removeEndpoint(endpoint)
         try rig.expectAbortsSilently(2, 0x1000, BoardLayout.buffers)
-        try expect(rig.driver.endpoint(of: StreamID(BoardLayout.streams[2])) == nil, "the stream has an owner")
+        try expect(
+            rig.driver.endpoint(of: StreamID(BoardLayout.streams[2])) == nil,
+            "the stream has an owner"
+        )
         try rig.driver.attach(try rig.addEndpoint(2), to: domain)
         try rig.expectReaches(2, 0x1000, BoardLayout.buffers)
     }

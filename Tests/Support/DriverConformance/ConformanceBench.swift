@@ -53,9 +53,8 @@ package protocol ConformanceBench: AnyObject {
     /// - Parameters:
     ///   - requester: The device: an index of ``BoardLayout/streams``.
     ///   - source: Where from.
-    ///   - target: Where to.
-    /// - Returns: What it writes where it could not read: no other DMA of this machine writes the same.
-    func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws -> UInt32
+    ///   - target: Where to. Where it may not read it writes what it happens to have.
+    func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws
 
     /// Passes on what the machine's interrupt controller has pending.
     func deliverInterrupts() throws

@@ -10,7 +10,10 @@ extension ConformanceCase {
         Self("a fault interrupts, and the driver reads its record and logs it as the kernel does", event),
         Self("many faults come one after the other, across the event queue's end", manyEvents),
         Self("an event queue that is full loses records, and the driver says so and goes on", fullEventQueue),
-        Self("a command that does not exist: GERROR, its place taken by CMD_SYNC, and the queue goes on", badCommand),
+        Self(
+            "a command that does not exist: GERROR, its place taken by CMD_SYNC, and the queue goes on",
+            badCommand
+        ),
     ]
 
     private static func event(_ bench: any ConformanceBench) throws {

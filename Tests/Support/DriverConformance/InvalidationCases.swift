@@ -74,7 +74,9 @@ extension ConformanceCase {
         _ = rig.trace.take()
         try rig.unmap(domain, 0x30_1000, 150 << 12)
         let actions = rig.trace.take()
-        let producers = actions.count { if case .write32(RegisterOffset.cmdqProd, _) = $0 { true } else { false } }
+        let producers = actions.count {
+            if case .write32(RegisterOffset.cmdqProd, _) = $0 { true } else { false }
+        }
         let commands = actions.count { if case .command = $0 { true } else { false } }
         // 64, 64, and 22 with the CMD_SYNC.
         try expectEqual(producers, 3, "how often CMDQ_PROD was written")

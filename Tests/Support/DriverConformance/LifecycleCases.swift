@@ -8,7 +8,9 @@ import SMMUv3Spec
 extension ConformanceBench {
     /// A register as it is.
     func register(_ offset: UInt64) throws -> UInt32 {
-        UInt32(truncatingIfNeeded: try access.load(.word, at: PhysicalAddress(BoardLayout.registers + offset)))
+        UInt32(
+            truncatingIfNeeded: try access.load(.word, at: PhysicalAddress(BoardLayout.registers + offset))
+        )
     }
 }
 

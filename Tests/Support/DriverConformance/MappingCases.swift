@@ -23,7 +23,7 @@ extension ConformanceCase {
         try rig.driver.attach(try rig.addEndpoint(0), to: domain)
         try rig.map(domain, 0x1000, to: BoardLayout.buffers, 0x1000, .read)
         try rig.put(BoardLayout.buffers, 0xC0FFEE)
-        _ = try bench.copy(0, from: 0x1000, to: Rig.drain)
+        try bench.copy(0, from: 0x1000, to: Rig.drain)
         try expectEqual(try rig.word(Rig.drainMemory), 0xC0FFEE, "what a device read")
         try rig.expectAborts(0, 0x1004, BoardLayout.buffers + 4)
         try rig.expectEvents([.fPermission], 0, 0x1004, isRead: false)

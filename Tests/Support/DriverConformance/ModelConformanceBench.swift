@@ -38,7 +38,8 @@ package final class ModelConformanceBench: ConformanceBench {
         )
         self.smmu = smmu
         ports = BoardLayout.streams.map { smmu.makePort(for: StreamID($0)) }
-        guard let window = AddressRange(start: BoardLayout.registers, byteCount: RegisterOffset.windowByteCount)
+        guard
+            let window = AddressRange(start: BoardLayout.registers, byteCount: RegisterOffset.windowByteCount)
         else { preconditionFailure("the window is in the address space") }
         try bus.addWindow(smmu, at: window, name: "smmu")
     }
@@ -50,7 +51,9 @@ package final class ModelConformanceBench: ConformanceBench {
     }
 
     private func nextWord() throws -> UInt32 {
-        guard dmaCount < BoardLayout.dmaCount else { throw ConformanceFailure("too many DMAs for one machine") }
+        guard dmaCount < BoardLayout.dmaCount else {
+            throw ConformanceFailure("too many DMAs for one machine")
+        }
         defer { dmaCount += 1 }
         return BoardLayout.word(dmaCount)
     }
@@ -61,9 +64,8 @@ package final class ModelConformanceBench: ConformanceBench {
         return word
     }
 
-    package func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws -> UInt32 {
-        let before = try nextWord()
-        var word = before
+    package func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws {
+        var word = try nextWord()
         do throws(DMAFault) {
             var found: UInt32 = 0
             try withUnsafeMutableBytes(of: &found) { (bytes) throws(DMAFault) in
@@ -78,7 +80,6 @@ package final class ModelConformanceBench: ConformanceBench {
             // The device goes on with what it has; the event queue tells of the fault.
         }
         store(requester, word, target)
-        return before
     }
 
     private func store(_ requester: Int, _ word: UInt32, _ iova: UInt64) {

@@ -106,13 +106,17 @@ package final class QEMUConformanceBench: ConformanceBench {
     private func transfer(_ requester: Int, from: UInt64, to: UInt64, _ count: UInt64, _ command: UInt64)
         -> [String]
     {
-        ([(0x80, from), (0x88, to), (0x90, count), (0x98, command)] as [(UInt64, UInt64)]).map { offset, value in
+        ([(0x80, from), (0x88, to), (0x90, count), (0x98, command)] as [(UInt64, UInt64)]).map {
+            offset,
+            value in
             "writeq \(hex(bar(requester) + offset)) \(hex(value))"
         } + ["clock_step 100000000"]
     }
 
     private func nextSlot() throws -> (word: UInt32, address: UInt64) {
-        guard dmaCount < BoardLayout.dmaCount else { throw ConformanceFailure("too many DMAs for one machine") }
+        guard dmaCount < BoardLayout.dmaCount else {
+            throw ConformanceFailure("too many DMAs for one machine")
+        }
         defer { dmaCount += 1 }
         return (BoardLayout.word(dmaCount), Self.deviceBuffer + UInt64(dmaCount) * 4)
     }
@@ -123,13 +127,12 @@ package final class QEMUConformanceBench: ConformanceBench {
         return slot.word
     }
 
-    package func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws -> UInt32 {
+    package func copy(_ requester: Int, from source: UInt64, to target: UInt64) throws {
         let slot = try nextSlot()
         _ = try machine.ask(
             transfer(requester, from: source, to: slot.address, 4, 0b001)
                 + transfer(requester, from: slot.address, to: target, 4, 0b011)
         )
-        return slot.word
     }
 
     // MARK: Interrupts

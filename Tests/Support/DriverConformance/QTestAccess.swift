@@ -9,8 +9,11 @@ import Synchronization
 ///
 /// Writes are sent without waiting for their answers; the next read waits for them all, so order is as asked.
 final class QTestAccess: PhysicalAccess {
-    /// So many answers wait at most: more would fill the socket.
-    private static let postedLimit = 512
+    /// So many answers wait at most.
+    ///
+    /// QEMU sends each by itself, and a socket holds no more than some 270 such; while QEMU cannot send it does not read,
+    /// and we would wait for it with lines of our own.
+    private static let postedLimit = 128
 
     private let process: Mutex<QEMUProcess>
     private let firstFailure = Mutex<QEMUError?>(nil)
