@@ -63,7 +63,13 @@ package final class SMMUv3Driver: Sendable {
             clock: options.clock
         )
         var probe = HardwareProbe(registers: registers, isCoherent: options.isCoherent, log: log)
-        let features = try probe.run()
+        let features: SMMUFeatures
+        do throws(SMMUDriverError) {
+            features = try probe.run()
+        } catch {
+            if case .unsupportedHardware(_, _, let reason) = error { log.note(.error, reason) }
+            throw error
+        }
         let structures = try DriverStructures(registers, features, options, frames, log)
 
         name = options.name
