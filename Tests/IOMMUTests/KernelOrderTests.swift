@@ -158,7 +158,7 @@ struct KernelOrderTests {
 
     /// The STE of stream 0x103, in the first level-2 table.
     static let entry: UInt64 = 0x4001_00C0
-    /// CMDQ_OP_CFGI_STE, CMDQ_OP_CFGI_CD: SID in [63:32], LEAF in [64]. CMDQ_OP_PREFETCH_CFG: SID.
+    // CMDQ_OP_CFGI_STE, CMDQ_OP_CFGI_CD: SID in [63:32], LEAF in [64]. CMDQ_OP_PREFETCH_CFG: SID.
     static let cfgiSTE = "cmd 0300000003010000 0100000000000000"
     static let cfgiCD = "cmd 0500000003010000 0100000000000000"
     static let prefetch = "cmd 0100000003010000 0000000000000000"
