@@ -1,5 +1,5 @@
-// An SMMU that does not answer, or that writes nonsense: each wait has an end, an error and the kernel's message, and
-// afterwards the driver goes on or another one starts.
+// An SMMU that does not answer, or that writes nonsense: each wait has an end, an error and the kernel's
+// message, and afterwards the driver goes on or another one starts.
 
 import AddressSpace
 import DeviceModel

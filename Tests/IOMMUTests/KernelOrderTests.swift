@@ -1,5 +1,5 @@
-// Golden traces: what Linux 6.18's arm-smmu-v3 does to registers and memory, byte by byte, written down by hand from
-// its functions (named beside each part), and compared with every access that the driver makes.
+// Golden traces: what Linux 6.18's arm-smmu-v3 does to registers and memory, byte by byte, written down by
+// hand from its functions (named beside each part), and compared with every access that the driver makes.
 
 import AddressSpace
 import DeviceModel
@@ -11,11 +11,12 @@ import Testing
 
 @Suite("The kernel's order")
 struct KernelOrderTests {
-    /// arm_smmu_cmdq_build_cmd, CMDQ_OP_CMD_SYNC without MSI: opcode 0x46, CS = SEV in [13:12], MSH = ISH in [23:22],
-    /// MSIATTR = OIWB in [27:24].
+    /// arm_smmu_cmdq_build_cmd, CMDQ_OP_CMD_SYNC without MSI: opcode 0x46, CS = SEV in [13:12], MSH = ISH in
+    /// [23:22], MSIATTR = OIWB in [27:24].
     static let sync = "cmd 4620c00f00000000 0000000000000000"
 
-    /// arm_smmu_cmdq_issue_cmdlist for commands with a CMD_SYNC: entries, CMDQ_PROD, and CMDQ_CONS until it is there.
+    /// arm_smmu_cmdq_issue_cmdlist for commands with a CMD_SYNC: entries, CMDQ_PROD, and CMDQ_CONS until it
+    /// is there.
     static func issued(_ commands: [String], from position: UInt32, log2Count: UInt32 = 10) -> [String] {
         let end = hex(
             (position + UInt32(commands.count) + 1) & ((2 << log2Count) - 1),
@@ -78,7 +79,8 @@ struct KernelOrderTests {
         let driver = try bench.start()
         let off = [
             "r32 020 0000000d",
-            // arm_smmu_update_gbpa(GBPA_ABORT, 0): one read until Update is clear, ABORT in bit 20, Update in bit 31.
+            // arm_smmu_update_gbpa(GBPA_ABORT, 0): one read until Update is clear, ABORT in bit 20, Update in
+            // bit 31.
             "r32 044 00001000", "w32 044 80101000", "r32 044 00101000",
             // arm_smmu_device_disable.
             "w32 020 00000000", "r32 024 00000000",
@@ -178,7 +180,8 @@ struct KernelOrderTests {
     @Test func aDeviceThatIsProbedIsOneStoreToLevel1() throws {
         let bench = WireBench()
         let (driver, _) = try Self.startWithEndpoint(bench)
-        // arm_smmu_write_strtab_l1_desc: SPAN = STRTAB_SPLIT + 1, L2PTR. The table below it was filled before.
+        // arm_smmu_write_strtab_l1_desc: SPAN = STRTAB_SPLIT + 1, L2PTR. The table below it was filled
+        // before.
         #expect(bench.wire.take() == [Self.store(0x4000_4008, 0x4001_0009)])
         driver.stop()
     }
@@ -198,11 +201,12 @@ struct KernelOrderTests {
     /// arm_smmu_attach_dev, stage 1, from an aborting STE.
     private static func attachTrace(_ context: UInt64, _ root: UInt64) -> [String] {
         // arm_smmu_write_cd_entry of arm_smmu_make_s1_cd into a CD of zeros: all but word 0, then word 0.
-        // T0SZ 16, IRGN = ORGN = 1, SH = 3, EPD1, V; IPS 44 bits, AA64, R, A, ASET, ASID 1. MAIR of io-pgtable-arm.
+        // T0SZ 16, IRGN = ORGN = 1, SH = 3, EPD1, V; IPS 44 bits, AA64, R, A, ASET, ASID 1. MAIR of
+        // io-pgtable-arm.
         [store(context + 8, root), store(context + 24, 0xF404_FF44)] + issued([cfgiCD], from: 4)
             + [store(context, 0x0001_E204_C000_3510)] + issued([cfgiCD], from: 6)
-            // arm_smmu_write_ste of arm_smmu_make_cdtable_ste: S1DSS = SSID0, S1CIR = S1COR = WBRA, S1CSH = ISH; then
-            // V and Config = S1_TRANS with the table's address.
+            // arm_smmu_write_ste of arm_smmu_make_cdtable_ste: S1DSS = SSID0, S1CIR = S1COR = WBRA, S1CSH =
+            // ISH; then V and Config = S1_TRANS with the table's address.
             + [store(entry + 8, 0xD6)] + issued([cfgiSTE], from: 8)
             + [store(entry, context | 0xB)] + issued([cfgiSTE], from: 10)
             // CMDQ_OP_PREFETCH_CFG, without CMD_SYNC.
@@ -333,7 +337,8 @@ struct KernelOrderTests {
         #expect(
             bench.wire.take()
                 == (0..<3).map { Self.store(table + 0x800 + $0 * 8, 0) }
-                // __arm_smmu_tlb_inv_range with RIL: NUM = 2 in [16:12], ASID 1; LEAF, TTL = 3, TG = 1, the address.
+                // __arm_smmu_tlb_inv_range with RIL: NUM = 2 in [16:12], ASID 1; LEAF, TTL = 3, TG = 1, the
+                // address.
                 + Self.issued(["cmd 1220000000000100 0107100000000000"], from: 4)
         )
         driver.stop()
@@ -355,8 +360,8 @@ struct KernelOrderTests {
         _ = try domain.unmap(IOVirtualAddress(0x20_0000), byteCount: 0x20_0000)
         #expect(
             bench.wire.take()
-                // __arm_lpae_clear_pte at index 1 of level 2, then io_pgtable_tlb_flush_walk: 512 pages, SCALE = 9 in
-                // [24:20], no LEAF, TTL 0.
+                // __arm_lpae_clear_pte at index 1 of level 2, then io_pgtable_tlb_flush_walk: 512 pages,
+                // SCALE = 9 in [24:20], no LEAF, TTL 0.
                 == [Self.store(middle + 8, 0)]
                 + Self.issued(["cmd 1200900000000100 0004200000000000"], from: 4)
         )
@@ -387,7 +392,8 @@ struct KernelOrderTests {
             bench.wire.take() == [
                 // arm_smmu_gerror_handler finds nothing.
                 "r32 060 00000000", "r32 064 00000000",
-                // arm_smmu_evtq_thread: queue_sync_prod_in, queue_remove_raw twice, and once more whether that was all.
+                // arm_smmu_evtq_thread: queue_sync_prod_in, queue_remove_raw twice, and once more whether
+                // that was all.
                 "r32 100a8 00000002", "w32 100ac 00000001", "w32 100ac 00000002", "r32 100a8 00000002",
             ]
         )
@@ -403,8 +409,8 @@ struct KernelOrderTests {
         #expect(
             bench.wire.take() == [
                 "cmd 3000000000000000 0000000000000000", Self.sync, "w32 098 00000006", "r32 09c 01000004",
-                // arm_smmu_gerror_handler: CMDQ_ERR; __arm_smmu_cmdq_skip_err reads CMDQ_CONS and stores a CMD_SYNC at
-                // the place that it names.
+                // arm_smmu_gerror_handler: CMDQ_ERR; __arm_smmu_cmdq_skip_err reads CMDQ_CONS and stores a
+                // CMD_SYNC at the place that it names.
                 "r32 060 00000001", "r32 064 00000000", "r32 09c 01000004", Self.sync,
                 // GERRORN as GERROR was.
                 "w32 064 00000001", "r32 09c 00000006",

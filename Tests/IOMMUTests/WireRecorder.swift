@@ -1,5 +1,5 @@
-// Everything that the driver does to hardware and to what hardware reads, in order, as text; and registers that are
-// stuck.
+// Everything that the driver does to hardware and to what hardware reads, in order, as text; and registers
+// that are stuck.
 
 import AddressSpace
 import DeviceModel

@@ -4,7 +4,8 @@ package import DeviceModel
 import IOMMU
 import Synchronization
 
-/// A way in which a machine's SMMU is known to differ from the architecture, where the list of cases meets it.
+/// A way in which a machine's SMMU is known to differ from the architecture, where the list of cases meets
+/// it.
 package enum Deviation: String, Sendable, CaseIterable, Hashable {
     /// AP[1] refuses nothing: every access is privileged.
     case alwaysPrivileged = "always-privileged"
@@ -30,8 +31,8 @@ package enum Capability: String, Sendable, CaseIterable, Hashable {
 
 /// One machine in the state in which it is switched on.
 ///
-/// What the driver does goes through `access`, interrupts come on `eventQueueLine` and `globalErrorLine`, and its
-/// time is `clock`. Its layout is that of QEMU's `virt`, see ``BoardLayout``.
+/// What the driver does goes through `access`, interrupts come on `eventQueueLine` and `globalErrorLine`, and
+/// its time is `clock`. Its layout is that of QEMU's `virt`, see ``BoardLayout``.
 package protocol ConformanceBench: AnyObject {
     /// Registers and memory as the machine's processor would reach them.
     var access: any PhysicalAccess { get }

@@ -25,8 +25,8 @@ func expectEqual<Value: Equatable>(_ found: Value, _ wanted: Value, _ what: Stri
     try expect(found == wanted, "\(what) is \(found), not \(wanted)", line: line)
 }
 
-/// A bench's memory and registers with what one case changes about them: bits of the identification registers that the
-/// driver does not get to see, and a command that is spoiled on its way.
+/// A bench's memory and registers with what one case changes about them: bits of the identification registers
+/// that the driver does not get to see, and a command that is spoiled on its way.
 final class AdaptedAccess: PhysicalAccess {
     private struct State {
         /// By offset.
@@ -55,7 +55,8 @@ final class AdaptedAccess: PhysicalAccess {
 
     func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
         let isSpoiled = state.withLock { state in
-            // The first words of commands alone have an opcode, and a queue's entries are aligned to 16 bytes.
+            // The first words of commands alone have an opcode, and a queue's entries are aligned to 16
+            // bytes.
             guard width == .doubleword, address.rawValue >= BoardLayout.ram, address.rawValue & 15 == 0,
                 let opcode = state.commandToSpoil, UInt8(truncatingIfNeeded: value) == opcode
             else { return false }

@@ -45,7 +45,8 @@ extension ConformanceCase {
         }
     }
 
-    /// Each size is mapped, reached at both ends, unmapped and not reached any more; what is next to it stays.
+    /// Each size is mapped, reached at both ends, unmapped and not reached any more; what is next to it
+    /// stays.
     private static func sizes(_ granule: PageTableGranule, _ bench: any ConformanceBench) throws {
         let rig = try Rig(bench)
         let domain = try rig.makeDomain(granule: granule)

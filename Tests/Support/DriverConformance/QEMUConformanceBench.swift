@@ -1,4 +1,5 @@
-// QEMU as the machine: its `virt` with an SMMUv3, its `edu` devices as the devices, its GIC for the interrupts.
+// QEMU as the machine: its `virt` with an SMMUv3, its `edu` devices as the devices, its GIC for the
+// interrupts.
 
 import AddressSpace
 package import DeviceModel

@@ -11,8 +11,8 @@ import Synchronization
 final class QTestAccess: PhysicalAccess {
     /// So many answers wait at most.
     ///
-    /// QEMU sends each by itself, and a socket holds no more than some 270 such; while QEMU cannot send it does not read,
-    /// and we would wait for it with lines of our own.
+    /// QEMU sends each by itself, and a socket holds no more than some 270 such; while QEMU cannot send it
+    /// does not read, and we would wait for it with lines of our own.
     private static let postedLimit = 128
 
     private let process: Mutex<QEMUProcess>
@@ -106,7 +106,8 @@ final class QTestAccess: PhysicalAccess {
         )
     }
 
-    /// Not atomic: nobody else writes memory, as QEMU's SMMU updates no descriptor and its processors stand still.
+    /// Not atomic: nobody else writes memory, as QEMU's SMMU updates no descriptor and its processors stand
+    /// still.
     func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress) throws(BusError)
         -> UInt64
     {
