@@ -38,7 +38,7 @@ extension BoardBuilder {
             guard isGood else {
                 log.report(
                     DeviceTreeDiagnostic(
-                        path: "RAM",
+                        path: "--ram",
                         problem: "\(range)",
                         remedy: "RAM starts and ends on 4 KiB, and within 52 bits",
                         origin: .request
@@ -47,7 +47,7 @@ extension BoardBuilder {
                 return nil
             }
             claims.append(
-                AddressClaim(range: range, kind: .ram, path: "RAM", property: "\(range)", origin: .request)
+                AddressClaim(range: range, kind: .ram, path: "--ram", property: "\(range)", origin: .request)
             )
             return MemoryRegion(path: "/memory@" + String(range.first, radix: 16), range: range)
         }

@@ -81,9 +81,9 @@ extension BoardDescription {
             ram = [range]
             builder.log.warn(
                 DeviceTreeDiagnostic(
-                    path: "RAM",
-                    problem: "an IORT says nothing of it, and nobody else does: \(range) is RAM",
-                    remedy: "--ram ADDRESS,SIZE says where it is",
+                    path: "--ram",
+                    problem: "missing, and an IORT says nothing of RAM: \(range) is RAM",
+                    remedy: "--ram ADDRESS,SIZE puts it elsewhere",
                     origin: .request
                 )
             )

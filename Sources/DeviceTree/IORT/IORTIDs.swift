@@ -63,53 +63,55 @@ enum IORTOverlap: Equatable {
 }
 
 extension IORTIDMap {
-    /// Resolves ranges as Linux does: an ID is the first mapping's that has it, but one at the end of a mapping is the
-    /// mapping's that begins with it.
+    /// A mapping on its way to ranges.
+    private struct Whole {
+        let range: IORTIDRange
+        /// Whether it has more than one ID.
+        let isLong: Bool
+    }
+
+    /// Resolves mappings as Linux does: an ID is the first one's that has it; but where it is the last ID of that one, and
+    /// a later one begins with it, it is the later one's.
     ///
     /// - Parameters:
     ///   - mappings: Mappings with their indices, none of them single; the table's checks keep them within 32 bits.
     ///   - note: Hears of overlaps.
     init(_ mappings: [(index: Int, mapping: IORTMapping)], note: (IORTOverlap) -> Void) {
-        var starts: [UInt32: [Int]] = [:]
-        for (index, mapping) in mappings { starts[mapping.inputBase, default: []].append(index) }
         let whole = mappings.map { index, mapping in
-            var last = mapping.inputBase &+ mapping.countMinusOne
-            if mapping.countMinusOne > 0, let next = starts[last]?.first(where: { $0 != index }) {
-                note(.countTooLarge(mapping: index, next: next, id: last))
-                last -= 1
-            }
-            return IORTIDRange(
+            let range = IORTIDRange(
                 first: mapping.inputBase,
-                last: last,
+                last: mapping.inputBase &+ mapping.countMinusOne,
                 output: mapping.outputBase,
                 target: mapping.outputReference,
                 mapping: index
             )
+            return Whole(range: range, isLong: mapping.countMinusOne > 0)
         }
-        let sorted = whole.sorted { ($0.first, $0.mapping) < ($1.first, $1.mapping) }
-        let isDisjoint = zip(sorted, sorted.dropFirst()).allSatisfy { $0.last < $1.first }
-        ranges = isDisjoint ? sorted : Self.resolved(sorted, note: note)
+        let sorted = whole.sorted { ($0.range.first, $0.range.mapping) < ($1.range.first, $1.range.mapping) }
+        let isDisjoint = zip(sorted, sorted.dropFirst()).allSatisfy { $0.range.last < $1.range.first }
+        ranges = isDisjoint ? sorted.map(\.range) : Self.resolved(sorted, note: note)
     }
 
-    /// Goes through the IDs from low to high with those ranges at hand that have them; the lowest index wins.
-    private static func resolved(_ sorted: [IORTIDRange], note: (IORTOverlap) -> Void) -> [IORTIDRange] {
+    /// Goes through the IDs from low to high with those mappings at hand that have them.
+    private static func resolved(_ sorted: [Whole], note: (IORTOverlap) -> Void) -> [IORTIDRange] {
         var result: [IORTIDRange] = []
-        var open: [IORTIDRange] = []
-        var edges = Set(sorted.map { UInt64($0.first) })
-        edges.formUnion(sorted.map { UInt64($0.last) + 1 })
+        var open: [Whole] = []
+        // Between two edges all IDs have the same mappings, and the last ID of each stands alone.
+        var edges: Set<UInt64> = []
+        for whole in sorted {
+            let last = UInt64(whole.range.last)
+            edges.formUnion([UInt64(whole.range.first), last, last + 1])
+        }
         let ordered = edges.sorted()
         var waiting = sorted[...]
         for (start, end) in zip(ordered, ordered.dropFirst()) {
-            open.removeAll { UInt64($0.last) < start }
-            while let next = waiting.first, UInt64(next.first) <= start {
-                for other in open {
-                    let (first, second) = (min(other.mapping, next.mapping), max(other.mapping, next.mapping))
-                    note(.both(first: first, second: second, id: next.first))
-                }
+            open.removeAll { UInt64($0.range.last) < start }
+            while let next = waiting.first, UInt64(next.range.first) <= start {
+                for other in open { note(overlap(of: other, next)) }
                 open.append(waiting.removeFirst())
             }
             let (low, high) = (UInt32(truncatingIfNeeded: start), UInt32(truncatingIfNeeded: end - 1))
-            guard let winner = open.min(by: { $0.mapping < $1.mapping })?.clipped(low, high) else { continue }
+            guard let winner = winner(of: open, from: low)?.clipped(low, high) else { continue }
             if let before = result.last, before.mapping == winner.mapping, before.last &+ 1 == winner.first {
                 result[result.count - 1].last = winner.last
             } else {
@@ -117,5 +119,21 @@ extension IORTIDMap {
             }
         }
         return result
+    }
+
+    private static func winner(of open: [Whole], from id: UInt32) -> IORTIDRange? {
+        guard let first = open.min(by: { $0.range.mapping < $1.range.mapping }) else { return nil }
+        guard first.isLong, first.range.last == id else { return first.range }
+        let later = open.filter { $0.range.first == id && $0.range.mapping != first.range.mapping }
+        return later.min { $0.range.mapping < $1.range.mapping }?.range ?? first.range
+    }
+
+    /// What two mappings are to each other of which the second begins within the first.
+    private static func overlap(of one: Whole, _ next: Whole) -> IORTOverlap {
+        let (first, second) = (one.range.mapping, next.range.mapping)
+        if one.isLong, one.range.last == next.range.first {
+            return .countTooLarge(mapping: first, next: second, id: next.range.first)
+        }
+        return .both(first: min(first, second), second: max(first, second), id: next.range.first)
     }
 }
