@@ -408,7 +408,8 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "ACPITables", "AddressSpace", "BareMachine", "BlockStorage", "CLinux", "ControlProtocol",
-                "DeviceModel", "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "DeviceModel", "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost",
+                "PMCG",
                 "PlatformDevices", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
                 "Virtio",
             ],

@@ -50,7 +50,9 @@ enum NoTable {
             return ("a device tree blob", "give it as BOARD.dtb, without --iort")
         }
         let head = bytes.prefix(4096)
-        let isText = head.allSatisfy { (0x20..<0x7f).contains($0) || (0x09...0x0d).contains($0) || $0 >= 0x80 }
+        let isText = head.allSatisfy {
+            (0x20..<0x7f).contains($0) || (0x09...0x0d).contains($0) || $0 >= 0x80
+        }
         if isText { return textKind(String(decoding: head, as: UTF8.self)) }
         let table = TableBytes(bytes[...])
         let isSignature = bytes.prefix(4).allSatisfy {

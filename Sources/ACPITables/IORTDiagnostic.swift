@@ -23,7 +23,8 @@ package struct IORTDiagnostic: Error, Hashable, Sendable {
 extension IORTDiagnostic: CustomStringConvertible {
     /// One line: `IORT node 0x48 (SMMUv3): Base Address: is 0x0; …`.
     package var description: String {
-        [node, field].compactMap { $0 }.map { $0 + ": " }.joined() + problem + (remedy.map { "; " + $0 } ?? "")
+        [node, field].compactMap { $0 }.map { $0 + ": " }.joined() + problem
+            + (remedy.map { "; " + $0 } ?? "")
     }
 }
 

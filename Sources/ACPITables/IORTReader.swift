@@ -18,7 +18,9 @@ struct IORTReader {
     mutating func readNodes(count: UInt32, offset: UInt32, revision: UInt8) -> [IORTNode] {
         tableRevision = revision
         guard count > 0 else {
-            log.warn(IORTDiagnostic(field: "Node Count", problem: "is 0", remedy: "the table describes nothing"))
+            log.warn(
+                IORTDiagnostic(field: "Node Count", problem: "is 0", remedy: "the table describes nothing")
+            )
             return []
         }
         guard let first = Int(exactly: offset), first >= IORTTable.headerByteCount, first < table.count else {
@@ -26,7 +28,8 @@ struct IORTReader {
                 IORTDiagnostic(
                     field: "Node Offset",
                     problem: "is \(hex(offset))",
-                    remedy: "the first node is behind the header of \(hex(IORTTable.headerByteCount)) bytes, and in the "
+                    remedy:
+                        "the first node is behind the header of \(hex(IORTTable.headerByteCount)) bytes, and in the "
                         + "table's \(hex(table.count))"
                 )
             )
@@ -279,10 +282,20 @@ struct IORTReader {
             deviceIDMappingIndex: node.revision == 0 ? 0 : node.uint32(at: 64)
         )
         if smmu.model.rawValue > 2 {
-            warn(node, "Model", "is \(hex(smmu.model.rawValue))", "known are 0 to 2; it is taken as 0, generic")
+            warn(
+                node,
+                "Model",
+                "is \(hex(smmu.model.rawValue))",
+                "known are 0 to 2; it is taken as 0, generic"
+            )
         }
         if smmu.httuOverride == 3 {
-            report(node, "HTTU Override", "is 3", "it is 0 for none, 1 for the Access flag, 2 for dirty state too")
+            report(
+                node,
+                "HTTU Override",
+                "is 3",
+                "it is 0 for none, 1 for the Access flag, 2 for dirty state too"
+            )
         }
         return .smmuV3(smmu)
     }
@@ -324,7 +337,8 @@ struct IORTReader {
                         node: node.label,
                         field: "Identifier",
                         problem: "is \(node.identifier), as that of \(other.label)",
-                        remedy: "from revision 3 of the table on each node has its own; nothing here depends on it"
+                        remedy:
+                            "from revision 3 of the table on each node has its own; nothing here depends on it"
                     )
                 )
             } else {

@@ -53,9 +53,12 @@ package struct IORTTable: Equatable, Sendable {
 
     // MARK: - The table as a whole
 
-    private static func checkedTable(_ bytes: [UInt8], _ log: inout IORTLog) throws(IORTErrors) -> TableBytes {
+    private static func checkedTable(_ bytes: [UInt8], _ log: inout IORTLog) throws(IORTErrors) -> TableBytes
+    {
         // The text of acpidump begins with the signature too.
-        guard bytes.starts(with: Array("IORT".utf8)), !isText(bytes) else { throw IORTErrors(NoTable.diagnostic(bytes)) }
+        guard bytes.starts(with: Array("IORT".utf8)), !isText(bytes) else {
+            throw IORTErrors(NoTable.diagnostic(bytes))
+        }
         let file = TableBytes(bytes[...])
         guard bytes.count <= maximumByteCount else {
             throw IORTErrors(
@@ -103,7 +106,8 @@ package struct IORTTable: Equatable, Sendable {
     }
 
     private static func isText(_ bytes: [UInt8]) -> Bool {
-        bytes.count > 4 && bytes.prefix(256).allSatisfy { (0x20..<0x7f).contains($0) || (0x09...0x0d).contains($0) }
+        bytes.count > 4
+            && bytes.prefix(256).allSatisfy { (0x20..<0x7f).contains($0) || (0x09...0x0d).contains($0) }
     }
 
     private static func checkHeader(_ table: TableBytes, _ log: inout IORTLog) {
@@ -113,7 +117,8 @@ package struct IORTTable: Equatable, Sendable {
                 IORTDiagnostic(
                     field: "Checksum",
                     problem: "is \(hex(stored)), and the bytes add up to \(hex(table.sum))",
-                    remedy: "all bytes of a table add up to 0: \(hex(stored &- table.sum)) would be right, if it is "
+                    remedy:
+                        "all bytes of a table add up to 0: \(hex(stored &- table.sum)) would be right, if it is "
                         + "not damaged"
                 )
             )

@@ -19,7 +19,8 @@ extension BoardDescription {
     ///   - iort: The table; nil where there is none.
     ///   - ram: RAM beside the tree's. A board without a tree has ``defaultRAM`` where this is empty, with a warning.
     /// - Throws: ``DeviceTreeErrors`` with everything that is wrong.
-    package static func load(tree: [UInt8]?, iort: [UInt8]?, ram: [AddressRange] = []) throws(DeviceTreeErrors)
+    package static func load(tree: [UInt8]?, iort: [UInt8]?, ram: [AddressRange] = [])
+        throws(DeviceTreeErrors)
         -> BoardDescription
     {
         let parsedTree = try tree.map { (bytes) throws(DeviceTreeErrors) in try FlattenedDeviceTree(bytes) }
@@ -71,7 +72,9 @@ extension BoardDescription {
     /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
     package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) { try self.init(tree, nil, ram: []) }
 
-    private init(_ tree: FlattenedDeviceTree?, _ iort: IORTTable?, ram: [AddressRange]) throws(DeviceTreeErrors) {
+    private init(_ tree: FlattenedDeviceTree?, _ iort: IORTTable?, ram: [AddressRange])
+        throws(DeviceTreeErrors)
+    {
         var builder = BoardBuilder(tree: tree ?? .empty)
         for warning in iort?.warnings ?? [] { builder.log.warn(DeviceTreeDiagnostic(warning)) }
         var ram = ram

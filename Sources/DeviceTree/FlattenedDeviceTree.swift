@@ -43,7 +43,9 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
     }
 
     /// A tree with nothing but its root: that of a board which another table describes.
-    static let empty = Self(root: DeviceTreeNode(index: 0, parentIndex: nil, name: "", path: "/", properties: []))
+    static let empty = Self(
+        root: DeviceTreeNode(index: 0, parentIndex: nil, name: "", path: "/", properties: [])
+    )
 
     private init(root: DeviceTreeNode) {
         nodes = [root]

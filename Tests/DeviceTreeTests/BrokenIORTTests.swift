@@ -60,7 +60,8 @@ struct BrokenIORT: CustomTestStringConvertible, Sendable {
         ),
         BrokenIORT(
             "IORT node 0x154 (PMCG): Page 0 Base Address: 0x2b410000-0x2b410fff overlaps 0x2b400000-0x2b41ffff, which is a "
-                + "register region of IORT node 0x4c (SMMUv3); RAM and register regions each need addresses of their own",
+                + "register region of IORT node 0x4c (SMMUv3); RAM and register regions each need addresses of "
+                + "their own",
             IORTChange(0x164, 0x2B41_0000)
         ),
         BrokenIORT(
@@ -297,8 +298,8 @@ struct BrokenIORTTests {
         let output: UInt32
     }
 
-    /// What iort_node_map_id's search comes to: first match wins, but a match at the end of a range is only kept until a
-    /// range begins with that ID.
+    /// What iort_node_map_id's search comes to: first match wins, but a match at the end of a range is only kept
+    /// until a range begins with that ID.
     private func linuxOutput(for id: UInt32, _ mappings: [RandomMapping]) -> UInt32? {
         var kept: UInt32?
         for mapping in mappings where id >= mapping.input && id <= mapping.input + mapping.count {
@@ -313,7 +314,9 @@ struct BrokenIORTTests {
     /// A table with an SMMUv3 and a root complex with these mappings to it.
     private func table(of mappings: [RandomMapping]) throws -> IORTFixture {
         var bytes = Array(try IORTFixture("everything").bytes.prefix(0x30))
-        func word(_ value: UInt32) { for shift in [0, 8, 16, 24] { bytes.append(UInt8(value >> UInt32(shift) & 0xFF)) } }
+        func word(_ value: UInt32) {
+            for shift in [0, 8, 16, 24] { bytes.append(UInt8(value >> UInt32(shift) & 0xFF)) }
+        }
         // SMMUv3 of revision 0 at 0x30: 60 bytes, at 0x1000_0000, with an event interrupt.
         bytes += [4, 60, 0, 0]
         for value in [0, 0, 0, 0x1000_0000, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0] as [UInt32] { word(value) }

@@ -132,7 +132,9 @@ struct IORTBoardTests {
         let board = try everything()
         #expect(board.reservedMemory.map(\.path) == ["/iort/rmr@88300000", "/iort/rmr@89000000"])
         #expect(
-            board.reservedMemory.map(\.range) == [range(0x8830_0000, 0x10_0000), range(0x8900_0000, 0x1_0000)]
+            board.reservedMemory.map(\.range) == [
+                range(0x8830_0000, 0x10_0000), range(0x8900_0000, 0x1_0000),
+            ]
         )
         #expect(
             board.reservedMemory.map(\.iommuAddresses) == [
@@ -199,7 +201,8 @@ struct IORTBoardTests {
         #expect(smmu.registers == range(0x905_0000, 0x2_0000))
         #expect(
             smmu.lines == [
-                "eventq": iortSPI(74, id: 106), "priq": iortSPI(75, id: 107), "cmdq-sync": iortSPI(76, id: 108),
+                "eventq": iortSPI(74, id: 106), "priq": iortSPI(75, id: 107),
+                "cmdq-sync": iortSPI(76, id: 108),
                 "gerror": iortSPI(77, id: 109),
             ]
         )
@@ -239,7 +242,9 @@ struct IORTBoardTests {
         }
     }
 
-    @Test("Before revision 5 an SMMU's mapping index counts unless all interrupts are wired; then by its flag")
+    @Test(
+        "Before revision 5 an SMMU's mapping index counts unless all interrupts are wired; then by its flag"
+    )
     func mappingIndex() throws {
         let table = try IORTFixture("everything")
         // Revision 5, flag cleared: mapping 1 is nobody's.

@@ -209,7 +209,9 @@ extension BoardBuilder {
     mutating func idMap(of node: IORTNode, without own: Int? = nil) -> IORTIDMap {
         var overlaps: [IORTOverlap] = []
         let mappings = node.mappings.enumerated().filter { $0.offset != own && !$0.element.isSingle }
-        if node.type == .smmuV3, let index = node.mappings.indices.first(where: { $0 != own && node.mappings[$0].isSingle }) {
+        if node.type == .smmuV3,
+            let index = node.mappings.indices.first(where: { $0 != own && node.mappings[$0].isSingle })
+        {
             warn(
                 node,
                 "ID mapping \(index): Flags",

@@ -53,7 +53,12 @@ extension BoardBuilder {
         guard let interrupts = interrupts(of: node, smmu, context) else { return nil }
         let msiParent = msiParent(of: node, smmu, context)
         if interrupts.isEmpty, msiParent == nil {
-            warn(node, "Event GSIV", "is 0, and there is no mapping for MSIs", "events can only be polled for")
+            warn(
+                node,
+                "Event GSIV",
+                "is 0, and there is no mapping for MSIs",
+                "events can only be polled for"
+            )
         }
         return SMMUv3Node(
             path: node.boardPath,
@@ -99,7 +104,8 @@ extension BoardBuilder {
         guard let own = ownMapping(of: node, smmu) else {
             let isWanted = node.revision >= 5 && smmu.isDeviceIDMappingIndexValid
             let isTooLarge = smmu.deviceIDMappingIndex >= UInt32(node.mappings.count)
-            let isOldStyle = (1..<5).contains(node.revision) && smmu.gsivs.contains(0) && !node.mappings.isEmpty
+            let isOldStyle =
+                (1..<5).contains(node.revision) && smmu.gsivs.contains(0) && !node.mappings.isEmpty
             guard isWanted || isOldStyle, isTooLarge else { return nil }
             report(
                 node,
@@ -176,7 +182,8 @@ extension BoardBuilder {
 
     /// A page of a counter group: 4 KiB.
     private mutating func page(_ base: UInt64, _ node: IORTNode, _ field: String) -> AddressRange? {
-        guard base != 0, base.isMultiple(of: 0x1000), let range = AddressRange(start: base, byteCount: 0x1000),
+        guard base != 0, base.isMultiple(of: 0x1000),
+            let range = AddressRange(start: base, byteCount: 0x1000),
             range.last < 1 << 52
         else {
             report(
@@ -222,7 +229,9 @@ extension BoardBuilder {
         }
         for (index, descriptor) in rmr.descriptors.enumerated() {
             guard let range = reservedRange(descriptor, index, node) else { continue }
-            if let other = parts.reserved.first(where: { isIORT($0.path) && $0.ranges.contains { $0.overlaps(range) } }) {
+            if let other = parts.reserved.first(where: {
+                isIORT($0.path) && $0.ranges.contains { $0.overlaps(range) }
+            }) {
                 warn(
                     node,
                     "Memory range \(index)",

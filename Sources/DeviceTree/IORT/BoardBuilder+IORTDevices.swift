@@ -94,7 +94,13 @@ extension BoardBuilder {
     private func add(_ range: IORTIDRange, to maps: inout RequesterMaps, _ context: IORTContext) {
         guard let target = context.table.node(at: range.target) else { return }
         let count = range.last - range.first + 1
-        func entry(_ from: UInt32, _ path: String, _ kind: IOMMUReference.Kind?, _ output: UInt32, _ length: UInt32)
+        func entry(
+            _ from: UInt32,
+            _ path: String,
+            _ kind: IOMMUReference.Kind?,
+            _ output: UInt32,
+            _ length: UInt32
+        )
             -> RequesterMapEntry
         {
             RequesterMapEntry(
@@ -153,7 +159,9 @@ extension BoardBuilder {
             )
         }
         let other = Self.host(host.path, complex, maps, [])
-        let edges = (host.msiMap + maps.msi).flatMap { [$0.requesterBase, $0.requesterBase &+ ($0.length &- 1)] }
+        let edges = (host.msiMap + maps.msi).flatMap {
+            [$0.requesterBase, $0.requesterBase &+ ($0.length &- 1)]
+        }
         for edge in edges {
             guard let requester = UInt16(exactly: edge),
                 let one = host.msiController(forRequester: requester),

@@ -70,8 +70,8 @@ extension IORTIDMap {
         let isLong: Bool
     }
 
-    /// Resolves mappings as Linux does: an ID is the first one's that has it; but where it is the last ID of that one, and
-    /// a later one begins with it, it is the later one's.
+    /// Resolves mappings as Linux does: an ID is the first one's that has it; but where it is the last ID of that
+    /// one, and a later one begins with it, it is the later one's.
     ///
     /// - Parameters:
     ///   - mappings: Mappings with their indices, none of them single; the table's checks keep them within 32 bits.
