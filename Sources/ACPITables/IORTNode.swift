@@ -175,7 +175,7 @@ package struct IORTSMMUv3: Equatable, Sendable {
     /// Whether its own accesses are coherent: the override says so for IDR0.COHACC, whatever that reads as.
     package var isCoherent: Bool { flags & 1 != 0 }
     /// HTTU override: 0 none, 1 the Access flag, 2 dirty state too.
-    package var httuOverride: UInt32 { (flags >> 1) & 3 }
+    package var httuOverride: UInt8 { UInt8(truncatingIfNeeded: (flags >> 1) & 3) }
     /// Whether ``proximityDomain`` counts.
     package var isProximityDomainValid: Bool { flags & 1 << 3 != 0 }
     /// Whether ``deviceIDMappingIndex`` counts, from revision 5 of the node on.

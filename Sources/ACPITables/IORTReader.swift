@@ -114,7 +114,8 @@ struct IORTReader {
     private mutating func readMappings(_ node: NodeBytes, behind minimum: Int) -> [IORTMapping] {
         let count = node.uint32(at: 8)
         let offset = node.uint32(at: 12)
-        guard count > 0 else { return [] }
+        // What a type that is not known means by its mappings, nobody knows either.
+        guard count > 0, node.type.rawValue <= IORTNodeType.rmr.rawValue else { return [] }
         guard node.type != .itsGroup else {
             report(node, "Mapping Count", "is \(count)", "an ITS group is where IDs end: it has no mappings")
             return []

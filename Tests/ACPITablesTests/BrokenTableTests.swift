@@ -234,6 +234,12 @@ struct BrokenTableTests {
             ]
         )
         #expect(
+            try warnings(table.without(0x208)) == [
+                "IORT node 0x208 (type 238): Type: is 238; known are 0 to 6; the node is ignored"
+            ],
+            "its mappings too"
+        )
+        #expect(
             try warnings(table.with(IORTChange(0xE0, 9))) == [
                 "IORT node 0xb8 (SMMUv3): Model: is 0x9; known are 0 to 2; it is taken as 0, generic"
             ]

@@ -55,6 +55,11 @@ struct IORTBoardTests {
         #expect(board.smmus.map(\.hasBrokenPrefetchCommand) == [false, true, false])
         #expect(board.smmus.map(\.hasBrokenPage1RegisterSpace) == [false, false, true])
         #expect(board.smmus.map(\.isEnabled) == [true, true, true])
+        #expect(board.smmus.map(\.httuOverride) == [2, 0, 0])
+        // Of the RMRs: their devices are running.
+        #expect(
+            board.smmus.map { $0.firmwareStreams.map(\.rawValue) } == [Array(0x1008...0x1017), [0x42], []]
+        )
         #expect(
             board.smmus.map(\.msiParent) == [
                 MSIParent(controllerPath: "/iort/its@0", specifier: [0x10000]),
@@ -157,7 +162,7 @@ struct IORTBoardTests {
         let limit = ReservedIOVA(range: above48, kind: .reserved, regionPath: "/iort/pcie@0")
         let direct = ReservedIOVA(
             range: range(0x8900_0000, 0x1_0000),
-            kind: .direct,
+            kind: .directRelaxable,
             regionPath: "/iort/rmr@89000000"
         )
         // StreamIDs 0x1008 to 0x1017 are RequesterIDs 8 to 0x17.

@@ -2,10 +2,19 @@
 
 import AddressSpace
 import ControlProtocol
+import DeviceModel
 import DeviceTree
 import IORTFixtures
 import Machine
 import Testing
+
+extension DMAPort {
+    fileprivate func read(_ count: Int, at address: UInt64) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        try bytes.withUnsafeMutableBytes { try read(at: IOVirtualAddress(address), into: $0, .plain) }
+        return bytes
+    }
+}
 
 @Suite("A machine from an IORT alone")
 struct IORTTests {
@@ -76,10 +85,42 @@ struct IORTTests {
         }
         #expect(try address("DMA0", 0x8830_0123) == 0x8830_0123)
         #expect(try address("DMA0", 0x8900_0123) == nil)
-        // RequesterIDs 8 to 0x17 have the other one.
+        // RequesterIDs 8 to 0x17 have the other one. Functions are attached when something is mapped for them.
+        for device in ["0000:00:01.0", "0000:00:03.0"] {
+            _ = try client.call(Methods.IOMMUMap.self, .init(device: device, length: 0x1000))
+        }
         #expect(try address("0000:00:01.0", 0x8900_0123) == 0x8900_0123)
         #expect(try address("0000:00:03.0", 0x8900_0123) == nil)
         #expect(try address("0000:00:01.0", 0x8830_0123) == nil)
+    }
+
+    @Test("What the IORT says of coherence and of HTTU overrules IDR0, with the kernel's words")
+    func overrides() throws {
+        let (machine, client) = try start("everything")
+        defer { machine.stop() }
+        let log = try client.call(Methods.DriverLog.self, .init()).lines
+        let first = log.filter { $0.source == "/iort/smmuv3@2b400000" }.map(\.text)
+        // Bits 21 and 22 of the driver's features: the Access flag, dirty state.
+        #expect(
+            first.contains {
+                $0.contains("IDR0.HTTU features(0x0) overridden by FW configuration (0x600000)")
+            }
+        )
+        let second = log.filter { $0.source == "/iort/smmuv3@2b600000" }.map(\.text)
+        #expect(!second.contains { $0.contains("IDR0.HTTU") })
+    }
+
+    @Test("Devices of an RMR are let through until they are attached")
+    func firmwareStreams() throws {
+        let (machine, _) = try start("everything")
+        defer { machine.stop() }
+        let endpoint = try #require(machine.endpoint(named: "0000:00:01.0"))
+        let port = machine.makePort(
+            for: RequesterIdentity(smmuIndex: 0, streamID: try #require(endpoint.streams.first))
+        )
+        let other = machine.makePort(for: RequesterIdentity(smmuIndex: 0, streamID: StreamID(0x1018)))
+        #expect(throws: Never.self) { try port.read(4, at: 0x8000_0000) }
+        #expect(throws: DMAFault.self) { try other.read(4, at: 0x8000_0000) }
     }
 
     @Test("Addresses that a device cannot drive are not mapped for it")

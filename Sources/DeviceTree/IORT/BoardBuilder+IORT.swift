@@ -61,6 +61,7 @@ extension BoardBuilder {
             guard case .rmr(let range) = node.content else { continue }
             readReservedRanges(node, range, &context, &parts)
         }
+        addFirmwareStreams(of: context, to: &parts)
         var segments: Set<UInt32> = []
         let treeHostCount = parts.hosts.count
         for node in table.nodes {

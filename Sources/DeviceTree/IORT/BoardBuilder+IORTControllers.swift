@@ -69,7 +69,8 @@ extension BoardBuilder {
             msiParent: msiParent,
             isDMACoherent: smmu.isCoherent,
             hasBrokenPrefetchCommand: smmu.model == .hisiliconHi161x,
-            hasBrokenPage1RegisterSpace: isCavium
+            hasBrokenPage1RegisterSpace: isCavium,
+            httuOverride: smmu.httuOverride
         )
     }
 
@@ -241,7 +242,12 @@ extension BoardBuilder {
             }
             let path = IORTNode.reservedPath(range.first)
             iortPaths.insert(path)
-            reserve(range, path, node, &context, region: parts.reserved.count)
+            let iova = ReservedIOVA(
+                range: range,
+                kind: rmr.isRemappingPermitted ? .directRelaxable : .direct,
+                regionPath: path
+            )
+            reserve(iova, node, &context, region: parts.reserved.count)
             parts.reserved.append(
                 ReservedMemory(
                     path: path,
@@ -257,13 +263,11 @@ extension BoardBuilder {
     }
 
     private mutating func reserve(
-        _ range: AddressRange,
-        _ path: String,
+        _ iova: ReservedIOVA,
         _ node: IORTNode,
         _ context: inout IORTContext,
         region: Int
     ) {
-        let iova = ReservedIOVA(range: range, kind: .direct, regionPath: path)
         for mapping in node.mappings {
             guard let smmu = context.table.node(at: mapping.outputReference), smmu.type == .smmuV3 else {
                 continue
@@ -285,6 +289,32 @@ extension BoardBuilder {
                     region: region
                 )
             )
+        }
+    }
+
+    /// More devices than can be running before the system does; each takes an entry of the stream table.
+    private static let firmwareStreamsMax = 1 << 16
+
+    /// Gives each SMMU the StreamIDs whose devices are running.
+    mutating func addFirmwareStreams(of context: IORTContext, to parts: inout BoardParts) {
+        for index in parts.smmus.indices {
+            let smmu = parts.smmus[index]
+            var streams: Set<UInt32> = []
+            for reservation in context.reservations where reservation.smmuPath == smmu.path {
+                guard streams.count + reservation.streams.count <= Self.firmwareStreamsMax else {
+                    log.report(
+                        DeviceTreeDiagnostic(
+                            path: smmu.path,
+                            problem: "RMR nodes name more than \(Self.firmwareStreamsMax) of its StreamIDs",
+                            remedy: "name those of devices that use the memory",
+                            origin: .iort
+                        )
+                    )
+                    break
+                }
+                streams.formUnion(reservation.streams)
+            }
+            parts.smmus[index].firmwareStreams = streams.sorted().map { StreamID($0) }
         }
     }
 

@@ -5,6 +5,8 @@ import Glibc
 /// A test cannot get at its table.
 package struct IORTFixtureError: Error, CustomStringConvertible {
     package let description: String
+
+    package init(description: String) { self.description = description }
 }
 
 /// A table, and what a test changes in it.
