@@ -154,8 +154,8 @@ struct IORTBesideTreeTests {
                 "IORT node 0x48 (SMMUv3): Base Address: 0x9050000-0x906ffff overlaps 0x9050000-0x906ffff of /iommu@9050000; "
                     + "an SMMU comes from the tree or from the IORT: give the tree's node status = \"disabled\"",
                 "IORT node 0xa0 (root complex): PCI Segment Number: 0x0 is /pcie@4010000000, whose iommu-map leads to "
-                    + "/iommu@9050000; the mapping comes from the tree or from the IORT: take iommu-map out of the tree, "
-                    + "or give the SMMU there status = \"disabled\"",
+                    + "/iommu@9050000; the mapping comes from the tree or from the IORT: take iommu-map out "
+                    + "of the tree, or give the SMMU there status = \"disabled\"",
             ]
         )
     }
