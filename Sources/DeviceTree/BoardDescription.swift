@@ -108,7 +108,7 @@ package struct ReservedMemory: Equatable, Sendable {
     /// `reusable`.
     package let isReusable: Bool
     /// `iommu-addresses`: IOVAs that are set apart in the address spaces of single devices.
-    package let iommuAddresses: [IOMMUAddress]
+    package internal(set) var iommuAddresses: [IOMMUAddress]
 
     package init(
         path: String,

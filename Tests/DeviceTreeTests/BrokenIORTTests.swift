@@ -292,6 +292,34 @@ struct BrokenIORTTests {
         }
     }
 
+    @Test("Ranges and mappings of RMRs multiply, so both are bounded")
+    func manyReservedRanges() throws {
+        var bytes = Array(try IORTFixture("everything").bytes.prefix(0x30))
+        func word(_ value: UInt32) {
+            for shift in [0, 8, 16, 24] as [UInt32] { bytes.append(UInt8(value >> shift & 0xFF)) }
+        }
+        bytes += [4, 60, 0, 0]
+        for value in [0, 0, 0, 0x1000_0000, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0] as [UInt32] { word(value) }
+        let length = 28 + 20 * (40 + 30)
+        bytes += [6, UInt8(length & 0xFF), UInt8(length >> 8), 3]
+        for value in [1, 40, 28, 0, 30, 28 + 20 * 40] as [UInt32] { word(value) }
+        for stream in 0..<UInt32(40) { for value in [0, 0, stream, 0x30, 0] { word(value) } }
+        for index in 0..<UInt32(30) {
+            for value in [0x8000_0000 + index << 16, 0, 0x1_0000, 0, 0] { word(value) }
+        }
+        let table = IORTFixture(bytes).with(IORTChange(4, UInt64(bytes.count)), IORTChange(36, 2))
+        do throws(DeviceTreeErrors) {
+            _ = try BoardDescription.load(table)
+            Issue.record("it was taken")
+        } catch {
+            #expect(
+                error.description
+                    == "IORT node 0x6c (RMR): the table's RMR nodes have more than 1024 pairs of a range and a "
+                    + "mapping; give each range once, and StreamIDs in few mappings"
+            )
+        }
+    }
+
     struct RandomMapping {
         let input: UInt32
         let count: UInt32

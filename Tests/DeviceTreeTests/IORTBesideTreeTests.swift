@@ -133,6 +133,24 @@ struct IORTBesideTreeTests {
         )
     }
 
+    @Test("A name that several of the tree's nodes have is nobody's")
+    func ambiguousName() throws {
+        let dma = "dma0@a000000 { compatible = \"smmud,dma\"; reg = <0 0x0a000000 0 0x1000>; };"
+        let board = try BoardDescription.load(
+            tree: tree(
+                (Self.msiMap, ""),
+                (dma, dma + "dma0@b000000 { compatible = \"smmud,dma\"; reg = <0 0x0b000000 0 0x1000>; };")
+            ),
+            iort: IORTFixture("everything").bytes
+        )
+        #expect(
+            board.devices.map(\.path) == [
+                "/dma0@a000000", "/dma0@b000000", "/usb@a010000", "/iort/_SB_/DMA0",
+            ]
+        )
+        #expect(board.masters.map(\.path) == ["/iort/_SB_/DMA0"])
+    }
+
     @Test("A host's segment is linux,pci-domain where the tree says so")
     func segments() throws {
         let board = try BoardDescription.load(

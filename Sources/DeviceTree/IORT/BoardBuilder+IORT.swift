@@ -64,6 +64,7 @@ extension BoardBuilder {
         addFirmwareStreams(of: context, to: &parts)
         var segments: Set<UInt32> = []
         let treeHostCount = parts.hosts.count
+        var names = IORTDeviceNames(parts.devices, tree)
         for node in table.nodes {
             switch node.content {
             case .pmcg(let group):
@@ -79,7 +80,7 @@ extension BoardBuilder {
                     continue
                 }
                 addHost(node, complex, context, &parts, treeHostCount: treeHostCount)
-            case .namedComponent(let component): addDevice(node, component, context, &parts)
+            case .namedComponent(let component): addDevice(node, component, context, &names, &parts)
             default: continue
             }
         }

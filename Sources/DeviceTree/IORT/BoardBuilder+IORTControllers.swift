@@ -230,12 +230,19 @@ extension BoardBuilder {
         }
         for (index, descriptor) in rmr.descriptors.enumerated() {
             guard let range = reservedRange(descriptor, index, node) else { continue }
-            if let other = parts.reserved.first(where: {
-                isIORT($0.path) && $0.ranges.contains { $0.overlaps(range) }
-            }) {
+            guard parts.reserved.count < Self.reservationsMax else {
+                return report(
+                    node,
+                    field(index),
+                    "is one of more than \(Self.reservationsMax)",
+                    "real boards have a few"
+                )
+            }
+            let others = parts.reserved.filter { $0.ranges.contains { $0.overlaps(range) } }
+            if let other = others.first(where: { iortPaths.contains($0.path) }) {
                 warn(
                     node,
-                    "Memory range \(index)",
+                    field(index),
                     "\(range) overlaps \(other.range.map(\.description) ?? "that") of \(other.path)",
                     "each range is given once"
                 )
@@ -324,7 +331,7 @@ extension BoardBuilder {
         _ index: Int,
         _ node: IORTNode
     ) -> AddressRange? {
-        let field = "Memory range \(index)"
+        let field = field(index)
         guard descriptor.byteCount != 0 else {
             warn(node, field, "0 bytes at \(hex(descriptor.base))", "it is ignored")
             return nil
@@ -353,8 +360,7 @@ extension BoardBuilder {
         return range
     }
 
-    /// Whether a path is one of the IORT's.
-    func isIORT(_ path: String) -> Bool { iortPaths.contains(path) }
+    private func field(_ index: Int) -> String { "Memory range \(index)" }
 
     /// Warns of reserved memory whose StreamIDs no device of the table has.
     mutating func warnOfUnusedReservations(_ context: IORTContext, _ parts: BoardParts) {

@@ -267,6 +267,7 @@ extension BoardBuilder {
         _ node: IORTNode,
         _ component: IORTNamedComponent,
         _ context: IORTContext,
+        _ names: inout IORTDeviceNames,
         _ parts: inout BoardParts
     ) {
         let substreamBits = component.substreamBits
@@ -278,9 +279,9 @@ extension BoardBuilder {
                 "a SubstreamID has at most 20 bits"
             )
         }
-        let found = matchingDevice(of: component, parts)
+        let found = names.device(named: component.objectName)
         let path = found.map { parts.devices[$0].path } ?? node.boardPath
-        if found == nil, parts.devices.contains(where: { $0.path == path }) {
+        guard names.take(path) else {
             return warn(
                 node,
                 "Device Name",
@@ -293,9 +294,7 @@ extension BoardBuilder {
                 node,
                 "Device Name",
                 "\"\(component.objectName)\" is \(path), which has iommus",
-                isIORT(parts.devices[found].iommus[0].path)
-                    ? "a device has one node in the IORT"
-                    : "StreamIDs come from the tree or from the IORT: take iommus out of the tree"
+                "StreamIDs come from the tree or from the IORT: take iommus out of the tree"
             )
         }
         let (iommus, msiParent) = ids(of: node, context)
@@ -321,22 +320,6 @@ extension BoardBuilder {
             reserved
         )
         if let found { parts.devices[found] = device } else { parts.devices.append(device) }
-    }
-
-    /// The tree's device with this name: the one whose `smmud,acpi-path` says so, or else the only one whose node's
-    /// name, without its unit address, is the name's last part.
-    private func matchingDevice(of component: IORTNamedComponent, _ parts: BoardParts) -> Int? {
-        func node(_ index: Int) -> DeviceTreeNode? { tree.node(at: parts.devices[index].path) }
-        let indices = parts.devices.indices.filter { !isIORT(parts.devices[$0].path) }
-        if let named = indices.first(where: { node($0)?.string("smmud,acpi-path") == component.objectName }) {
-            return named
-        }
-        let name = IORTNode.plainName(of: component.objectName)
-        let alike = indices.filter { index in
-            guard let node = node(index), !node.has("smmud,acpi-path") else { return false }
-            return node.name.prefix { $0 != "@" }.lowercased() == name
-        }
-        return alike.count == 1 ? alike[0] : nil
     }
 
     /// The StreamIDs of a named component and where its messages go.
@@ -420,17 +403,9 @@ extension BoardBuilder {
 extension BoardParts {
     /// Notes whose a reserved memory range is.
     fileprivate mutating func link(_ reservation: IORTContext.Reservation, to path: String) {
-        let region = reserved[reservation.region]
         let address = IOMMUAddress(devicePath: path, range: reservation.iova.range)
-        guard !region.iommuAddresses.contains(address) else { return }
-        reserved[reservation.region] = ReservedMemory(
-            path: region.path,
-            compatible: region.compatible,
-            range: region.range,
-            ranges: region.ranges,
-            isNoMap: region.isNoMap,
-            isReusable: region.isReusable,
-            iommuAddresses: region.iommuAddresses + [address]
-        )
+        // Several mappings of one device come one after the other.
+        guard reserved[reservation.region].iommuAddresses.last != address else { return }
+        reserved[reservation.region].iommuAddresses.append(address)
     }
 }

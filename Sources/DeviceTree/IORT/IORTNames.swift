@@ -38,3 +38,34 @@ extension IORTNode {
         return name.lowercased()
     }
 }
+
+/// Finds the tree's devices by the names of an IORT.
+struct IORTDeviceNames {
+    /// Devices whose `smmud,acpi-path` is that name.
+    private var byProperty: [String: Int] = [:]
+    /// Devices without one, by their nodes' names without unit address, in small letters; nil where several have it.
+    private var byNodeName: [String: Int?] = [:]
+    /// Paths that a named component has.
+    private var taken: Set<String> = []
+
+    init(_ devices: [PlatformDevice], _ tree: FlattenedDeviceTree) {
+        for (index, device) in devices.enumerated() {
+            guard let node = tree.node(at: device.path) else { continue }
+            if let name = node.string("smmud,acpi-path") {
+                byProperty[name] = byProperty[name] ?? index
+                continue
+            }
+            let name = node.name.prefix { $0 != "@" }.lowercased()
+            byNodeName[name] = byNodeName[name] == nil ? .some(index) : .some(nil)
+        }
+    }
+
+    /// The tree's device with this name: the one whose `smmud,acpi-path` says so, or else the only one whose node's
+    /// name, without its unit address, is the name's last part.
+    func device(named objectName: String) -> Int? {
+        byProperty[objectName] ?? byNodeName[IORTNode.plainName(of: objectName)] ?? nil
+    }
+
+    /// Notes that a named component has this path; false where one has it already.
+    mutating func take(_ path: String) -> Bool { taken.insert(path).inserted }
+}
