@@ -23,7 +23,11 @@ extension Machine {
         } catch {
             throw Failure(.board, error.diagnostics.map { files.line($0) })
         }
-        for warning in board.warnings { Output.complain("warning: \(files.line(warning))") }
+        for warning in board.warnings {
+            // Where RAM is a guest's, nobody has to say where.
+            guard warning.origin != .request || options.memory == .own else { continue }
+            Output.complain("warning: \(files.line(warning))")
+        }
         do throws(MachineError) {
             return try Machine(board: board, options: options)
         } catch {

@@ -41,6 +41,12 @@ struct IORTTests {
                 == "smmud: warning: --ram: missing, and an IORT says nothing of RAM: 0x40000000-0x4fffffff is RAM; "
                 + "--ram ADDRESS,SIZE puts it elsewhere\n"
         )
+        let lent = try ChildProcess.run(
+            Paths.smmud,
+            ["--check", "--iort", try table("altra"), "--memory", "client", "--driver", "none"]
+        )
+        #expect(lent.exitCode == 0)
+        #expect(lent.errors == "")
     }
 
     @Test func whatIsWrongHasTheFileAndTheNode() throws {
