@@ -34,6 +34,11 @@ package struct ReservedRegion: Hashable, Sendable {
         case reserved
         /// Where MSIs go; hardware does not translate it.
         case msi
+        /// Where who maps by hand has the doorbells' pages; domains of the DMA API choose for themselves.
+        case softwareMSI = "software-msi"
+
+        /// As `reserved_regions` in sysfs has it, which tells the two kinds of MSI regions not apart.
+        package var sysfsName: String { self == .softwareMSI ? "msi" : rawValue }
     }
 
     package let kind: Kind
@@ -94,6 +99,7 @@ package final class IOMMUDomain: Sendable {
         let translation = try translating()
         // The address is the caller's choice: it may still wait in the flush queue to become free.
         if translation.lazyUnmapCount > 0 { try translation.flushLazyUnmaps() }
+        translation.emptyIOVACache()
         try translation.map(iova, to: physical, byteCount: byteCount, permissions: permissions)
     }
 
@@ -158,7 +164,7 @@ package final class IOMMUDomain: Sendable {
 /// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated
 /// after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
-    private struct State: ~Copyable {
+    struct State: ~Copyable {
         var table: IOPageTable
         var iovas: IOVAAllocator
         /// Where nothing may be mapped.
@@ -169,10 +175,13 @@ final class DomainTranslation: Sendable {
     let configuration: PageTableConfiguration
     let root: PhysicalAddress
     let device: SMMUv3Device
-    private let state: Mutex<State>
+    let state: Mutex<State>
     /// Whether unmaps of the DMA API go to ``flushQueue``.
     let isLazy = Atomic(false)
     let flushQueue = FlushQueue()
+    /// Free IOVAs of the DMA API.
+    let iovaCache = IOVARangeCache()
+    let doorbells = Mutex(MSIDoorbells())
 
     init(_ device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
         let features = device.features
@@ -218,9 +227,11 @@ final class DomainTranslation: Sendable {
     deinit {
         do throws(SMMUDriverError) {
             try flushAll()
+            giveBackRetiredMemory()
             device.asids.free(tag.asid)
         } catch {
             if device.isOff(error) {
+                giveBackRetiredMemory()
                 device.asids.free(tag.asid)
                 return
             }
@@ -228,6 +239,10 @@ final class DomainTranslation: Sendable {
             device.log.note(.error, "ASID \(tag.asid) and its tables are lost: \(error)")
             state.withLock { $0.table.abandonTables() }
         }
+    }
+
+    private func giveBackRetiredMemory() {
+        for memory in flushQueue.takeAllMemory() { memory.giveBack() }
     }
 
     /// The granule that was asked for, or the CPU's page of 4 KiB, or the next larger one.
@@ -354,6 +369,8 @@ final class DomainTranslation: Sendable {
                 state.iovas.reserve(region.range)
                 if !state.forbidden.contains(region.range) { state.forbidden.append(region.range) }
             }
+            if region.kind == .msi { doorbells.withLock { $0.untranslated.append(region.range) } }
+        case .softwareMSI: break
         }
     }
 
