@@ -5,7 +5,9 @@ import DeviceModel
 package import IOPageTable
 import Synchronization
 
-/// A pool of slots of 2 KiB, shared by all devices. Linux: io_tlb_mem.
+/// A pool of slots of 2 KiB, shared by all devices.
+///
+/// Linux: io_tlb_mem.
 ///
 /// A mapping takes slots in a row within one segment of 128. What it takes is zeroed around the buffer's bytes as far
 /// as the device can see, so that the device reads nothing of what was there before. Its locks are leaves.

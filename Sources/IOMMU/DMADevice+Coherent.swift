@@ -99,7 +99,9 @@ extension DMADevice {
         } catch { throw refused(error, attributes) }
     }
 
-    /// Gives coherent memory back. Linux: dma_free_coherent.
+    /// Gives coherent memory back.
+    ///
+    /// Linux: dma_free_coherent.
     ///
     /// Lazily unmapped, its pages are used again only after the next flush.
     /// - Throws: As ``unmap(_:byteCount:_:_:)``.

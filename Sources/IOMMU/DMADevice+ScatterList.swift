@@ -19,11 +19,13 @@ package struct DMAScatterMapping: Sendable {
 }
 
 extension DMADevice {
-    /// Maps buffers for DMA. Linux: dma_map_sgtable.
+    /// Maps buffers for DMA.
+    ///
+    /// Linux: dma_map_sgtable.
     ///
     /// Translated, all are in one range of IOVAs, and buffers that meet there at a page's boundary become one segment
-    /// as long as it is no longer than ``maxSegmentByteCount`` and crosses no ``segmentBoundaryMask``. Direct, and where
-    /// one of them needs a bounce buffer because the device is not trusted, each is a segment.
+    /// as long as it is no longer than ``maxSegmentByteCount`` and crosses no ``segmentBoundaryMask``. Direct, and
+    /// where one of them needs a bounce buffer because the device is not trusted, each is a segment.
     ///
     /// The kernel maps what follows a buffer in physical memory where it moves the next one up to a boundary; here that
     /// stays unmapped.
@@ -52,7 +54,9 @@ extension DMADevice {
         }
     }
 
-    /// Ends a mapping. Linux: dma_unmap_sgtable.
+    /// Ends a mapping.
+    ///
+    /// Linux: dma_unmap_sgtable.
     ///
     /// - Throws: As ``unmap(_:byteCount:_:_:)``. Every part is tried; the first error is thrown.
     package func unmap(_ mapping: DMAScatterMapping, _ attributes: DMAAttributes = []) throws(DMAError) {

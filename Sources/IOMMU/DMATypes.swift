@@ -4,7 +4,9 @@ package import AddressSpace
 package import DeviceModel
 package import IOPageTable
 
-/// Which way the bytes of a mapping go. Linux: enum dma_data_direction.
+/// Which way the bytes of a mapping go.
+///
+/// Linux: enum dma_data_direction.
 package enum DMADataDirection: String, Sendable, CaseIterable {
     /// DMA_BIDIRECTIONAL.
     case bidirectional
@@ -23,7 +25,9 @@ package enum DMADataDirection: String, Sendable, CaseIterable {
     }
 }
 
-/// Wishes beside the direction; the bits are those of Linux's `DMA_ATTR_*`. Bits without a name here do nothing.
+/// Wishes beside the direction; the bits are those of Linux's `DMA_ATTR_*`.
+///
+/// Bits without a name here do nothing.
 package struct DMAAttributes: OptionSet, Hashable, Sendable {
     package let rawValue: UInt32
 

@@ -90,7 +90,9 @@ final class FlushQueue: Sendable {
         }
     }
 
-    /// Flushes because memory has run out: what was retired before goes back. IOVAs wait on.
+    /// Flushes because memory has run out: what was retired before goes back.
+    ///
+    /// IOVAs wait on.
     ///
     /// The caller may hold any lock of a domain's or of the driver's but the command queue's.
     /// - Returns: Whether there was any.

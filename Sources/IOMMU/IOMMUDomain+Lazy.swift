@@ -9,8 +9,8 @@ extension IOMMUDomain {
     ///
     /// There the TLB may answer for the range until the flush queue is flushed: when a ring is full, 10 ms after the
     /// first range was put in, or by ``flushLazyUnmaps()``. So long its IOVAs are not handed out again, and the
-    /// endpoint may still reach the memory: what was allocated for it goes back by ``retire(_:to:)``. In a domain of kind
-    /// ``IOMMUDomainKind/dma`` it is ``unmap(_:byteCount:)``.
+    /// endpoint may still reach the memory: what was allocated for it goes back by ``retire(_:to:)``. In a domain of
+    /// kind ``IOMMUDomainKind/dma`` it is ``unmap(_:byteCount:)``.
     /// - Throws: As ``unmap(_:byteCount:)``.
     package func unmapDMA(_ iova: IOVirtualAddress, byteCount: UInt64) throws(SMMUDriverError) -> UnmapOutcome
     {

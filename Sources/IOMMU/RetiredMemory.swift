@@ -42,7 +42,9 @@ package protocol ReclaimingPageAllocator: PhysicalPageAllocator {
     func add(_ reclaimer: any PhysicalFrameReclaimer)
 }
 
-/// Whom to ask for memory. Its lock is a leaf.
+/// Whom to ask for memory.
+///
+/// Its lock is a leaf.
 final class ReclaimerList: Sendable {
     private struct WeakReclaimer {
         weak var reclaimer: (any PhysicalFrameReclaimer)?
