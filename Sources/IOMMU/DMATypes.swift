@@ -103,17 +103,18 @@ extension SMMUDriverError {
     package var errorName: String {
         switch self {
         case .registerWindowTooSmall, .domainOfAnotherSMMU, .unsupportedGranule, .domainDoesNotTranslate,
-            .substreamNeedsTranslation, .noStreams, .endpointNeedsDirectRegions, .invalidCookie:
+            .substreamNeedsTranslation, .noStreams, .endpointNeedsDirectRegions, .invalidCookie,
+            .reservedRange:
             "EINVAL"
         case .unsupportedHardware: "ENXIO"
         case .registerTimeout, .commandQueueTimeout: "ETIMEDOUT"
         case .bus: "EIO"
         case .stopped, .unknownEndpoint: "ENODEV"
         case .noMemory, .iovasExhausted: "ENOMEM"
-        case .asidsExhausted: "ENOSPC"
-        case .reservedRange: "EBUSY"
+        case .asidsExhausted: "EBUSY"
         case .streamOutOfRange, .substreamOutOfRange: "ERANGE"
-        case .streamInUse, .substreamInUse: "EBUSY"
+        case .streamInUse: "ENODEV"
+        case .substreamInUse: "EBUSY"
         case .substreamNotAttached: "ENOENT"
         case .pageTable(let error): error.errorName
         }
