@@ -111,6 +111,7 @@ extension SMMUDriverError {
         case .bus: "EIO"
         case .stopped, .unknownEndpoint: "ENODEV"
         case .noMemory, .iovasExhausted: "ENOMEM"
+        case .noDirtyTracking: "EOPNOTSUPP"
         case .asidsExhausted: "EBUSY"
         case .streamOutOfRange, .substreamOutOfRange: "ERANGE"
         case .streamInUse: "ENODEV"
