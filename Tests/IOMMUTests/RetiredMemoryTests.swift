@@ -167,6 +167,10 @@ struct RetiredMemoryTests {
         }
         driver.stop()
         #expect(kept?.lazyUnmapCount == 0)
+        // What comes later waits for nobody either.
+        let late = try bench.frames.allocate(byteCount: 0x1000, alignment: 0x1000)
+        try kept?.retire([late], to: bench.frames)
+        #expect(kept?.lazyUnmapCount == 0)
         kept = nil
         #expect(bench.frames.usedByteCount == before)
     }

@@ -1,6 +1,7 @@
 // Dirty state in leaves: DBM and AP[2], word by word, and what is found and cleared.
 
 import AddressSpace
+import DeviceModel
 import Testing
 
 @testable import IOPageTable
@@ -104,5 +105,64 @@ struct DirtyTests {
             let left = try Self.read(&bench, 0x20_0000, 0x20_0000, clears: false)
             #expect(try left == (isDirty ? [Self.range(0x20_1000, 0x1F_F000)] : []))
         }
+    }
+
+    /// Memory in which hardware makes a clean leaf dirty just before the first exchange that expects it clean.
+    private final class RacingRAM: PhysicalAccess {
+        let memory = SparseRAM()
+
+        func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress)
+            throws(BusError) -> UInt64
+        {
+            if expected & (1 << 51 | 1 << 7) == 1 << 51 | 1 << 7 { memory[address.rawValue] &= ~(1 << 7) }
+            return try memory.compareExchange64(expected: expected, desired: desired, at: address)
+        }
+
+        func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64 {
+            try memory.load(width, at: address)
+        }
+        func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
+            try memory.store(value, width, at: address)
+        }
+        func read(_ byteCount: Int, at address: PhysicalAddress) throws(BusError) -> [UInt8] {
+            try memory.read(byteCount, at: address)
+        }
+        func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
+            try memory.write(bytes, at: address)
+        }
+        func fill(_ byte: UInt8, byteCount: UInt64, at address: PhysicalAddress) throws(BusError) {
+            try memory.fill(byte, byteCount: byteCount, at: address)
+        }
+    }
+
+    @Test func aBlockThatBecomesDirtyWhileItIsSplitStaysDirty() throws {
+        let racing = RacingRAM()
+        var log = InvalidationLog()
+        let configuration = try PageTableConfiguration(
+            granule: .kib4,
+            inputAddressBits: 48,
+            outputAddressBits: 48,
+            isCoherent: true,
+            partialUnmap: .split,
+            tracksDirtyState: true
+        )
+        var table = try IOPageTable(
+            configuration: configuration,
+            memory: racing,
+            frames: TestFrames(memory: racing.memory)
+        )
+        let start = IOVirtualAddress(0x20_0000)
+        try table.map(
+            start,
+            to: PhysicalAddress(0x20_0000),
+            byteCount: 0x20_0000,
+            permissions: .readWrite,
+            invalidator: &log
+        )
+        _ = try table.readDirty(start, byteCount: 0x20_0000, clears: true, invalidator: &log)
+        let outcome = try table.unmap(start, byteCount: 0x1000, invalidator: &log)
+        #expect(outcome == UnmapOutcome(byteCount: 0x1000, stoppedBy: nil))
+        let dirty = try table.readDirty(start, byteCount: 0x20_0000, clears: false, invalidator: &log)
+        #expect(try dirty == [Self.range(0x20_1000, 0x1F_F000)])
     }
 }
