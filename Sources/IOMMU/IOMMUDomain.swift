@@ -137,8 +137,8 @@ package final class IOMMUDomain: Sendable {
 
 /// A domain's page table, ASID and IOVAs.
 ///
-/// Lock order: `doorbells`, `state`, a ring of the flush queue, then the command queue. What an unmap cleared is invalidated
-/// after the lock is let go; its IOVAs become free only then.
+/// Lock order: `doorbells`, `state`, a ring of the flush queue, then the command queue. What an unmap cleared is
+/// invalidated after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
     struct State: ~Copyable {
         var table: IOPageTable

@@ -202,10 +202,14 @@ struct DMADeviceTests {
     @Test func coherentMemoryIsZeroedScatteredAndOneRangeForTheDevice() throws {
         let bench = try DMABench(.dma)
         let used = bench.model.frames.usedByteCount
-        // No two neighbours are free below 64 KiB of blocks.
-        var held: [PhysicalAddress] = []
-        while bench.model.frames.usedByteCount < bench.model.frames.byteCount {
-            held.append(try bench.model.frames.allocate(byteCount: 0x1000, alignment: 0x1000))
+        // All memory is taken but 20 frames of which no two are neighbours.
+        var held = try (0..<40).map { _ in
+            try bench.model.frames.allocate(byteCount: 0x1000, alignment: 0x1000)
+        }
+        for order in stride(from: 25, through: 12, by: -1) {
+            while let block = try? bench.model.frames.allocate(byteCount: 1 << UInt64(order), alignment: 1) {
+                held.append(block)
+            }
         }
         for index in stride(from: 1, to: 40, by: 2) {
             try bench.model.bus.fill(0xEE, byteCount: 0x1000, at: held[index])
