@@ -179,6 +179,17 @@ package final class DMADevice: Sendable {
     /// How many mappings and coherent buffers there are.
     package var mappingCount: Int { book.withLock { $0.count } }
 
+    /// The driver lets go of the device: what it left mapped is told to the log, and stays.
+    ///
+    /// Linux: dma_debug_device_change.
+    /// - Returns: How many mappings and coherent buffers that are.
+    @discardableResult
+    package func driverUnbinds() -> Int {
+        let (count, complaint) = book.withLock { ($0.count, $0.complaintAboutLeaks) }
+        if let complaint { note(.error, complaint) }
+        return count
+    }
+
     // MARK: Single mappings
 
     /// Maps memory for DMA.
