@@ -28,15 +28,21 @@ final class DMABench {
     ///   - kind: The device's domain.
     ///   - granule: The domain's; nil for the driver's choice.
     ///   - bounceByteCount: The size of the bounce pool; nil for none.
+    ///   - prefersLowIOVAs: False is `iommu.forcedac=1`.
+    ///   - traits: Changes what the device is.
     init(
         _ kind: IOMMUDomainKind,
         granule: PageTableGranule? = nil,
         bounceByteCount: UInt64? = nil,
+        prefersLowIOVAs: Bool = true,
         traits: (inout DMADevice.Traits) -> Void = { _ in }
     ) throws {
         model = try ModelBench()
         let clock = self.clock
-        driver = try model.start { $0.clock = clock }
+        driver = try model.start {
+            $0.clock = clock
+            $0.prefersLowIOVAs = prefersLowIOVAs
+        }
         domain = try driver.makeDomain(kind, granule: granule)
         let endpoint = try driver.addEndpoint("nic", streams: [StreamID(0x103)])
         try driver.attach(endpoint, to: domain)
@@ -195,6 +201,22 @@ struct DMADeviceTests {
             try platform.device.map(Self.page, byteCount: 0x1000, .toDevice)
                 == IOVirtualAddress(0xFF_FFFF_F000)
         )
+    }
+
+    @Test func forcedACAndTheBusDecideBesideTheMask() throws {
+        let forced = try DMABench(.dma, prefersLowIOVAs: false) { $0.isPCI = true }
+        try forced.device.setMask((1 << 48) - 1)
+        #expect(
+            try forced.device.map(Self.page, byteCount: 0x1000, .toDevice)
+                == IOVirtualAddress(0xFFFF_FFFF_F000)
+        )
+        #expect(forced.messages.isEmpty)
+        let narrow = try DMABench(.dma) { $0.busLimit = 0x3FFF_FFFF }
+        try narrow.device.setMaskAndCoherentMask(.max)
+        #expect(
+            try narrow.device.map(Self.page, byteCount: 0x1000, .toDevice) == IOVirtualAddress(0x3FFF_F000)
+        )
+        #expect(try narrow.device.allocateCoherent(byteCount: 1).address == IOVirtualAddress(0x3FFF_E000))
     }
 
     // MARK: Coherent memory
