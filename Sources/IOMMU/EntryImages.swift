@@ -83,4 +83,44 @@ extension CD {
         ttb0 = root.rawValue
         mair = controls.mair
     }
+
+    /// A process's table: as the CPU uses it, so the ASID belongs to a set that is shared with it (ASET = 0).
+    ///
+    /// Linux: arm_smmu_make_sva_cd.
+    static func process(
+        _ configuration: PageTableConfiguration,
+        root: PhysicalAddress,
+        asid: UInt16,
+        canStall: Bool
+    ) -> CD {
+        var entry = CD(configuration, root: root, asid: asid, canStall: canStall)
+        entry.aset = false
+        return entry
+    }
+
+    /// The CD of a process that has ended, until the device lets go: nothing is walked, and what comes is aborted at
+    /// once and without an event, so that its end is not held up by a device that goes on.
+    ///
+    /// Linux: arm_smmu_make_sva_cd without a mm.
+    ///
+    /// - Parameter mustStall: Whether the SMMU can do nothing but stall (IDR0.STALL_MODEL = 0b10).
+    static func quiet(
+        _ configuration: PageTableConfiguration,
+        asid: UInt16,
+        canStall: Bool,
+        mustStall: Bool
+    ) -> CD {
+        var entry = CD()
+        entry.epd0 = true
+        entry.epd1 = true
+        entry.v = true
+        entry.aa64 = true
+        entry.ips = configuration.controls.ips
+        entry.s = canStall && mustStall
+        entry.r = mustStall
+        entry.a = true
+        entry.asid = asid
+        entry.mair = configuration.controls.mair
+        return entry
+    }
 }

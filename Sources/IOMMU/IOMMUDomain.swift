@@ -55,6 +55,8 @@ package final class IOMMUDomain: Sendable {
     let device: SMMUv3Device
     /// The page table and what belongs to it; nil where the kind does not translate.
     let translation: DomainTranslation?
+    /// Who brings pages in; see ``setFaultHandler(_:)``.
+    let faultHandler = Mutex<(any PageFaultHandler)?>(nil)
 
     init(_ kind: IOMMUDomainKind, device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
         originalKind = kind

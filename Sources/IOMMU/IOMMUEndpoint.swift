@@ -14,19 +14,23 @@ package final class IOMMUEndpoint: Sendable {
     /// Whether its faulting transactions may be stalled (`dma-can-stall`).
     package let canStall: Bool
     package let reservedRegions: [ReservedRegion]
+    /// Whether its function asks for pages (PRI), which software has to enable there.
+    let hasPageRequests: Bool
 
     init(
         name: String,
         streams: [StreamID],
         substreamBits: Int,
         canStall: Bool,
-        reservedRegions: [ReservedRegion]
+        reservedRegions: [ReservedRegion],
+        hasPageRequests: Bool = false
     ) {
         self.name = name
         self.streams = streams
         self.substreamBits = substreamBits
         self.canStall = canStall
         self.reservedRegions = reservedRegions
+        self.hasPageRequests = hasPageRequests
     }
 
     /// Whether it accesses memory that only a mapping of its own, or none at all, lets through.
