@@ -53,7 +53,7 @@ struct SharedAddressTests {
             process.areas == [
                 SVAAreaInfo(
                     address: Hex(start),
-                    length: Size(1 << 20),
+                    length: Size(UInt64(1 << 20)),
                     permissions: Permissions(read: true, write: true)
                 )
             ]
@@ -188,6 +188,15 @@ struct SharedAddressTests {
         let missing = try run("sva", "bind", "9", "dma@a000000")
         #expect(missing.exitCode == 1 && missing.errors.contains("no client has the address space 9"))
         #expect(try run("--json", "sva", "list").output.contains("\"residentPages\""))
+    }
+
+    @Test func theExampleInPythonHasTheDeviceWorkInItsMemory() throws {
+        let result = try ChildProcess.run(
+            "python3",
+            [Paths.package + "/examples/sva_client.py", "--socket", daemon.dmaPath, "dma@a000000"]
+        )
+        #expect(result.exitCode == 0, "\(result.errors)")
+        #expect(result.output == "A TEXT OF THIS PROGRAM\nafter the unmap: event 0x10\n")
     }
 
     @Test func aDeviceThatCannotWaitIsNotBound() throws {
