@@ -49,8 +49,13 @@ extension SMMUv3Driver {
     ///
     /// Linux: arm_smmu_master_iopf_supported.
     package func supportsPageFaults(_ endpoint: IOMMUEndpoint) -> Bool {
-        endpoint.canStall || endpoint.hasPageRequests && pageRequestQueue != nil
+        endpoint.canStall
+            || pageRequestQueue != nil && endpoint.services?.hasATS == true
+                && endpoint.services?.hasPRI == true
     }
+
+    /// How many page requests of one function may be outstanding.
+    private static let outstandingRequests = 32
 
     /// Enables a feature of a device.
     ///
@@ -61,6 +66,12 @@ extension SMMUv3Driver {
             case .pageFaults:
                 guard supportsPageFaults(endpoint) else {
                     throw .invalid("\(endpoint.name) has neither stalls nor page requests")
+                }
+                // Page requests are for those who asked for a translation first.
+                guard endpoint.canStall || state.hasATS else {
+                    throw .invalid(
+                        "\(endpoint.name) has its ATS not enabled: attach it to a domain that translates"
+                    )
                 }
             case .sharedAddresses:
                 guard features.flags.contains(.sharedVirtualAddresses), endpoint.substreamBits > 0 else {
@@ -77,7 +88,10 @@ extension SMMUv3Driver {
             guard state.features.insert(feature).inserted else {
                 throw .busy("\(feature.rawValue) of \(endpoint.name) is enabled already")
             }
-            if feature == .pageFaults { pageFaults.enable(endpoint) }
+            if feature == .pageFaults {
+                pageFaults.enable(endpoint)
+                if state.hasATS { endpoint.services?.setPRI(outstandingRequests: Self.outstandingRequests) }
+            }
         }
     }
 
@@ -102,7 +116,10 @@ extension SMMUv3Driver {
             }
             state.features.remove(feature)
         }
-        if feature == .pageFaults { pageFaults.disable(endpoint) }
+        if feature == .pageFaults {
+            endpoint.services?.setPRI(outstandingRequests: nil)
+            pageFaults.disable(endpoint)
+        }
     }
 
     /// What of an endpoint is enabled.

@@ -37,16 +37,21 @@ extension STE {
     ///   - canStall: Whether the endpoint bears being stalled.
     ///   - usesE2H: Whether the translation regime is EL2-E2H, as the CPU's.
     ///   - features: What the SMMU can do.
+    ///   - ats: The function's registers, where it is to have ATS.
     static func translating(
         _ table: ContextTable,
         unsubstreamed: Unsubstreamed,
         canStall: Bool,
         usesE2H: Bool,
-        features: SMMUFeatures
+        features: SMMUFeatures,
+        ats: (any PageServices)? = nil
     ) -> STE {
         var entry = STE()
         entry.v = true
         entry.config = .stage1
+        // Full ATS; responses that the SMMU makes itself are as the function wants them.
+        entry.eats = ats == nil ? 0 : 1
+        entry.ppar = ats?.hasPRI == true && ats?.responsesNeedPASID == true
         entry.s1Fmt = table.isTwoLevel ? 2 : 0
         entry.s1ContextPtr = table.address.rawValue
         entry.s1CDMax = UInt8(table.log2Count)

@@ -244,7 +244,10 @@ final class DomainTranslation: Sendable {
         return least
     }
 
-    func flushAll() throws(SMMUDriverError) { try device.complete([tag.all]) }
+    func flushAll() throws(SMMUDriverError) {
+        try device.complete([tag.all])
+        try device.invalidateATCs(tag.asid)
+    }
 
     // MARK: Map
 

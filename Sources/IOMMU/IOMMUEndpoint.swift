@@ -14,8 +14,8 @@ package final class IOMMUEndpoint: Sendable {
     /// Whether its faulting transactions may be stalled (`dma-can-stall`).
     package let canStall: Bool
     package let reservedRegions: [ReservedRegion]
-    /// Whether its function asks for pages (PRI), which software has to enable there.
-    let hasPageRequests: Bool
+    /// Its function's ATS, PRI and PASID; nil for what is no PCIe function, or has none of them.
+    let services: (any PageServices)?
 
     init(
         name: String,
@@ -23,14 +23,14 @@ package final class IOMMUEndpoint: Sendable {
         substreamBits: Int,
         canStall: Bool,
         reservedRegions: [ReservedRegion],
-        hasPageRequests: Bool = false
+        services: (any PageServices)? = nil
     ) {
         self.name = name
         self.streams = streams
         self.substreamBits = substreamBits
         self.canStall = canStall
         self.reservedRegions = reservedRegions
-        self.hasPageRequests = hasPageRequests
+        self.services = services
     }
 
     /// Whether it accesses memory that only a mapping of its own, or none at all, lets through.

@@ -123,7 +123,9 @@ package enum PageFaultResponse: String, Sendable {
     }
 }
 
-/// Who brings pages in for a domain. Linux: iommu_domain's iopf_handler.
+/// Who brings pages in for a domain.
+///
+/// Linux: iommu_domain's iopf_handler.
 package protocol PageFaultHandler: AnyObject, Sendable {
     /// Maps the page, or refuses.
     ///

@@ -17,7 +17,9 @@ package struct PageFaultStatistics: Hashable, Sendable {
     package internal(set) var discarded: UInt64 = 0
 }
 
-/// One SMMU's faults between the interrupt and the answer. Linux: struct iopf_queue.
+/// One SMMU's faults between the interrupt and the answer.
+///
+/// Linux: struct iopf_queue.
 ///
 /// Its lock is a leaf. Handlers and answers are called with none of it held.
 final class PageFaultQueue: Sendable {
@@ -26,7 +28,9 @@ final class PageFaultQueue: Sendable {
     /// What a device asks for must not fill memory. More is refused.
     static let limit = 4096
 
-    /// A complete group. Linux: struct iopf_group.
+    /// A complete group.
+    ///
+    /// Linux: struct iopf_group.
     private struct Group: Sendable {
         let endpoint: ObjectIdentifier
         let ticket: UInt64
@@ -35,7 +39,9 @@ final class PageFaultQueue: Sendable {
         let handler: any PageFaultHandler
     }
 
-    /// One endpoint's part. Linux: struct iommu_fault_param.
+    /// One endpoint's part.
+    ///
+    /// Linux: struct iommu_fault_param.
     private struct Route: Sendable {
         var streams: [StreamID]
         /// By SubstreamID; nil is for transactions without one.

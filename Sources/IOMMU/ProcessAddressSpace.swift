@@ -47,7 +47,9 @@ extension ProcessMemoryError: CustomStringConvertible {
 ///
 /// Lock order: `state`, then an SMMU's command queue; what ends it takes the driver's locks without its own.
 package final class ProcessAddressSpace: Sendable {
-    /// Part of an address space with one backing and one protection. Linux: vm_area_struct.
+    /// Part of an address space with one backing and one protection.
+    ///
+    /// Linux: vm_area_struct.
     package struct Area: Sendable {
         package var range: AddressRange
         /// What devices may do; without ``PageFault/Access/privileged``.

@@ -18,6 +18,8 @@ struct Attachments {
         var processes: [SubstreamID: SVADomain] = [:]
         /// What was asked for by ``SMMUv3Driver/enable(_:for:)``.
         var features: Set<EndpointFeature> = []
+        /// Whether ATS is enabled in its function.
+        var hasATS = false
         /// Domains to which changing over failed half way: hardware may use them, so they stay.
         var doubtful: [IOMMUDomain] = []
         /// Built at the first use of stage 1.
@@ -50,7 +52,7 @@ extension SMMUv3Driver {
     ///   - substreamBits: How many bits of SubstreamID it wants (`pasid-num-bits`); the SMMU may have fewer.
     ///   - canStall: `dma-can-stall`.
     ///   - reservedRegions: What firmware says of IOVAs.
-    ///   - hasPageRequests: Whether its function has page requests (PRI) enabled.
+    ///   - services: Its function's ATS, PRI and PASID, which the driver then sets.
     /// - Throws: ``SMMUDriverError/streamOutOfRange(_:count:)``, ``SMMUDriverError/streamInUse(_:endpoint:)``,
     ///   ``SMMUDriverError/noStreams(endpoint:)``, or what memory for tables costs.
     package func addEndpoint(
@@ -59,7 +61,7 @@ extension SMMUv3Driver {
         substreamBits: Int = 0,
         canStall: Bool = false,
         reservedRegions: [ReservedRegion] = [],
-        hasPageRequests: Bool = false
+        services: (any PageServices)? = nil
     ) throws(SMMUDriverError) -> IOMMUEndpoint {
         var unique: [StreamID] = []
         for stream in streams where !unique.contains(stream) { unique.append(stream) }
@@ -78,7 +80,7 @@ extension SMMUv3Driver {
             substreamBits: bits,
             canStall: flags.contains(.stalls) && canStall || flags.contains(.forcedStalls),
             reservedRegions: reservedRegions,
-            hasPageRequests: hasPageRequests
+            services: services
         )
         try attachments.withLock { (attachments) throws(SMMUDriverError) in
             for stream in unique {
@@ -93,6 +95,8 @@ extension SMMUv3Driver {
             )
             pageFaults.add(endpoint)
         }
+        // Before ATS: with it on, PASID cannot change.
+        if bits > 0 { endpoint.services?.setPASID(true) }
         return endpoint
     }
 
@@ -109,10 +113,18 @@ extension SMMUv3Driver {
             for substream in (Array(state.substreams.keys) + state.processes.keys).sorted() {
                 try clearContext(substream, endpoint, state)
             }
-            for domain in state.processes.values { domain.endpointLeft() }
+            for (substream, domain) in state.processes {
+                setATS(false, endpoint, substream, domain.tag.asid)
+                domain.endpointLeft()
+            }
+            for (substream, domain) in state.substreams {
+                if let asid = domain.asid { setATS(false, endpoint, substream, asid) }
+            }
+            if state.features.contains(.pageFaults) { endpoint.services?.setPRI(outstandingRequests: nil) }
             state.substreams = [:]
             state.processes = [:]
             try install(resting, for: endpoint, &state, &attachments.streamTable)
+            if endpoint.substreamBits > 0 { endpoint.services?.setPASID(false) }
             attachments.states[id] = nil
             for stream in endpoint.streams { attachments.owners[stream] = nil }
             pageFaults.remove(endpoint)
@@ -183,7 +195,12 @@ extension SMMUv3Driver {
             guard state.substreams[substream] != nil else { throw .substreamNotAttached(substream) }
             defer { attachments.states[id] = state }
             pageFaults.setTarget(nil, of: endpoint, substream)
+            let asid = state.substreams[substream]?.asid
             try clearContext(substream, endpoint, state)
+            if let asid {
+                try device.invalidateATCs(asid)
+                setATS(false, endpoint, substream, asid)
+            }
             state.substreams[substream] = nil
             try dropUnusedTable(of: endpoint, &state, &attachments.streamTable)
         }
@@ -212,6 +229,7 @@ extension SMMUv3Driver {
         }
         try checkFree(substream, of: endpoint, state)
         state.doubtful.append(domain)
+        setATS(true, endpoint, substream, translation.tag.asid)
         try writeContext(translation, substream, endpoint, &state)
         state.doubtful.removeLast()
         state.substreams[substream] = domain
@@ -243,6 +261,7 @@ extension SMMUv3Driver {
         _ state: inout Attachments.Attachment,
         _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
+        prepareATS(endpoint, domain, state)
         if let translation = domain.translation {
             try writeContext(translation, SubstreamID(0), endpoint, &state)
         }
@@ -251,6 +270,7 @@ extension SMMUv3Driver {
             try write(entry, for: stream, in: &streamTable)
         }
         if domain.translation == nil { try clearContext(SubstreamID(0), endpoint, state) }
+        try commitATS(endpoint, from: state.domain, to: domain, &state)
     }
 
     private func streamTableEntry(
@@ -273,7 +293,8 @@ extension SMMUv3Driver {
             unsubstreamed: unsubstreamed,
             canStall: endpoint.canStall,
             usesE2H: device.usesE2H,
-            features: features
+            features: features,
+            ats: wantsATS(endpoint, in: domain) ? endpoint.services : nil
         )
     }
 

@@ -31,6 +31,7 @@ extension SMMUv3Driver {
                 // Also where it fails half way: hardware may use it.
                 state.processes[substream] = domain
                 domain.endpointJoined()
+                setATS(true, endpoint, substream, domain.tag.asid)
                 try writeContext(entry, substream, endpoint, &state)
                 if !state.domain.kind.translates {
                     try install(state.domain, for: endpoint, &state, &attachments.streamTable)
@@ -58,6 +59,8 @@ extension SMMUv3Driver {
             do throws(SMMUDriverError) {
                 try clearContext(substream, endpoint, state)
                 try device.complete([domain.tag.all])
+                try device.invalidateATCs(domain.tag.asid)
+                setATS(false, endpoint, substream, domain.tag.asid)
                 state.processes[substream] = nil
                 domain.endpointLeft()
                 try dropUnusedTable(of: endpoint, &state, &attachments.streamTable)
@@ -83,6 +86,7 @@ extension SMMUv3Driver {
                     }
                 }
                 try device.complete([domain.tag.all])
+                try device.invalidateATCs(domain.tag.asid)
             } catch {
                 if !device.isOff(error) { throw error }
             }

@@ -88,7 +88,10 @@ final class SVADomain: Sendable, PageFaultTarget, PageFaultHandler {
             isLarge
             ? [tag.all]
             : tag.commands(range.first, byteCount: range.byteCount, pageByteCount: page, leaf: false)
-        do throws(SMMUDriverError) { try device.complete(commands) } catch {
+        do throws(SMMUDriverError) {
+            try device.complete(commands)
+            try device.invalidateATCs(tag.asid, range)
+        } catch {
             if !device.isOff(error) { throw error }
         }
     }
@@ -104,7 +107,9 @@ final class SVADomain: Sendable, PageFaultTarget, PageFaultHandler {
     }
 }
 
-/// Tells every SMMU that has a process's address space what is to be invalidated. Linux: mmu_notifier.
+/// Tells every SMMU that has a process's address space what is to be invalidated.
+///
+/// Linux: mmu_notifier.
 struct ProcessGather: PageTableInvalidator {
     private let domains: [SVADomain]
     private var ranges: [AddressRange] = []

@@ -4,7 +4,9 @@ package import AddressSpace
 import IOPageTable
 import Synchronization
 
-/// A device that is bound to a process. Linux: struct iommu_sva.
+/// A device that is bound to a process.
+///
+/// Linux: struct iommu_sva.
 package final class SVABond: Sendable {
     package let process: ProcessAddressSpace
     package let endpoint: IOMMUEndpoint
@@ -40,7 +42,9 @@ package final class SharedVirtualAddressing: Sendable {
 
     private struct State {
         var entries: [Entry] = []
-        /// By process. Linux: iommu_global_pasid_ida.
+        /// By process.
+        ///
+        /// Linux: iommu_global_pasid_ida.
         var substreams: [ObjectIdentifier: SubstreamID] = [:]
     }
     private let state = Mutex(State())

@@ -25,6 +25,28 @@ final class ScriptedHandler: PageFaultHandler {
     }
 }
 
+/// A function's registers, and what was written to them.
+final class FakeServices: PageServices {
+    private let written = Mutex<[String]>([])
+    let hasATS = true
+    let hasPRI = true
+    let responsesNeedPASID = true
+
+    /// What was written since the last call.
+    func take() -> [String] {
+        written.withLock { written in
+            defer { written = [] }
+            return written
+        }
+    }
+
+    private func note(_ text: String) { written.withLock { $0.append(text) } }
+
+    func setATS(log2PageBytes: Int?) { note(log2PageBytes.map { "ATS \($0)" } ?? "ATS off") }
+    func setPRI(outstandingRequests: Int?) { note(outstandingRequests.map { "PRI \($0)" } ?? "PRI off") }
+    func setPASID(_ isEnabled: Bool) { note(isEnabled ? "PASID" : "PASID off") }
+}
+
 extension FakeSMMU {
     /// Appends an entry to the PRI queue as hardware does; a full queue loses it and flips OVFLG.
     func request(_ low: UInt64, _ high: UInt64) throws {
@@ -66,7 +88,7 @@ struct PageFaultTests {
             streams: [stream],
             substreamBits: 8,
             canStall: true,
-            hasPageRequests: true
+            services: FakeServices()
         )
         try driver.enable(.pageFaults, for: endpoint)
         let domain = try driver.makeDomain(.unmanaged)

@@ -340,8 +340,10 @@ struct SharedVirtualAddressingTests {
             "function",
             streams: [StreamID(0x100)],
             substreamBits: 8,
-            hasPageRequests: true
+            services: FakeServices()
         )
+        let domain = try setup.driver.makeDomain(.dma)
+        try setup.driver.attach(function, to: domain)
         try setup.driver.enable(.pageFaults, for: function)
         try setup.driver.enable(.sharedAddresses, for: function)
         let pasid = try setup.sva.bind(function, of: setup.driver, to: setup.process).substream
@@ -367,16 +369,32 @@ struct SharedVirtualAddressingTests {
             ]
         )
         #expect(setup.process.residentPageCount == 3)
-        #expect(port.read(Self.heap + 0x3000, substream: pasid.rawValue) == .ok(0))
+        // EATS: the function gets translations now, and loses them with the pages.
+        let request = ATSTranslationRequest(address: IOVirtualAddress(Self.heap + 0x3000), substreamID: pasid)
+        guard case .success(let translation) = port.translate(request) else {
+            Issue.record("no translation")
+            return
+        }
+        #expect(translation.output == ModelBench.buffers + 0x3000 && translation.canWrite)
+        try setup.process.unmap(#require(AddressRange(start: Self.heap, byteCount: 0x1_0000)))
+        #expect(responses.invalidations.last?.substreamID == pasid)
+        // The span of what was there: three pages from an odd one on, so four from an even one on.
+        #expect(responses.invalidations.last?.range == Self.heap...(Self.heap + 0x3FFF))
     }
 }
 
 /// A function that notes responses.
 private final class ResponseNotes: ATSEndpoint {
     private let noted = Mutex<[PageRequestGroupResponse]>([])
+    private let dropped = Mutex<[ATCInvalidation]>([])
     private let semaphore = Semaphore()
 
-    func invalidate(_ request: ATCInvalidation, completion: @escaping @Sendable () -> Void) { completion() }
+    var invalidations: [ATCInvalidation] { dropped.withLock { $0 } }
+
+    func invalidate(_ request: ATCInvalidation, completion: @escaping @Sendable () -> Void) {
+        dropped.withLock { $0.append(request) }
+        completion()
+    }
 
     func receive(_ response: PageRequestGroupResponse) {
         noted.withLock { $0.append(response) }

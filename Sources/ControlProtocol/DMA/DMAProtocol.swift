@@ -90,7 +90,7 @@ package struct DMAOpcode: RawRepresentable, Hashable, Sendable {
     package var isKnown: Bool { (Self.hello.rawValue...Self.processUnbind.rawValue).contains(rawValue) }
 }
 
-/// What devices may do in an area of a client's address space; the bits of `mmap`'s PROT_READ, PROT_WRITE and PROT_EXEC.
+/// What devices may do in an area of a client's address space; the bits are those of `mmap`.
 package struct DMAProtection: OptionSet, Hashable, Sendable {
     package let rawValue: UInt32
     package init(rawValue: UInt32) { self.rawValue = rawValue }
