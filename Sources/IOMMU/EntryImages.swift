@@ -87,6 +87,9 @@ extension CD {
         self.asid = asid
         ttb0 = root.rawValue
         mair = controls.mair
+        // Linux sets both: dirty state is never updated without the Access flag.
+        ha = configuration.tracksDirtyState
+        hd = configuration.tracksDirtyState
     }
 
     /// A process's table: as the CPU uses it, so the ASID belongs to a set that is shared with it (ASET = 0).

@@ -60,7 +60,7 @@ final class ManagedEndpoint: Sendable {
                 substreamBits: Int(endpoint.substreamBits),
                 canStall: endpoint.canStall,
                 reservedRegions: endpoint.reservedIOVAs.map { reserved in
-                    ReservedRegion(reserved.kind == .direct ? .direct : .reserved, reserved.range)
+                    ReservedRegion(Self.kind(reserved.kind), reserved.range)
                 }
             )
             domain = try driver.makeDomain(parameters.strict ? .dma : .dmaFQ)
@@ -77,6 +77,14 @@ final class ManagedEndpoint: Sendable {
             foreign?.bypassed()
         } else {
             tellDirectRegions()
+        }
+    }
+
+    private static func kind(_ kind: ReservedIOVA.Kind) -> ReservedRegion.Kind {
+        switch kind {
+        case .reserved: .reserved
+        case .direct: .direct
+        case .directRelaxable: .directRelaxable
         }
     }
 
@@ -307,7 +315,7 @@ final class ManagedEndpoint: Sendable {
     private func tellDirectRegions() {
         guard let foreign else { return }
         let page = domain.configuration?.granule.byteCount ?? 4096
-        for region in endpoint.reservedIOVAs where region.kind == .direct {
+        for region in endpoint.reservedIOVAs where region.kind != .reserved {
             let first = region.range.first & ~(page - 1)
             guard let range = AddressRange(first: first, last: region.range.last | (page - 1)) else {
                 continue

@@ -63,6 +63,8 @@ final class OperatingSystem: Sendable {
         var options = SMMUv3DriverOptions(name: kernelName(of: node.path), isCoherent: node.isDMACoherent)
         options.hasBrokenPage1 = node.hasBrokenPage1RegisterSpace
         options.hasBrokenPrefetch = node.hasBrokenPrefetchCommand
+        options.httuOverride = node.httuOverride
+        options.firmwareStreams = node.firmwareStreams
         options.apply(parameters)
         options.asids = asids
         options.granule = PageTableGranule.allCases.first {

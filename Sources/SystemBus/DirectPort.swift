@@ -1,28 +1,30 @@
 // The port of a device that no SMMU stands before.
 
-package import AddressSpace
-package import DeviceModel
-package import Glibc
+public import AddressSpace
+public import DeviceModel
+public import Glibc
 import GuestMemory
 
 /// A device's view of plain memory: its addresses are physical addresses.
 ///
 /// A device cannot tell it from a port behind an SMMU, except that nothing is translated and nothing is recorded.
-package final class DirectPort: DMAPort {
+public final class DirectPort: DMAPort {
     private let bus: SystemBus
+    private let view: BusView
     private let tracker: TransactionTracker
     private let slot: TransactionTracker.Slot
 
     /// - Parameter tracker: Where the port shows that it is inside a transaction; it outlives the port.
-    package init(bus: SystemBus, tracker: TransactionTracker) {
+    public init(bus: SystemBus, tracker: TransactionTracker) {
         self.bus = bus
+        view = bus.view
         self.tracker = tracker
         slot = tracker.acquireSlot()
     }
 
     deinit { tracker.releaseSlot(slot) }
 
-    package func read(
+    public func read(
         at address: IOVirtualAddress,
         into buffer: UnsafeMutableRawBufferPointer,
         _ attributes: TransactionAttributes
@@ -30,13 +32,13 @@ package final class DirectPort: DMAPort {
         slot.enter()
         defer { slot.leave() }
         do {
-            try bus.copyOut(at: PhysicalAddress(address.rawValue), into: buffer)
+            try view.copyOut(at: PhysicalAddress(address.rawValue), into: buffer)
         } catch {
             throw fault(error, address, buffer.count)
         }
     }
 
-    package func write(
+    public func write(
         _ buffer: UnsafeRawBufferPointer,
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
@@ -44,13 +46,13 @@ package final class DirectPort: DMAPort {
         slot.enter()
         defer { slot.leave() }
         do {
-            try bus.copyIn(buffer, at: PhysicalAddress(address.rawValue))
+            try view.copyIn(buffer, at: PhysicalAddress(address.rawValue))
         } catch {
             throw fault(error, address, buffer.count)
         }
     }
 
-    package func lend(
+    public func lend(
         _ ranges: [DMARange],
         for direction: DMADirection,
         _ attributes: TransactionAttributes,
