@@ -29,6 +29,8 @@ package final class IOMMUDomain: Sendable {
     let device: SMMUv3Device
     /// The page table and what belongs to it; nil where the kind does not translate.
     let translation: DomainTranslation?
+    /// Who brings pages in; see ``setFaultHandler(_:)``.
+    let faultHandler = Mutex<(any PageFaultHandler)?>(nil)
 
     init(
         _ kind: IOMMUDomainKind,
@@ -239,7 +241,10 @@ final class DomainTranslation: Sendable {
         return least
     }
 
-    func flushAll() throws(SMMUDriverError) { try device.complete([tag.all]) }
+    func flushAll() throws(SMMUDriverError) {
+        try device.complete([tag.all])
+        try device.invalidateATCs(tag.asid)
+    }
 
     // MARK: Map
 

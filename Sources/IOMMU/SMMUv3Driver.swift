@@ -8,8 +8,9 @@ import Synchronization
 
 /// Drives one SMMUv3 through its registers, memory and interrupt lines, as Linux's arm-smmu-v3 does.
 ///
-/// Any thread may call any of it. Lock order: `attachments`, a domain's state, `eventQueue`, `errorHandling`, the
-/// command queue, and as leaves the log, the trace and interrupt lines.
+/// Any thread may call any of it. Lock order: `attachments`, a process's or a domain's state, `eventQueue` and
+/// `pageRequestQueue`, `errorHandling`, the command queue, and as leaves the fault queue's, the log, the trace and
+/// interrupt lines.
 package final class SMMUv3Driver: Sendable {
     package let name: String
     /// What probing found.
@@ -22,7 +23,10 @@ package final class SMMUv3Driver: Sendable {
 
     let device: SMMUv3Device
     let attachments: Mutex<Attachments>
-    let eventQueue: Mutex<EventQueue>
+    let eventQueue: Mutex<OutputQueue>
+    /// Nil where the SMMU has no page requests.
+    let pageRequestQueue: PageRequestQueue?
+    let pageFaults: PageFaultQueue
     let errorHandling = Mutex(())
     let interrupts: InterruptHandlers
     private let isStopped = Atomic(false)
@@ -93,6 +97,10 @@ package final class SMMUv3Driver: Sendable {
         identityDomain = try IOMMUDomain(.identity, device: device, granule: nil)
         attachments = Mutex(Attachments(streamTable: structures.streamTable))
         eventQueue = Mutex(structures.eventQueue)
+        pageRequestQueue = structures.pageRequestQueue.map { PageRequestQueue($0) }
+        pageFaults = PageFaultQueue(usesThread: options.interruptHandling == .threads) { fault, response in
+            device.answer(fault, response)
+        }
         self.interrupts = InterruptHandlers(interrupts)
         do throws(SMMUDriverError) {
             try reset()
@@ -118,10 +126,12 @@ package final class SMMUv3Driver: Sendable {
             device.isOutOfControl.store(true, ordering: .sequentiallyConsistent)
             device.commands.memory.abandon()
             eventQueue.withLock { $0.memory.abandon() }
+            pageRequestQueue?.withLock { $0.memory.abandon() }
             attachments.withLock { $0.abandonMemory() }
         }
         // Not before: who waits for an invalidation may use the memory again when the wait ends with the SMMU off.
         device.commands.stop()
+        pageFaults.stop()
         device.flushTimer.stop()
         device.commands.setWhileWaiting(nil)
         interrupts.stop()
@@ -171,7 +181,8 @@ package final class SMMUv3Driver: Sendable {
 /// What is allocated between probe and reset.
 struct DriverStructures {
     let commands: CommandQueue
-    let eventQueue: EventQueue
+    let eventQueue: OutputQueue
+    let pageRequestQueue: OutputQueue?
     let streamTable: StreamTable
 
     init(
@@ -206,7 +217,19 @@ struct DriverStructures {
             frames,
             log
         )
-        eventQueue = EventQueue(memory: events.memory, log2Count: events.log2)
+        eventQueue = OutputQueue(.events, memory: events.memory, log2Count: events.log2)
+        if features.flags.contains(.pageRequests) {
+            let requests = try Self.queue(
+                "priq",
+                entryByteCount: PRIEntry.byteCount,
+                log2: min(features.pageRequestQueueLog2, limit),
+                frames,
+                log
+            )
+            pageRequestQueue = OutputQueue(.pageRequests, memory: requests.memory, log2Count: requests.log2)
+        } else {
+            pageRequestQueue = nil
+        }
 
         let preset = options.disablesBypass ? STE.aborting : .bypassing(features)
         var streamTable = try StreamTable(

@@ -9,7 +9,7 @@ package enum SMMUInterrupts: Sendable {
     /// `combined`: one line for everything.
     case combined(InterruptLine)
     /// A line each; what is missing is never heard of.
-    case named(eventq: InterruptLine?, gerror: InterruptLine?)
+    case named(eventq: InterruptLine?, gerror: InterruptLine?, priq: InterruptLine? = nil)
 }
 
 /// Who runs the interrupt handlers.

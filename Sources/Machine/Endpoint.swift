@@ -27,6 +27,8 @@ package struct Endpoint: Sendable {
     package let reservedIOVAs: [ReservedIOVA]
     /// Whether its host bridge passes ATS on (`ats-supported`).
     package var passesATS = false
+    /// Whether it bears that its faulting transactions wait (`dma-can-stall`).
+    package var canStall = false
 }
 
 /// Who a transaction is issued as.
@@ -134,7 +136,8 @@ struct EndpointDirectory: Sendable {
             streams: Self.unique(streams),
             substreamBits: device.pasidBits,
             isCoherent: device.isDMACoherent,
-            reservedIOVAs: device.reservedIOVAs
+            reservedIOVAs: device.reservedIOVAs,
+            canStall: device.canStall
         )
     }
 

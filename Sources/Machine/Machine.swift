@@ -58,6 +58,8 @@ package final class Machine: Sendable {
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
+    /// Clients whose address spaces devices share.
+    package let clientProcesses = ClientProcesses()
 
     /// One region of RAM.
     package struct RAM: Sendable {

@@ -58,6 +58,7 @@ final class ManagedEndpoint: Sendable {
                 endpoint.name,
                 streams: endpoint.streams,
                 substreamBits: Int(endpoint.substreamBits),
+                canStall: endpoint.canStall,
                 reservedRegions: endpoint.reservedIOVAs.map { reserved in
                     ReservedRegion(Self.kind(reserved.kind), reserved.range)
                 }

@@ -81,7 +81,11 @@ final class OperatingSystem: Sendable {
                     registerByteCount: node.registers.byteCount,
                     frames: frames,
                     interrupts: lines.combined.map { .combined($0) }
-                        ?? .named(eventq: lines.eventQueue, gerror: lines.globalError),
+                        ?? .named(
+                            eventq: lines.eventQueue,
+                            gerror: lines.globalError,
+                            priq: lines.pageRequestQueue
+                        ),
                     options: options
                 )
             )

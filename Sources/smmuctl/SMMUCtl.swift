@@ -25,7 +25,7 @@ struct SMMUCtl: ParsableCommand {
             64 wrong usage.
             """,
         subcommands: [
-            Board.self, Map.self, Unmap.self, Mappings.self, Attach.self, DMA.self, Translate.self,
+            Board.self, Map.self, Unmap.self, Mappings.self, Attach.self, SVA.self, DMA.self, Translate.self,
             Explain.self,
             Events.self, IRQ.self, Regs.self, Mem.self, MMIO.self, Stat.self, Stats.self, Log.self,
             Version.self,

@@ -15,8 +15,8 @@ struct ProbeAndResetTests {
     @Test func identificationBecomesFeaturesAsTheKernelPrintsThem() throws {
         let bench = DriverBench()
         let driver = try bench.start()
-        // 2-level stream and CD tables, little-endian, coherent, stage 1, ranges: bits 0, 1, 2, 8, 9, 15.
-        #expect(driver.features.flags.rawValue == 0x8307)
+        // 2-level stream and CD tables, little-endian, coherent, stage 1, ranges, SVA: bits 0, 1, 2, 8, 9, 15, 17.
+        #expect(driver.features.flags.rawValue == 0x2_8307)
         #expect(driver.features.inputAddressBits == 44)
         #expect(driver.features.outputAddressBits == 44)
         #expect(driver.features.granules == [.kib4, .kib16, .kib64])
@@ -26,7 +26,7 @@ struct ProbeAndResetTests {
         #expect(driver.features.substreamIDBits == 0)
         #expect(
             driver.messages == [
-                "ias 44-bit, oas 44-bit (features 0x00008307)", "allocated 1024 entries for cmdq",
+                "ias 44-bit, oas 44-bit (features 0x00028307)", "allocated 1024 entries for cmdq",
                 "allocated 1024 entries for evtq",
             ]
         )

@@ -14,6 +14,7 @@ package enum Methods {
         BusLoad.self, BusStore.self,
         MemoryRead.self, MemoryWrite.self, MemoryFill.self, MemoryAllocate.self, MemoryFree.self,
         IOMMUMap.self, IOMMUUnmap.self, IOMMUMappings.self, IOMMUAttach.self,
+        SVAList.self, SVABind.self, SVAUnbind.self,
         Translate.self, Explain.self,
         DMARead.self, DMAWrite.self, DMACopy.self,
         EventsList.self, EventsSubscribe.self, EventsUnsubscribe.self,

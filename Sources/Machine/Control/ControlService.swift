@@ -67,6 +67,7 @@ package final class ControlService: Sendable {
         addIOMMUMethods(to: &dispatcher)
         addTransactionMethods(to: &dispatcher)
         addEventMethods(to: &dispatcher)
+        addSVAMethods(to: &dispatcher)
         return dispatcher
     }
 
