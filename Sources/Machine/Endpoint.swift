@@ -27,6 +27,12 @@ package struct Endpoint: Sendable {
     package let reservedIOVAs: [ReservedIOVA]
     /// Whether its host bridge passes ATS on (`ats-supported`).
     package var passesATS = false
+
+    /// Where a PCIe function stands, by the tree; nil for a platform device.
+    package var pciAddress: PCIAddress? {
+        guard kind == .pcie, let slash = name.lastIndex(of: "/") else { return nil }
+        return PCIAddress(name[name.index(after: slash)...])
+    }
 }
 
 /// Who a transaction is issued as.
