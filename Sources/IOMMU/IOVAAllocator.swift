@@ -17,6 +17,15 @@ package struct IOVAAllocator {
     private var taken = RangeSet()
     /// What can never be allocated.
     private var reserved = RangeSet()
+    /// The least number of pages that was not found at a limit of 4 GiB or above; what is smaller may be there.
+    private var leastFailedLowCount = UInt64.max
+    /// How often the taken ranges were searched.
+    private(set) var searchCount = 0
+
+    /// The last address that 32 bits hold.
+    static let lastLowAddress: UInt64 = 0xFFFF_FFFF
+
+    private var lastLowPFN: UInt64 { Self.lastLowAddress &>> granuleLog2 }
 
     /// An allocator in which only pfn 0 is taken: address 0 is never handed out.
     ///
@@ -32,23 +41,43 @@ package struct IOVAAllocator {
         reserved.insert(0, 0)
     }
 
-    /// Takes a free range.
+    /// Takes a free range, below 4 GiB first unless that is turned off.
     ///
     /// - Parameters:
     ///   - byteCount: A multiple of the granule.
     ///   - limit: The last address that the device can drive: its DMA mask.
     /// - Returns: The first address; nil where no such range is free.
     package mutating func allocate(byteCount: UInt64, limit: UInt64 = .max) -> IOVirtualAddress? {
+        if prefersLow, limit > Self.lastLowAddress,
+            let low = allocateHighest(byteCount: byteCount, limit: Self.lastLowAddress)
+        {
+            return low
+        }
+        return allocateHighest(byteCount: byteCount, limit: limit)
+    }
+
+    /// Takes the highest free range that ends at or below `limit`.
+    ///
+    /// Linux: alloc_iova. A size that was not free below 4 GiB is not looked for there again, and nor is a larger
+    /// one, until something below becomes free (max32_alloc_size).
+    mutating func allocateHighest(byteCount: UInt64, limit: UInt64) -> IOVirtualAddress? {
         let count = byteCount &>> granuleLog2
-        guard count > 0, count &- 1 <= lastPFN else { return nil }
-        let last = min(lastPFN, limit == .max ? lastPFN : ((limit &+ 1) &>> granuleLog2) &- 1)
-        guard limit == .max || (limit &+ 1) &>> granuleLog2 > 0 else { return nil }
-        let low = UInt64(0xFFFF_FFFF) &>> granuleLog2
-        var first: UInt64?
-        if prefersLow, last > low { first = taken.highestGap(count, upTo: low) }
-        guard let pfn = first ?? taken.highestGap(count, upTo: last) else { return nil }
+        guard count > 0, let last = lastPFN(upTo: limit), count &- 1 <= last else { return nil }
+        if last <= lastLowPFN, count >= leastFailedLowCount { return nil }
+        searchCount &+= 1
+        guard let pfn = taken.highestGap(count, upTo: last) else {
+            if last >= min(lastLowPFN, lastPFN) { leastFailedLowCount = min(leastFailedLowCount, count) }
+            return nil
+        }
         taken.insert(pfn, pfn &+ count &- 1)
         return IOVirtualAddress(pfn &<< granuleLog2)
+    }
+
+    /// The last pfn whose page ends at or below `limit`; nil where that is none.
+    private func lastPFN(upTo limit: UInt64) -> UInt64? {
+        guard limit != .max else { return lastPFN }
+        let count = (limit &+ 1) &>> granuleLog2
+        return count > 0 ? min(lastPFN, count &- 1) : nil
     }
 
     /// Marks a range that someone mapped at an address of their choice; it may be taken already.
@@ -68,6 +97,7 @@ package struct IOVAAllocator {
     package mutating func release(_ range: AddressRange) {
         guard let pfns = pfns(of: range) else { return }
         taken.remove(pfns.first, pfns.last)
+        if pfns.first <= lastLowPFN { leastFailedLowCount = .max }
         for piece in reserved.overlapping(pfns.first, pfns.last) { taken.insert(piece.first, piece.last) }
     }
 
