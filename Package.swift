@@ -375,6 +375,12 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // The C library alone.
+        .executableTarget(
+            name: "smmud-dma-ring-example",
+            path: "examples/dma-ring"
+        ),
+
         // Tools that measure and that fuzz. They are in this package because they use its package-level API.
         .target(
             name: "BareMachine",

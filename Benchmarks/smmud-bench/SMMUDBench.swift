@@ -25,7 +25,16 @@ struct SMMUDBench: ParsableCommand {
     @Flag(help: "One JSON array instead of the table.")
     var json = false
 
+    @Option(help: "Run the subject of the one benchmark of this name so often, and measure nothing: for callgrind.")
+    var repetitions: Int?
+
     func run() throws {
+        if let repetitions {
+            guard repetitions > 0, let one = benchmarks.first(where: { $0.name == filter }) else {
+                throw ValidationError("--repetitions N takes the whole name of one benchmark in --filter")
+            }
+            return try one.prepare().subject(repetitions)
+        }
         let chosen = benchmarks.filter { filter.map($0.name.contains) ?? true }
         guard !chosen.isEmpty else {
             throw ValidationError(

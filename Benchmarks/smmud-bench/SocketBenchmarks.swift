@@ -3,6 +3,7 @@
 import CLinux
 import ControlProtocol
 import Glibc
+import HostIO
 import SMMUClient
 
 /// What a socket benchmark could not do.
@@ -18,6 +19,7 @@ private final class RunningDaemon {
     private let directory: String
     private var process = pid_t()
     let socket: CInt
+    let dmaPath: String
 
     private static let board = """
         /dts-v1/;
@@ -48,7 +50,9 @@ private final class RunningDaemon {
         var template = Array("/tmp/smmud-bench-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw SocketBenchmarkError(description: "mkdtemp failed") }
         directory = String(cString: made)
-        let (control, dma) = (directory + "/control.sock", directory + "/dma.sock")
+        let control = directory + "/control.sock"
+        let dma = directory + "/dma.sock"
+        dmaPath = dma
         try Self.write(Self.board, to: directory + "/board.dts")
         let compiler = try Self.spawn([
             "dtc", "-q", "-I", "dts", "-O", "dtb", "-o", directory + "/board.dtb", directory + "/board.dts",
@@ -256,6 +260,73 @@ private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void,
     return ({ try run(daemon.socket, $0) }, { try run(bare.socket, $0) })
 }
 
+/// READs of 64 bytes over a ring that both sides poll, so many outstanding at a time.
+private func ringReads(outstanding: Int) throws -> (Int) throws -> Void {
+    let daemon = try RunningDaemon()
+    let client = try DMAClient(path: daemon.dmaPath)
+    let ring = try DMARingClient(
+        client,
+        slotCount: outstanding,
+        dataByteCount: 64,
+        pollNanoseconds: .max
+    )
+    let requester = DMARequester.stream(smmu: 0, stream: 0x42)
+    let request = client.transferRequest(.read, requester, RunningDaemon.iova, 64, DMAAttributes())
+    return { count in
+        var (submitted, answered, failed) = (0, 0, 0)
+        while answered < count {
+            // Half of the slots at a time, so that the daemon has the other half meanwhile.
+            while submitted < count, ring.submit(request, answerByteCount: 64) { submitted += 1 }
+            ring.flush()
+            try ring.wait(spins: .max)
+            answered += try ring.reap { response, _ in if response.status != .ok { failed += 1 } }
+        }
+        guard failed == 0 else { throw SocketBenchmarkError(description: "a READ over the ring failed") }
+        withExtendedLifetime((daemon, client)) {}
+    }
+}
+
+/// Two threads that hand a word in shared memory to and fro.
+private func handOver() throws -> (Int) throws -> Void {
+    let partner = try HandOverPartner()
+    return { partner.exchange($0) }
+}
+
+/// A thread that answers each odd number in its word with the next even one.
+private final class HandOverPartner: @unchecked Sendable {
+    // Unchecked: the word is accessed atomically alone.
+    private let word: UnsafeMutablePointer<UInt64>
+    private var thread: SystemThread.Handle?
+
+    init() throws {
+        word = .allocate(capacity: 16)
+        word.initialize(repeating: 0, count: 16)
+        let address = UInt(bitPattern: word)
+        thread = try SystemThread.start(named: "hand-over") {
+            guard let word = UnsafeMutablePointer<UInt64>(bitPattern: address) else { return }
+            while true {
+                let value = smmud_load_u64(word)
+                if value == .max { return }
+                if value & 1 == 1 { smmud_store_u64(word, value &+ 1) } else { smmud_cpu_pause() }
+            }
+        }
+    }
+
+    func exchange(_ count: Int) {
+        for _ in 0..<count {
+            let value = smmud_load_u64(word) &+ 1
+            smmud_store_u64(word, value)
+            while smmud_load_u64(word) == value { smmud_cpu_pause() }
+        }
+    }
+
+    deinit {
+        smmud_store_u64(word, .max)
+        if let thread { SystemThread.join(thread) }
+        word.deallocate()
+    }
+}
+
 var socketBenchmarks: [Benchmark] {
     [
         Benchmark(
@@ -269,6 +340,18 @@ var socketBenchmarks: [Benchmark] {
             subject: "the same, 64 in flight: one of them",
             floor: "a bare socket, same bytes",
             prepare: { try roundTrips(inFlight: 64) }
+        ),
+        Benchmark(
+            name: "dma-ring",
+            subject: "read of 64 B over a ring, polled",
+            floor: "a word handed to a thread and back",
+            prepare: { (try ringReads(outstanding: 1), try handOver()) }
+        ),
+        Benchmark(
+            name: "dma-ring-64",
+            subject: "the same, 64 outstanding: one of them",
+            floor: "a word handed to a thread and back",
+            prepare: { (try ringReads(outstanding: 64), try handOver()) }
         ),
     ]
 }

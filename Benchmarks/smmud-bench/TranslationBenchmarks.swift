@@ -30,8 +30,8 @@ private final class Bench {
     let shuffled: [Int]
 
     init(_ change: (inout SMMUv3Options) -> Void = { _ in }) throws {
+        // As in the daemon: commands are executed on a thread of their own.
         var options = SMMUv3Options()
-        options.commandExecution = .inline
         change(&options)
         let memory = try MemoryRegion.anonymous(byteCount: 64 << 20, name: "bench")
         machine = try BareMachine(memory: memory, options: options)
@@ -136,7 +136,7 @@ var translationBenchmarks: [Benchmark] {
             subject: "CMD_TLBI_NH_VA and CMD_SYNC, inline",
             floor: "membarrier(2)",
             prepare: {
-                let bench = try Bench()
+                let bench = try Bench { $0.commandExecution = .inline }
                 return (
                     { count in
                         for _ in 0..<count {

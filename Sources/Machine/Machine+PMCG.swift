@@ -30,9 +30,10 @@ extension Machine {
             configuration.streamIDBits = identification.idr1.sidsize
             configuration.physicalAddressBits = identification.outputAddressBits
         }
-        // Weak: the bus holds the group's windows.
-        let write: PMCG.MessageWrite = { [weak bus] (data, address) throws(BusError) in
-            try bus?.store(UInt64(data), .word, at: address)
+        // Unowned: the bus holds the group's windows, and who counts or writes registers holds the bus. Not weak, which
+        // makes every retain of the bus a slow one.
+        let write: PMCG.MessageWrite = { [unowned bus] (data, address) throws(BusError) in
+            try bus.store(UInt64(data), .word, at: address)
         }
         let model = PMCG(
             name: node.path,

@@ -228,9 +228,7 @@ package final class DMAClient {
     /// - Returns: The buffer's handle.
     package func attach(_ mapping: SharedMapping) throws(ClientError) -> UInt32 {
         let request = DMARequest(.attachBuffer, id: nextID(), count: UInt64(mapping.bytes.count))
-        try flush()
-        try socket.send(DMARequestEncoder.message(request), descriptors: [mapping.descriptor])
-        return try answer(to: request).handle
+        return try call(request, descriptors: [mapping.descriptor]).handle
     }
 
     /// Gives a buffer back.
@@ -307,6 +305,13 @@ package final class DMAClient {
     package func nextID() -> UInt64 {
         lastID &+= 1
         return lastID
+    }
+
+    /// Sends a request that descriptors go with, and waits for its answer.
+    func call(_ request: DMARequest, descriptors: [CInt]) throws(ClientError) -> DMAResponse {
+        try flush()
+        try socket.send(DMARequestEncoder.message(request), descriptors: descriptors)
+        return try answer(to: request)
     }
 
     @discardableResult

@@ -15,6 +15,12 @@ package final class SharedMapping: @unchecked Sendable {
     ///
     /// Others write it at any time.
     package let bytes: UnsafeMutableRawBufferPointer
+    /// The first byte.
+    var base: UnsafeMutableRawPointer {
+        guard let base = bytes.baseAddress else { preconditionFailure("a mapping has a first byte") }
+        return base
+    }
+
     /// The file.
     let descriptor: CInt
 

@@ -40,6 +40,8 @@ package final class StreamPort: DMAPort {
 
     package let streamID: StreamID
     let smmu: SMMUv3
+    /// The bus, which the SMMU keeps alive.
+    private let bus: BusView
     private let slot: TransactionTracker.Slot
     /// Between ``beginTransaction()`` and ``endTransaction()``: the transaction has begun already.
     var isBracketed = false
@@ -64,6 +66,7 @@ package final class StreamPort: DMAPort {
         self.smmu = smmu
         self.canStall = canStall
         self.streamID = streamID
+        bus = smmu.bus.view
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
         lookaside = .allocate(capacity: Self.lookasideCount)
@@ -88,7 +91,7 @@ package final class StreamPort: DMAPort {
                 (output, offset, count) throws(BusError) in
                 let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[offset..<(offset + count)])
                 if let output {
-                    try smmu.bus.copyOut(at: output, into: piece)
+                    try bus.copyOut(at: output, into: piece)
                 } else {
                     piece.initializeMemory(as: UInt8.self, repeating: 0)
                 }
@@ -108,7 +111,7 @@ package final class StreamPort: DMAPort {
             let count = try transfer(.write, at: address, offset: done, of: buffer.count, attributes) {
                 (output, offset, count) throws(BusError) in
                 guard let output else { return }
-                try smmu.bus.copyIn(
+                try bus.copyIn(
                     UnsafeRawBufferPointer(rebasing: buffer[offset..<(offset + count)]),
                     at: output
                 )

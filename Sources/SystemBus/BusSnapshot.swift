@@ -1,8 +1,9 @@
 // The address map as readers see it: plain words that never change once they are published.
 
-import AddressSpace
-import DeviceModel
+package import AddressSpace
+package import DeviceModel
 import GuestMemory
+import Synchronization
 
 /// A window's target, at one address for as long as a snapshot may name it.
 final class WindowBox: Sendable {
@@ -102,5 +103,42 @@ struct BusSnapshot {
     /// The memory of a peer that holds `address`; there are few, and they are slow.
     func remote(containing address: UInt64) -> RemoteRecord? {
         remotes.first { $0.first <= address && address <= $0.last }
+    }
+}
+
+/// The map of a ``SystemBus`` without the bus: a pointer that is good as long as the bus lives.
+///
+/// For ports: counting references to the bus would cost a hit as much as all the rest of it.
+// SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
+package struct BusView: @unchecked Sendable {
+    /// In memory of its own, which nothing else shares: every access reads it.
+    let published: UnsafeMutablePointer<Atomic<UnsafeMutablePointer<BusSnapshot>>>
+
+    init(publishing first: UnsafeMutablePointer<BusSnapshot>) {
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
+        published = memory.bindMemory(to: Atomic<UnsafeMutablePointer<BusSnapshot>>.self, capacity: 1)
+        published.initialize(to: Atomic(first))
+    }
+
+    /// Gives the pointer's memory back, not what it points at.
+    func deallocate() {
+        published.deinitialize(count: 1)
+        UnsafeMutableRawPointer(published).deallocate()
+    }
+
+    /// The map as it is now, for those for whom the caller of ``SystemBus/reclaim(through:)`` waits.
+    @inline(__always)
+    var snapshot: UnsafeMutablePointer<BusSnapshot> { published.pointee.load(ordering: .acquiring) }
+
+    /// As ``SystemBus/copyOut(at:into:)``.
+    package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
+        throws(BusError)
+    {
+        try SystemBus.copyOut(at: address, into: buffer, in: snapshot)
+    }
+
+    /// As ``SystemBus/copyIn(_:at:)``.
+    package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
+        try SystemBus.copyIn(buffer, at: address, in: snapshot)
     }
 }

@@ -10,12 +10,14 @@ import GuestMemory
 /// A device cannot tell it from a port behind an SMMU, except that nothing is translated and nothing is recorded.
 package final class DirectPort: DMAPort {
     private let bus: SystemBus
+    private let view: BusView
     private let tracker: TransactionTracker
     private let slot: TransactionTracker.Slot
 
     /// - Parameter tracker: Where the port shows that it is inside a transaction; it outlives the port.
     package init(bus: SystemBus, tracker: TransactionTracker) {
         self.bus = bus
+        view = bus.view
         self.tracker = tracker
         slot = tracker.acquireSlot()
     }
@@ -30,7 +32,7 @@ package final class DirectPort: DMAPort {
         slot.enter()
         defer { slot.leave() }
         do {
-            try bus.copyOut(at: PhysicalAddress(address.rawValue), into: buffer)
+            try view.copyOut(at: PhysicalAddress(address.rawValue), into: buffer)
         } catch {
             throw fault(error, address, buffer.count)
         }
@@ -44,7 +46,7 @@ package final class DirectPort: DMAPort {
         slot.enter()
         defer { slot.leave() }
         do {
-            try bus.copyIn(buffer, at: PhysicalAddress(address.rawValue))
+            try view.copyIn(buffer, at: PhysicalAddress(address.rawValue))
         } catch {
             throw fault(error, address, buffer.count)
         }

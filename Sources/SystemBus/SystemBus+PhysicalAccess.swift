@@ -64,7 +64,7 @@ extension SystemBus: PhysicalAccess {
         var failure: BusError?
         let bytes = [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
             do throws(BusError) {
-                try copyOut(at: address, into: UnsafeMutableRawBufferPointer(buffer), in: map)
+                try Self.copyOut(at: address, into: UnsafeMutableRawBufferPointer(buffer), in: map)
                 count = byteCount
             } catch {
                 failure = error
@@ -80,7 +80,7 @@ extension SystemBus: PhysicalAccess {
         try map.pointee.checkRAM(byteCount: UInt64(bytes.count), at: address, isWrite: true)
         let failure: BusError? = bytes.withUnsafeBytes { buffer in
             do throws(BusError) {
-                try copyIn(buffer, at: address, in: map)
+                try Self.copyIn(buffer, at: address, in: map)
                 return nil
             } catch {
                 return error

@@ -194,11 +194,11 @@ extension SystemBus {
     package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
         throws(BusError)
     {
-        try copyOut(at: address, into: buffer, in: snapshot)
+        try Self.copyOut(at: address, into: buffer, in: snapshot)
     }
 
     /// The same in a map that the caller keeps alive.
-    func copyOut(
+    static func copyOut(
         at address: PhysicalAddress,
         into buffer: UnsafeMutableRawBufferPointer,
         in map: UnsafeMutablePointer<BusSnapshot>
@@ -234,11 +234,11 @@ extension SystemBus {
     /// - Throws: ``BusError`` with the address of the first byte that was not taken; the bytes before it may have
     ///   been written.
     package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
-        try copyIn(buffer, at: address, in: snapshot)
+        try Self.copyIn(buffer, at: address, in: snapshot)
     }
 
     /// The same in a map that the caller keeps alive.
-    func copyIn(
+    static func copyIn(
         _ buffer: UnsafeRawBufferPointer,
         at address: PhysicalAddress,
         in map: UnsafeMutablePointer<BusSnapshot>

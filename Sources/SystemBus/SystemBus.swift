@@ -58,30 +58,32 @@ package final class SystemBus: @unchecked Sendable {
         let state = Mutex(State())
     }
 
-    private let published: Atomic<UnsafeMutablePointer<BusSnapshot>>
+    /// The map as it is now, for those who keep the bus alive by other means.
+    package let view: BusView
     private let changes = Changes()
     private let readers = CountedReaders()
 
     /// An address space in which nothing is.
     package init() {
-        published = Atomic(Self.makeSnapshot(of: AddressMap()))
+        view = BusView(publishing: Self.makeSnapshot(of: AddressMap()))
     }
 
     deinit {
-        Self.free(published.load(ordering: .acquiring))
+        Self.free(view.snapshot)
+        view.deallocate()
         changes.state.withLock { state in for retired in state.retired { Self.free(retired.snapshot) } }
     }
 
     /// The map as it is now, for those for whom the caller of ``reclaim(through:)`` waits.
     @inline(__always)
-    var snapshot: UnsafeMutablePointer<BusSnapshot> { published.load(ordering: .acquiring) }
+    var snapshot: UnsafeMutablePointer<BusSnapshot> { view.snapshot }
 
     /// The map as it is now, and what it names, kept alive until the matching ``leave()``.
     func enter() -> UnsafeMutablePointer<BusSnapshot> {
         readers.line.pointee.count.add(1, ordering: .sequentiallyConsistent)
         // Sequentially consistent, as are the two sides of reclaim(through:): either that sees this reader, or
         // this reader sees the map that it has published.
-        return published.load(ordering: .sequentiallyConsistent)
+        return view.published.pointee.load(ordering: .sequentiallyConsistent)
     }
 
     /// See ``enter()``.
@@ -248,7 +250,7 @@ extension SystemBus {
 
     private func publish(_ state: inout State, removing occupant: Occupant?) {
         state.generation &+= 1
-        let old = published.exchange(Self.makeSnapshot(of: state.map), ordering: .sequentiallyConsistent)
+        let old = view.published.pointee.exchange(Self.makeSnapshot(of: state.map), ordering: .sequentiallyConsistent)
         state.retired.append(Retired(generation: state.generation, snapshot: old, occupant: occupant))
     }
 

@@ -22,25 +22,29 @@ package final class TransactionTracker: Sendable {
     package struct Slot: @unchecked Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// [0] a sequence number, odd while inside; [1...] the owner's counters.
-        package let words: UnsafeMutablePointer<UInt64>
-        fileprivate let needsFence: Bool
+        @usableFromInline package let words: UnsafeMutablePointer<UInt64>
+        @usableFromInline package let needsFence: Bool
+
+        init(words: UnsafeMutablePointer<UInt64>, needsFence: Bool) {
+            (self.words, self.needsFence) = (words, needsFence)
+        }
 
         /// Marks the start of a transaction: from here on a waiter waits for ``leave()``.
         @inline(__always)  // Two stores: a call would cost more than the work.
-        package func enter() {
+        @inlinable package func enter() {
             smmud_store_u64(words, words.pointee &+ 1)
             if needsFence { smmud_fence_seq_cst() } else { smmud_compiler_barrier() }
         }
 
         /// Marks the end of a transaction: all its accesses to memory happened before.
         @inline(__always)  // One store.
-        package func leave() {
+        @inlinable package func leave() {
             smmud_store_u64(words, words.pointee &+ 1)
         }
 
         /// Adds to the owner's counter `index`, 1 up to ``TransactionTracker/counterCount``.
         @inline(__always)  // A load and a store.
-        package func count(_ index: Int, _ amount: UInt64 = 1) {
+        @inlinable package func count(_ index: Int, _ amount: UInt64 = 1) {
             smmud_store_u64(words + index, words[index] &+ amount)
         }
     }

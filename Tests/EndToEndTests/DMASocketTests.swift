@@ -276,34 +276,3 @@ struct DMASocketTests {
             .count
     }
 }
-
-/// A file of zeroes that can be truncated.
-private func memfd(_ name: String, _ byteCount: Int) -> CInt {
-    // Not the library's own, which is sealed.
-    let path = "/dev/shm/smmud-test-\(getpid())-\(name.hashValue)"
-    let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-    unlink(path)
-    ftruncate(descriptor, off_t(byteCount))
-    return descriptor
-}
-
-/// A client that attaches any descriptors to any request.
-private struct RawDMAClient {
-    private let socket: RawSocket
-    var descriptor: CInt { socket.descriptor }
-
-    init(_ path: String) throws {
-        socket = try RawSocket(path)
-        guard try call(.hello(id: 1)).status == .ok else { throw TestFailure("HELLO") }
-    }
-
-    func call(_ request: DMARequest, descriptors: [CInt] = []) throws -> DMAResponse {
-        socket.send(DMARequestEncoder.message(request), descriptors: descriptors)
-        // No payload that is of interest: a header, and a sentence at most.
-        var bytes = try socket.receive(DMAProtocol.headerByteCount)
-        guard bytes.count >= DMAProtocol.headerByteCount else { throw TestFailure("the daemon hung up") }
-        let response = bytes.withUnsafeBytes { DMAResponse(header: $0) }
-        bytes += try socket.receive(Int(response.byteCount) - bytes.count)
-        return response
-    }
-}

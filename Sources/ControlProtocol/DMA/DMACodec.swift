@@ -64,7 +64,7 @@ package struct DMARequestDecoder: Sendable {
         }
         guard bytes.count >= length else { return .needs(byteCount: length) }
         isGreeted = true
-        if let rejection = rejection(of: request) { return .rejected(request, rejection) }
+        if let rejection = limits.rejection(of: request) { return .rejected(request, rejection) }
         return .request(request)
     }
 
@@ -82,8 +82,11 @@ package struct DMARequestDecoder: Sendable {
         return nil
     }
 
+}
+
+extension DMALimits {
     /// What is wrong with a request that can be seen from its header alone.
-    private func rejection(of request: DMARequest) -> DMARejection? {
+    package func rejection(of request: DMARequest) -> DMARejection? {
         guard request.opcode.isKnown else {
             return DMARejection(.unsupported, "there is no opcode \(request.opcode.rawValue)")
         }
@@ -91,6 +94,8 @@ package struct DMARequestDecoder: Sendable {
             return DMARejection(.parameter, "flags from 0x40 up and the last 8 bytes of the header must be 0")
         }
         switch request.opcode {
+        case .write where request.flags.contains(.instruction):
+            return DMARejection(.parameter, "an instruction fetch only reads")
         case .read, .write: return transferRejection(request)
         case .echo: return inlineRejection(UInt64(request.payloadByteCount))
         case .open where !request.flags.contains(.direct):
@@ -132,10 +137,10 @@ package struct DMARequestDecoder: Sendable {
     }
 
     private func inlineRejection(_ count: UInt64) -> DMARejection? {
-        guard count > UInt64(limits.inlineByteCountMax) else { return nil }
+        guard count > UInt64(inlineByteCountMax) else { return nil }
         return DMARejection(
             .range,
-            "\(count) bytes inline: at most \(limits.inlineByteCountMax), or use an attached buffer"
+            "\(count) bytes inline: at most \(inlineByteCountMax), or use an attached buffer"
         )
     }
 }

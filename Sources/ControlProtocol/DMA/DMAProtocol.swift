@@ -70,12 +70,16 @@ package struct DMAOpcode: RawRepresentable, Hashable, Sendable {
     package static let ramInfo = Self(rawValue: 9)
     /// Asks for the file descriptor of a region of RAM.
     package static let ramFile = Self(rawValue: 10)
+    /// Serves a ring in an attached buffer; two eventfds come along.
+    package static let ringOpen = Self(rawValue: 11)
+    /// Ends a ring: when it is answered nobody touches its memory any more.
+    package static let ringClose = Self(rawValue: 12)
 
     /// Set in an answer's opcode beside the request's.
     package static let answerBit: UInt16 = 0x8000
 
     /// Whether a daemon of this version knows it.
-    package var isKnown: Bool { (Self.hello.rawValue...Self.ramFile.rawValue).contains(rawValue) }
+    package var isKnown: Bool { (Self.hello.rawValue...Self.ringClose.rawValue).contains(rawValue) }
 }
 
 /// How a request is meant.

@@ -22,6 +22,7 @@ struct DMAConnection: ~Copyable {
     private var output = AnswerBuffer()
     private var requesters: Requesters
     private var buffers: HandleTable<GuestMemory.MemoryRegion>
+    private var rings: HandleTable<DMARing>
     private var descriptors = DescriptorQueue()
     /// Positions in the stream from the client: received up to here, and done with up to here.
     private var receivedByteCount: UInt64 = 0
@@ -29,6 +30,8 @@ struct DMAConnection: ~Copyable {
 
     /// How many bytes are read at a time, where no message is longer.
     private static let inputByteCount = 128 << 10
+    /// How many rings a client may have: each has a thread of the daemon.
+    private static let ringCountMax = 16
     /// How many bytes a transfer moves before it looks whether the daemon stops.
     private static let pieceByteCount: UInt64 = 4 << 20
 
@@ -39,6 +42,7 @@ struct DMAConnection: ~Copyable {
         decoder = DMARequestDecoder(limits: limits)
         requesters = Requesters(machine: machine, countMax: Int(limits.endpointsMax))
         buffers = HandleTable(countMax: Int(limits.buffersMax))
+        rings = HandleTable(countMax: Self.ringCountMax)
     }
 
     /// Serves the client until it goes, or sends what is no message.
@@ -108,6 +112,8 @@ struct DMAConnection: ~Copyable {
             case .close: output.append(try requesters.close(request))
             case .attachBuffer: try attach(request)
             case .detachBuffer: try detach(request)
+            case .ringOpen: try openRing(request)
+            case .ringClose: try closeRing(request)
             case .ramInfo: sendMemoryInfo(request)
             case .ramFile: return try sendMemoryFile(request)
             case .hello where consumedByteCount == 0: output.append(.hello(to: request, limits))
@@ -151,9 +157,6 @@ struct DMAConnection: ~Copyable {
     }
 
     private mutating func write(_ request: DMARequest) throws(DMARejection) {
-        guard !request.flags.contains(.instruction) else {
-            throw DMARejection(.parameter, "an instruction fetch only reads")
-        }
         let port = try requesters.port(for: request)
         let attributes = TransactionAttributes(of: request)
         guard request.flags.contains(.buffer) else {
@@ -247,6 +250,49 @@ struct DMAConnection: ~Copyable {
         guard buffers.remove(request.buffer) != nil else {
             throw DMARejection(.notFound, "buffer \(request.buffer) is not attached")
         }
+        output.append(DMAResponse(to: request))
+    }
+
+    // MARK: Rings
+
+    private mutating func openRing(_ request: DMARequest) throws(DMARejection) {
+        guard let kick = descriptors.removeFirst(), let call = descriptors.removeFirst() else {
+            throw DMARejection(.noDescriptor, "RING_OPEN takes two eventfds in one message")
+        }
+        guard let buffer = buffers[request.buffer] else {
+            throw DMARejection(.notFound, "buffer \(request.buffer) is not attached")
+        }
+        guard rings.count < rings.countMax else {
+            throw DMARejection(.limit, "\(rings.countMax) rings are open; close one first")
+        }
+        let layout = try DMARingLayout(size: request.count, at: request.offset)
+        let ring = try DMARing(
+            in: buffer,
+            layout,
+            kick: kick,
+            call: call,
+            pollNanoseconds: request.iova,
+            machine: machine,
+            limits: limits
+        )
+        guard let handle = rings.insert(ring) else { return }
+        output.append(
+            DMAResponse(
+                to: request,
+                handle: handle,
+                value0: layout.available,
+                value1: layout.used,
+                value2: layout.end
+            )
+        )
+    }
+
+    private mutating func closeRing(_ request: DMARequest) throws(DMARejection) {
+        guard let ring = rings.remove(request.endpoint) else {
+            throw DMARejection(.notFound, "ring \(request.endpoint) is not open")
+        }
+        ring.stop()
+        if let reason = ring.breakage { throw DMARejection(.failed, reason) }
         output.append(DMAResponse(to: request))
     }
 

@@ -1,0 +1,287 @@
+// A ring of DMA requests in shared memory: no system call for a request while both sides are at work.
+
+import CLinux
+package import ControlProtocol
+import Glibc
+
+/// Requests and answers of one ring (docs/dma-ring.md).
+///
+/// The ring's memory is cut into slots, each with a request, its data and its answer; so many requests can be
+/// outstanding. Belongs to one thread at a time. It outlives neither its connection nor the daemon.
+package final class DMARingClient {
+    private let client: DMAClient
+    private let mapping: SharedMapping
+    private let layout: DMARingLayout
+    private let buffer: UInt32
+    private let handle: UInt32
+    private let kick: CInt
+    private let call: CInt
+    private let dataByteCount: Int
+    private let firstSlot: Int
+    private let slotByteCount: Int
+    /// Slots that hold no request.
+    private var free: [UInt16]
+    private var nextAvailable: UInt16 = 0
+    private var publishedAvailable: UInt16 = 0
+    private var nextUsed: UInt16 = 0
+
+    /// How many requests can be outstanding.
+    package let slotCount: Int
+    /// How many are.
+    package var outstandingCount: Int { slotCount - free.count }
+    /// How many may still be submitted.
+    package var freeCount: Int { free.count }
+
+    /// Makes a ring and has the daemon serve it.
+    ///
+    /// - Parameters:
+    ///   - client: The connection that it belongs to.
+    ///   - slotCount: How many requests can be outstanding: a power of two, 1 to 16384.
+    ///   - dataByteCount: How many bytes of data each can have; rounded up to cache lines.
+    ///   - pollNanoseconds: How long the daemon looks for more before it waits for a signal; all ones is for ever.
+    package init(
+        _ client: DMAClient,
+        slotCount: Int,
+        dataByteCount: Int,
+        pollNanoseconds: UInt64 = 0
+    ) throws(ClientError) {
+        guard (1...16384).contains(slotCount), slotCount & (slotCount - 1) == 0,
+            (0...(1 << 30)).contains(dataByteCount)
+        else {
+            throw .local("a ring has a power of two of slots, up to 16384, of up to 1 GiB each")
+        }
+        do throws(DMARejection) {
+            layout = try DMARingLayout(size: UInt64(slotCount) * 2, at: 0)
+        } catch { throw .local(error.message) }
+        self.client = client
+        self.slotCount = slotCount
+        // A refusal's sentence needs some room too.
+        self.dataByteCount = max(192, (dataByteCount + 63) & ~63)
+        slotByteCount = 2 * DMAProtocol.headerByteCount + self.dataByteCount
+        firstSlot = (Int(layout.end) + 63) & ~63
+        mapping = try SharedMapping(byteCount: firstSlot + slotCount * slotByteCount)
+        free = (0..<UInt16(slotCount)).reversed()
+        kick = smmud_eventfd()
+        call = smmud_eventfd()
+        do throws(ClientError) {
+            guard kick >= 0, call >= 0 else { throw .local("no eventfd: \(errorText(-min(kick, call)))") }
+            buffer = try client.attach(mapping)
+            handle = try client.openRing(
+                in: buffer,
+                size: layout.size,
+                pollNanoseconds: pollNanoseconds,
+                kick: kick,
+                call: call
+            )
+        } catch {
+            for descriptor in [kick, call] where descriptor >= 0 { closeDescriptor(descriptor) }
+            throw error
+        }
+        setInterrupt(false)
+    }
+
+    deinit { for descriptor in [kick, call] { closeDescriptor(descriptor) } }
+
+    /// Ends the ring; nobody touches its memory any more.
+    ///
+    /// - Throws: ``ClientError/rejected(status:message:)`` where the daemon found the ring broken: why.
+    package func close() throws(ClientError) {
+        do throws(ClientError) {
+            try client.closeRing(handle)
+        } catch {
+            try client.detach(buffer)
+            throw error
+        }
+        try client.detach(buffer)
+    }
+
+    // MARK: Submitting
+
+    /// Where the data of the slot that ``submit(_:)`` takes next is written to, for a WRITE.
+    package func nextPayload() -> UnsafeMutableRawBufferPointer? {
+        free.last.map { slice(at: offset(of: $0) + DMAProtocol.headerByteCount, dataByteCount) }
+    }
+
+    /// Queues a request; its payload, if any, was put into ``nextPayload()``.
+    ///
+    /// The daemon sees it after ``flush()``. Its header's `id` is what ``reap(_:)`` gives back.
+    ///
+    /// - Parameters:
+    ///   - request: With ``DMARequest/payloadByteCount`` bytes of payload.
+    ///   - answerByteCount: How many bytes follow the answer's header: a READ's count.
+    /// - Returns: Whether there was a slot free, and as large.
+    package func submit(_ request: DMARequest, answerByteCount: Int = 0) -> Bool {
+        guard max(request.payloadByteCount, answerByteCount) <= dataByteCount, let slot = free.popLast()
+        else { return false }
+        let start = offset(of: slot)
+        request.write(to: slice(at: start, DMAProtocol.headerByteCount))
+        // The answer comes after the payload, in a line of its own.
+        let payloadByteCount = request.payloadByteCount
+        let answer = start + DMAProtocol.headerByteCount + ((payloadByteCount + 63) & ~63)
+        let head = 2 * slot
+        put(
+            DMARingDescriptor(
+                offset: UInt64(start),
+                byteCount: UInt32(DMAProtocol.headerByteCount + payloadByteCount),
+                flags: DMARingLayout.hasNext,
+                next: head + 1
+            ),
+            at: head
+        )
+        put(
+            DMARingDescriptor(
+                offset: UInt64(answer),
+                byteCount: UInt32(
+                    DMAProtocol.headerByteCount + max(answerByteCount, sentenceRoom(payloadByteCount))
+                ),
+                flags: DMARingLayout.isWritable
+            ),
+            at: head + 1
+        )
+        smmud_store_u16(mapping.base + Int(layout.availableEntry(nextAvailable)), head.littleEndian)
+        nextAvailable &+= 1
+        return true
+    }
+
+    /// A refusal comes with a sentence, for which there is the room that the payload leaves.
+    private func sentenceRoom(_ payloadByteCount: Int) -> Int {
+        dataByteCount - ((payloadByteCount + 63) & ~63)
+    }
+
+    /// Shows the daemon all that was submitted, and wakes it if it sleeps.
+    package func flush() {
+        guard nextAvailable != publishedAvailable else { return }
+        publishedAvailable = nextAvailable
+        smmud_store_u16(mapping.base + Int(layout.available) + 2, nextAvailable.littleEndian)
+        // The index before the flag is looked at: the daemon clears it, and then looks at the index.
+        smmud_fence_seq_cst()
+        if usedFlags & DMARingLayout.noNotify == 0 { smmud_signal_eventfd(kick) }
+    }
+
+    // MARK: Answers
+
+    /// Takes all answers that are there.
+    ///
+    /// - Parameter body: Gets each answer and its payload, which is good until it returns.
+    /// - Returns: How many there were.
+    /// - Throws: ``ClientError/violation(_:)`` where the daemon found the ring broken, or broke it.
+    @discardableResult
+    package func reap(_ body: (DMAResponse, UnsafeRawBufferPointer) -> Void) throws(ClientError) -> Int {
+        let end = UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used) + 2))
+        var count = 0
+        while nextUsed != end {
+            let entry = UInt64(littleEndian: smmud_load_u64(mapping.base + Int(layout.usedEntry(nextUsed))))
+            let head = UInt16(truncatingIfNeeded: entry)
+            guard entry & 0xFFFF_FFFF < UInt64(layout.size), head.isMultiple(of: 2), outstandingCount > 0
+            else {
+                throw .violation("chain \(entry & 0xFFFF_FFFF) is done, which was not submitted")
+            }
+            let slot = head / 2
+            let request = offset(of: slot)
+            let requestByteCount = smmud_load_u32(mapping.base + Int(layout.descriptor(head)) + 8)
+            let answer = request + ((Int(UInt32(littleEndian: requestByteCount)) + 63) & ~63)
+            let response = DMAResponse(
+                header: UnsafeRawBufferPointer(slice(at: answer, DMAProtocol.headerByteCount))
+            )
+            let room = request + slotByteCount - answer - DMAProtocol.headerByteCount
+            guard room >= 0, response.payloadByteCount <= room else {
+                throw .violation("an answer of \(response.byteCount) bytes")
+            }
+            body(
+                response,
+                UnsafeRawBufferPointer(
+                    slice(at: answer + DMAProtocol.headerByteCount, response.payloadByteCount)
+                )
+            )
+            free.append(slot)
+            nextUsed &+= 1
+            count += 1
+        }
+        guard usedFlags & DMARingLayout.broken == 0 else {
+            throw .violation("the daemon finds the ring broken; RING_CLOSE says why")
+        }
+        return count
+    }
+
+    /// Waits for an answer: looks for it at first, and then for a signal.
+    ///
+    /// - Parameters:
+    ///   - spins: How often to look.
+    ///   - timeoutMilliseconds: How long to wait then; nil is for ever.
+    /// - Throws: ``ClientError/timedOut``.
+    package func wait(spins: Int = 0, timeoutMilliseconds: Int? = nil) throws(ClientError) {
+        setInterrupt(false)
+        for _ in 0..<spins {
+            if hasAnswer { return }
+            smmud_cpu_pause()
+        }
+        while !hasAnswer {
+            setInterrupt(true)
+            defer { setInterrupt(false) }
+            guard !hasAnswer else { return }
+            var entry = pollfd(fd: call, events: Int16(POLLIN), revents: 0)
+            let result = poll(&entry, 1, timeoutMilliseconds.map { Int32(clamping: $0) } ?? -1)
+            guard result != 0 else { throw .timedOut }
+            var count: UInt64 = 0
+            _ = read(call, &count, MemoryLayout<UInt64>.size)
+        }
+    }
+
+    /// Whether ``reap(_:)`` has something to say.
+    private var hasAnswer: Bool {
+        UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used) + 2)) != nextUsed
+            || usedFlags & DMARingLayout.broken != 0
+    }
+
+    private func setInterrupt(_ isWanted: Bool) {
+        smmud_store_u16(
+            mapping.base + Int(layout.available),
+            isWanted ? 0 : DMARingLayout.noInterrupt.littleEndian
+        )
+        smmud_fence_seq_cst()
+    }
+
+    // MARK: Memory
+
+    private var usedFlags: UInt16 {
+        UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used)))
+    }
+
+    private func offset(of slot: UInt16) -> Int { firstSlot + Int(slot) * slotByteCount }
+
+    private func slice(at offset: Int, _ byteCount: Int) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(rebasing: mapping.bytes[offset..<(offset + byteCount)])
+    }
+
+    private func put(_ descriptor: DMARingDescriptor, at index: UInt16) {
+        let place = mapping.base + Int(layout.descriptor(index))
+        smmud_store_u64(place, descriptor.offset.littleEndian)
+        smmud_store_u64(place + 8, descriptor.high.littleEndian)
+    }
+}
+
+extension DMAClient {
+    /// Has the daemon serve a ring at the start of an attached buffer.
+    fileprivate func openRing(
+        in buffer: UInt32,
+        size: UInt16,
+        pollNanoseconds: UInt64,
+        kick: CInt,
+        call: CInt
+    )
+        throws(ClientError) -> UInt32
+    {
+        let request = DMARequest(
+            .ringOpen,
+            id: nextID(),
+            buffer: buffer,
+            iova: pollNanoseconds,
+            count: UInt64(size)
+        )
+        return try self.call(request, descriptors: [kick, call]).handle
+    }
+
+    fileprivate func closeRing(_ handle: UInt32) throws(ClientError) {
+        _ = try call(DMARequest(.ringClose, id: nextID(), endpoint: handle), descriptors: [])
+    }
+}
