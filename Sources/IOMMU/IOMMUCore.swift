@@ -245,7 +245,7 @@ package final class IOMMUCore: Sendable {
     /// `start end type`, the end inclusive.
     private static func lines(_ regions: [ReservedRegion]) -> String {
         regions.map {
-            "0x\(hex($0.range.first, digits: 16)) 0x\(hex($0.range.last, digits: 16)) \($0.kind.rawValue)\n"
+            "0x\(hex($0.range.first, digits: 16)) 0x\(hex($0.range.last, digits: 16)) \($0.kind.sysfsName)\n"
         }.joined()
     }
 }

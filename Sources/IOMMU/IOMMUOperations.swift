@@ -72,10 +72,12 @@ extension SMMUv3Driver {
         }
     }
 
-    /// What is reserved of a device's IOVAs: what firmware says.
+    /// What is reserved of a device's IOVAs: where MSIs go, and what firmware says.
     ///
     /// Linux: get_resv_regions (arm_smmu_get_resv_regions).
-    package func reservedRegions(of endpoint: IOMMUEndpoint) -> [ReservedRegion] { endpoint.reservedRegions }
+    package func reservedRegions(of endpoint: IOMMUEndpoint) -> [ReservedRegion] {
+        (MSIDoorbells.softwareMSI.map { [$0] } ?? []) + endpoint.reservedRegions
+    }
 }
 
 /// What a domain can be asked.

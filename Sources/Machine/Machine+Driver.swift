@@ -85,6 +85,16 @@ extension Machine {
         return Methods.IOMMUAttach.Result(device: endpoint.name, domain: domain, group: group)
     }
 
+    func allocate(_ parameters: Methods.IOMMUAllocate.Parameters, for endpoint: Endpoint)
+        throws(ControlError) -> CoherentBufferInfo
+    {
+        try system().managed(endpoint).allocate(parameters)
+    }
+
+    func free(_ iova: UInt64, of endpoint: Endpoint) throws(ControlError) {
+        try system().managed(endpoint).coherent.free(iova)
+    }
+
     func allocate(byteCount: UInt64, alignment: UInt64?) throws(ControlError) -> Methods.MemoryAllocate.Result
     {
         let (address, rounded) = try system().allocate(byteCount: byteCount, alignment: alignment ?? 4096)

@@ -275,9 +275,10 @@ final class ManagedDomain: Sendable {
             }
         }
         book.mappings = kept
-        for allocation in touched where !kept.contains(where: { $0.allocation == allocation }) {
-            try? frames.free(PhysicalAddress(allocation))
-        }
+        let gone = touched.filter { allocation in !kept.contains { $0.allocation == allocation } }
+        guard !gone.isEmpty else { return }
+        // Where that fails devices may still reach the memory: it is lost.
+        try? domain.retire(gone.sorted().map { PhysicalAddress($0) }, to: frames)
     }
 
     // MARK: Devices of other programs

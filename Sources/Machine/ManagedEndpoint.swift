@@ -17,17 +17,22 @@ final class ManagedEndpoint: Sendable {
     private let frames: PhysicalFrameAllocator
     private let substreams = Mutex<[UInt32: ManagedDomain]>([:])
     private let isRemoved = Atomic(false)
+    let coherent: CoherentMemory
 
     /// An endpoint that the core has put into its group.
     ///
-    /// - Parameter foreign: Hears of all that is mapped without a SubstreamID, for a device of another program.
+    /// - Parameters:
+    ///   - coherent: Its coherent memory.
+    ///   - foreign: Hears of all that is mapped without a SubstreamID, for a device of another program.
     init(
         _ endpoint: Endpoint,
         _ iommuEndpoint: IOMMUEndpoint,
         in group: ManagedGroup,
         _ frames: PhysicalFrameAllocator,
+        _ coherent: CoherentMemory,
         _ foreign: ForeignMemory? = nil
     ) {
+        self.coherent = coherent
         self.endpoint = endpoint
         self.iommuEndpoint = iommuEndpoint
         self.group = group
@@ -47,6 +52,7 @@ final class ManagedEndpoint: Sendable {
     func wasRemoved() {
         isRemoved.store(true, ordering: .sequentiallyConsistent)
         group.removeFollower(of: endpoint.name)
+        coherent.freeAll()
         substreams.withLock { $0 = [:] }
     }
 
@@ -120,6 +126,19 @@ final class ManagedEndpoint: Sendable {
         return info(mapping, substream)
     }
 
+    /// Allocates coherent memory, in the default domain.
+    func allocate(_ parameters: Methods.IOMMUAllocate.Parameters) throws(ControlError) -> CoherentBufferInfo {
+        let domain = group.defaultDomain
+        guard !isRemoved.load(ordering: .sequentiallyConsistent), group.current === domain else {
+            throw .conflict("\(endpoint.name) is not in its group's default domain; attach it to \"dma\"")
+        }
+        return try coherent.allocate(
+            parameters.length.value,
+            mask: parameters.mask?.value ?? 0xFFFF_FFFF,
+            in: domain.domain
+        ).info(endpoint.name)
+    }
+
     /// Unmaps as the DMA API does: with `iommu.strict=0` it is invalidated later.
     func unmap(_ parameters: Methods.IOMMUUnmap.Parameters) throws(ControlError) -> UInt64 {
         let substream = try Self.substream(parameters.substream)
@@ -151,7 +170,7 @@ final class ManagedEndpoint: Sendable {
     var mappings: [MappingInfo] {
         let current = group.current
         let domain = current.domain.kind.translates ? current : group.defaultDomain
-        let own = domain.mappings.map { info($0, nil) }
+        let own = domain.mappings.map { info($0, nil) } + coherent.buffers.flatMap(infos)
         let others = substreams.withLock { $0.sorted { $0.key < $1.key } }
         return own + others.flatMap { entry in entry.value.mappings.map { info($0, entry.key) } }
     }
@@ -166,6 +185,21 @@ final class ManagedEndpoint: Sendable {
             substream: substream.map { Hex($0) },
             allocated: mapping.allocation != nil
         )
+    }
+
+    private func infos(_ buffer: DMACoherentBuffer) -> [MappingInfo] {
+        var next = buffer.address.rawValue
+        return buffer.pieces.map { piece in
+            defer { next &+= piece.byteCount }
+            return MappingInfo(
+                device: endpoint.name,
+                iova: Hex(next),
+                address: Hex(piece.physical.rawValue),
+                length: Size(piece.byteCount),
+                permissions: .readWrite,
+                allocated: true
+            )
+        }
     }
 
     private static func substream(_ value: Hex?) throws(ControlError) -> UInt32? {

@@ -109,6 +109,11 @@ extension OperatingSystem {
             guard let group = registry.groups[id] else {
                 throw .notFound(String(id), "there is no IOMMU group \(id); see iommu.groups")
             }
+            let isUsed = registry.endpoints.values.contains { $0.group === group && !$0.coherent.isEmpty }
+            let isLive = request == .dmaFQ && group.group.defaultDomain.kind == .dma
+            guard isLive || !isUsed else {
+                throw ControlError(.busy("coherent memory is allocated in group \(id)"))
+            }
             try group.setType(request)
             return group
         }

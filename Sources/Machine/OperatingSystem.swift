@@ -49,6 +49,7 @@ final class OperatingSystem: Sendable {
     let fixedDomains: [Int: (identity: ManagedDomain, blocked: ManagedDomain)]
     private let topology: @Sendable (PCIeHostNode, Set<UInt16>) -> PCITopology
     private let hosts: [PCIeHostNode]
+    private let access: any PhysicalAccess
     /// Devices of other programs that are lent what is mapped for them, by their endpoints' names.
     private let foreign: [String: ForeignMemory]
     /// What clients allocated for themselves, by address.
@@ -92,6 +93,7 @@ final class OperatingSystem: Sendable {
         }
         fixedDomains = fixed
         hosts = board.pcieHosts
+        access = machine.bus
         let models = machine.configurationSpaces
         for space in models.values.flatMap(\.values) { space.enableAccessControl() }
         topology = { host, requesterIDs in
@@ -194,11 +196,20 @@ final class OperatingSystem: Sendable {
         else { throw .internalError("\(endpoint.name) has no group") }
         let managedGroup = registry.groups[group.id] ?? ManagedGroup(group, frames)
         registry.groups[group.id] = managedGroup
+        var traits = DMADevice.Traits()
+        traits.isCoherent = endpoint.isCoherent
+        traits.isPCI = endpoint.kind == .pcie
+        let log = log
         let managed = ManagedEndpoint(
             endpoint,
             member,
             in: managedGroup,
             frames,
+            CoherentMemory(
+                "\(bus.name) \(core.kernelName(of: endpoint.name) ?? endpoint.name)",
+                DMAMemory(frames: frames, access: access),
+                traits
+            ) { log.append($0, from: "iommu") },
             foreign[endpoint.name]
         )
         registry.endpoints[endpoint.name] = managed

@@ -18,6 +18,7 @@ package enum Methods {
         DMARead.self, DMAWrite.self, DMACopy.self,
         EventsList.self, EventsSubscribe.self, EventsUnsubscribe.self,
         InterruptsList.self, InterruptsSubscribe.self, InterruptsUnsubscribe.self,
+        IOMMUAllocate.self, IOMMUFree.self,
         IOMMUGroups.self, IOMMUGroupType.self,
         IOMMUDomains.self, IOMMUDomainMake.self, IOMMUDomainFree.self, IOMMUCompare.self,
         DeviceAdd.self, DeviceRemove.self, DeviceBind.self, DeviceUnbind.self,

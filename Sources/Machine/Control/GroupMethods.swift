@@ -114,7 +114,7 @@ extension ControlService {
                 ReservedRegionInfo(
                     first: Hex(region.range.first),
                     last: Hex(region.range.last),
-                    kind: region.kind.rawValue
+                    kind: region.kind.sysfsName
                 )
             },
             untrusted: group.group.hasUntrusted
@@ -178,7 +178,16 @@ extension ControlService {
         info.devices += groups.filter { $0.current === managed }.flatMap(\.memberNames)
         let mappings = managed.mappings
         info.mappings = Size(UInt64(mappings.count))
-        info.mapped = Size(mappings.reduce(0) { $0 &+ $1.byteCount })
+        var byteCount = mappings.reduce(0) { $0 &+ $1.byteCount }
+        if case .group(let id) = managed.purpose {
+            // Coherent memory is the endpoints' own.
+            for endpoint in machine.operatingSystem.value?.allKnown ?? [] where endpoint.group.group.id == id
+            {
+                byteCount &+= endpoint.coherent.byteCount
+                info.mappings.value += UInt64(endpoint.coherent.buffers.count)
+            }
+        }
+        info.mapped = Size(byteCount)
         if domain.kind == .dmaFQ { info.lazyUnmaps = Size(UInt64(domain.lazyUnmapCount)) }
         return info
     }
