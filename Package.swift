@@ -313,8 +313,7 @@ let package = Package(
             name: "MachineTests",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "HostIO",
-                "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
+                "HostIO", "IOMMU", "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
                 "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings

@@ -76,7 +76,7 @@ extension SMMUv3Driver {
     ///
     /// Linux: get_resv_regions (arm_smmu_get_resv_regions).
     package func reservedRegions(of endpoint: IOMMUEndpoint) -> [ReservedRegion] {
-        (MSIDoorbells.softwareMSI.map { [$0] } ?? []) + endpoint.reservedRegions
+        (ReservedRegion.softwareMSI.map { [$0] } ?? []) + endpoint.reservedRegions
     }
 }
 

@@ -15,7 +15,7 @@ package struct KernelParameters: Equatable, Sendable {
     /// What could not be read, a line each in the kernel's wording; the parameter keeps its default.
     package private(set) var complaints: [String] = []
     /// Which of the early options were on the command line.
-    private var given: Set<PartialKeyPath<Self>> = []
+    private var given: Set<String> = []
 
     /// The defaults: strict, translated.
     package init() {}
@@ -35,7 +35,7 @@ package struct KernelParameters: Equatable, Sendable {
             let text = parts.count == 2 ? String(parts[1]) : nil
             if let value = text.map(Self.bool) ?? (isModule ? true : nil) {
                 self[keyPath: field] = value
-                given.insert(field)
+                given.insert(name)
             } else if isModule {
                 complaints.append("\(name): `\(text ?? "")' invalid for parameter `\(name)'")
             } else {
@@ -82,16 +82,16 @@ package struct KernelParameters: Equatable, Sendable {
 
     /// The lines with which the kernel tells its choice.
     package var announcement: [String] {
-        func origin(_ field: PartialKeyPath<Self>) -> String {
-            given.contains(field) ? " (set via kernel command line)" : ""
+        func origin(_ name: String) -> String {
+            given.contains(name) ? " (set via kernel command line)" : ""
         }
         let type = passthrough ? "Passthrough" : "Translated"
-        let first = "iommu: Default domain type: \(type)\(origin(\.passthrough))"
+        let first = "iommu: Default domain type: \(type)\(origin("iommu.passthrough"))"
         guard !passthrough else { return [first] }
         let mode = strict ? "strict" : "lazy"
         return [
             first,
-            "iommu: DMA domain TLB invalidation policy: \(mode) mode\(origin(\.strict))",
+            "iommu: DMA domain TLB invalidation policy: \(mode) mode\(origin("iommu.strict"))",
         ]
     }
 }

@@ -1,6 +1,7 @@
 // Buses, the kernel's operations, and what a command queue was sent.
 
 import AddressSpace
+import IOPageTable
 import SMMUv3Spec
 import Synchronization
 import Testing
