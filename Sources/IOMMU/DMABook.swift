@@ -37,6 +37,17 @@ struct DMABook: Sendable {
     private var mappings: [IOVirtualAddress: [Mapping]] = [:]
     private(set) var count = 0
 
+    /// What is said of a driver that lets go of its device and leaves mappings; nil where it leaves none.
+    var complaintAboutLeaks: String? {
+        guard let first = mappings.min(by: { $0.key < $1.key }), let mapping = first.value.first else {
+            return nil
+        }
+        return "device driver has pending DMA allocations while released from device [count=\(count)] "
+            + "One of leaked entries details: [device address=0x\(hex(first.key.rawValue, digits: 16))] "
+            + "[size=\(mapping.byteCount) bytes] [mapped with \(mapping.direction.kernelName)] "
+            + "[mapped as \(mapping.kind.rawValue)]"
+    }
+
     mutating func insert(_ mapping: Mapping, at address: IOVirtualAddress) {
         mappings[address, default: []].append(mapping)
         count += 1

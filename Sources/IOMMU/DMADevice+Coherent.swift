@@ -187,7 +187,7 @@ extension DMADevice {
             let range = try map(pieces, permissions(.bidirectional, attributes), iova, size)
             return keep(buffers, iova, byteCount, frames, (range, pieces))
         } catch {
-            frames.giveBack()
+            if !error.leavesTranslations { frames.giveBack() }
             throw error
         }
     }

@@ -24,7 +24,7 @@ extension DMADevice {
             book.withLock { $0.insert(mapping, at: address) }
             return address
         } catch {
-            mapping.bounce?.giveBack()
+            if !error.leavesTranslations { mapping.bounce?.giveBack() }
             throw refused(error, attributes)
         }
     }

@@ -179,6 +179,17 @@ package final class DMADevice: Sendable {
     /// How many mappings and coherent buffers there are.
     package var mappingCount: Int { book.withLock { $0.count } }
 
+    /// The driver lets go of the device: what it left mapped is told to the log, and stays.
+    ///
+    /// Linux: dma_debug_device_change.
+    /// - Returns: How many mappings and coherent buffers that are.
+    @discardableResult
+    package func driverUnbinds() -> Int {
+        let (count, complaint) = book.withLock { ($0.count, $0.complaintAboutLeaks) }
+        if let complaint { note(.error, complaint) }
+        return count
+    }
+
     // MARK: Single mappings
 
     /// Maps memory for DMA.
@@ -213,8 +224,8 @@ package final class DMADevice: Sendable {
     /// Linux: dma_unmap_page, dma_unmap_single.
     ///
     /// In a strict domain the device reaches the memory no more when this returns. In a lazy one it may until the next
-    /// flush, as in Linux: the memory is its owner's again at once. A bounce buffer is copied back first, and is not
-    /// used again before the flush.
+    /// flush, as in Linux: the memory is its owner's again at once. A bounce buffer is copied back, and is not used
+    /// again before the flush.
     /// - Parameters: As for ``map(_:byteCount:_:_:)``, and what it returned.
     /// - Throws: ``DMAError/misuse(_:)`` for what was not mapped so, and nothing changes; ``DMAError/driver(_:)`` where
     ///   the command queue failed, and then the memory must not be used again.
@@ -235,25 +246,36 @@ package final class DMADevice: Sendable {
     }
 
     /// Takes a mapping away that has left the book.
+    ///
+    /// A bounce buffer is copied when the device has lost it, so that what was looked at is what stays.
     func end(_ mapping: DMABook.Mapping, _ attributes: DMAAttributes) throws(DMAError) {
+        try release(mapping)
+        guard let bounce = mapping.bounce else { return }
         var copyError: DMAError?
-        if let bounce = mapping.bounce, !attributes.contains(.skipCPUSync), mapping.direction != .toDevice {
+        if !attributes.contains(.skipCPUSync), mapping.direction != .toDevice {
             do throws(DMAError) { try bounce.copyBack(0, mapping.byteCount) } catch { copyError = error }
         }
-        try release(mapping)
+        do throws(SMMUDriverError) { try retire(bounce) } catch { throw .driver(error) }
         if let copyError { throw copyError }
     }
 
-    /// Unmaps, and gives back IOVAs, memory and bounce slots when the device cannot reach them any more.
+    /// Gives a bounce buffer's slots back when the device cannot reach them any more.
+    private func retire(_ bounce: BounceSlot) throws(SMMUDriverError) {
+        guard let translation, translation.isLazy.load(ordering: .sequentiallyConsistent) else {
+            return bounce.giveBack()
+        }
+        try translation.retire(DeferredRelease(memory: bounce))
+    }
+
+    /// Unmaps, and gives back IOVAs and coherent memory when the device cannot reach them any more.
     private func release(_ mapping: DMABook.Mapping) throws(DMAError) {
-        let retired: (any RetiredMemory)? = mapping.bounce ?? mapping.frames
         guard let translation, let range = mapping.range else {
-            retired?.giveBack()
+            mapping.frames?.giveBack()
             return
         }
         let unmapped: UInt64
         do throws(SMMUDriverError) {
-            unmapped = try translation.unmap(mapping.pieces, freeing: range, retired)
+            unmapped = try translation.unmap(mapping.pieces, freeing: range, mapping.frames)
         } catch { throw .driver(error) }
         let expected = mapping.pieces.reduce(0) { $0 &+ $1.byteCount }
         if unmapped != expected {

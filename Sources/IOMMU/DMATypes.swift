@@ -79,6 +79,17 @@ package enum DMAError: Error, Equatable, Sendable {
     }
 }
 
+extension DMAError {
+    /// Whether a map that failed so may have left translations in the TLB: the memory behind them is lost then.
+    var leavesTranslations: Bool {
+        switch self {
+        case .driver(.pageTable): false
+        case .driver: true
+        default: false
+        }
+    }
+}
+
 extension DMAError: CustomStringConvertible {
     package var description: String {
         switch self {
@@ -111,6 +122,7 @@ extension SMMUDriverError {
         case .bus: "EIO"
         case .stopped, .unknownEndpoint: "ENODEV"
         case .noMemory, .iovasExhausted: "ENOMEM"
+        case .noDirtyTracking: "EOPNOTSUPP"
         case .asidsExhausted: "EBUSY"
         case .streamOutOfRange, .substreamOutOfRange: "ERANGE"
         case .streamInUse: "ENODEV"

@@ -82,5 +82,8 @@ extension CD {
         self.asid = asid
         ttb0 = root.rawValue
         mair = controls.mair
+        // Linux sets both: dirty state is never updated without the Access flag.
+        ha = configuration.tracksDirtyState
+        hd = configuration.tracksDirtyState
     }
 }

@@ -175,22 +175,25 @@ final class FlushTimer: Sendable {
     }
 
     /// Starts a queue's timer.
-    func arm(_ translation: DomainTranslation) {
-        let thread = state.withLock { state -> WorkerThread? in
-            guard !state.isStopped else { return nil }
+    ///
+    /// - Returns: False where the driver has been stopped: nobody flushes any more.
+    func arm(_ translation: DomainTranslation) -> Bool {
+        let (thread, isRunning) = state.withLock { state -> (WorkerThread?, Bool) in
+            guard !state.isStopped else { return (nil, false) }
             state.armed.append(
                 Armed(
                     due: clock.nanoseconds() &+ FlushQueue.timeoutNanoseconds,
                     translation: translation
                 )
             )
-            guard usesThread else { return nil }
-            if let thread = state.thread { return thread }
+            guard usesThread else { return (nil, true) }
+            if let thread = state.thread { return (thread, true) }
             let thread = WorkerThread { [weak self] in self?.sleepAndExpire() }
             state.thread = thread
-            return thread
+            return (thread, true)
         }
         thread?.kick()
+        return isRunning
     }
 
     /// Flushes every queue whose time has come.

@@ -67,7 +67,8 @@ extension DomainTranslation {
         } release: {
             release($0)
         }
-        if startsTimer { device.flushTimer.arm(self) }
+        // With the SMMU off nothing is cached: what waits can go.
+        if startsTimer, !device.flushTimer.arm(self) { try? flushLazyUnmaps() }
     }
 
     /// What waited is reached by nobody any more.

@@ -30,10 +30,17 @@ package final class IOMMUDomain: Sendable {
     /// The page table and what belongs to it; nil where the kind does not translate.
     let translation: DomainTranslation?
 
-    init(_ kind: IOMMUDomainKind, device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+    init(
+        _ kind: IOMMUDomainKind,
+        device: SMMUv3Device,
+        granule: PageTableGranule?,
+        tracksDirtyState: Bool = false
+    ) throws(SMMUDriverError) {
         originalKind = kind
         self.device = device
-        translation = kind.translates ? try DomainTranslation(device, granule: granule) : nil
+        translation =
+            kind.translates
+            ? try DomainTranslation(device, granule: granule, tracksDirtyState: tracksDirtyState) : nil
         if kind == .dmaFQ { startFlushQueue() }
     }
 
@@ -130,8 +137,8 @@ package final class IOMMUDomain: Sendable {
 
 /// A domain's page table, ASID and IOVAs.
 ///
-/// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated
-/// after the lock is let go; its IOVAs become free only then.
+/// Lock order: `doorbells`, `state`, a ring of the flush queue, then the command queue. What an unmap cleared is
+/// invalidated after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
     struct State: ~Copyable {
         var table: IOPageTable
@@ -152,8 +159,13 @@ final class DomainTranslation: Sendable {
     let iovaCache = IOVARangeCache()
     let doorbells = Mutex(MSIDoorbells())
 
-    init(_ device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+    init(_ device: SMMUv3Device, granule: PageTableGranule?, tracksDirtyState: Bool)
+        throws(SMMUDriverError)
+    {
         let features = device.features
+        guard !tracksDirtyState || features.flags.contains(.hardwareDirtyState) else {
+            throw .noDirtyTracking
+        }
         let granule = try Self.choose(granule ?? device.options.granule, features)
         guard let asid = device.asids.allocate(bits: features.asidBits) else {
             throw .asidsExhausted(count: (1 << features.asidBits) - 1)
@@ -164,7 +176,8 @@ final class DomainTranslation: Sendable {
                 inputAddressBits: features.virtualAddressBits,
                 outputAddressBits: features.inputAddressBits,
                 isCoherent: features.flags.contains(.coherent),
-                partialUnmap: device.options.partialUnmap
+                partialUnmap: device.options.partialUnmap,
+                tracksDirtyState: tracksDirtyState
             )
             let table = try IOPageTable(
                 configuration: configuration,

@@ -6,7 +6,8 @@ package import AddressSpace
 /// rounded up to a power of two, below 4 GiB first.
 ///
 /// It counts in granules (page frame numbers, pfn). Neighbouring ranges are kept as one, so that a look-up stays
-/// short where much is allocated in one go.
+/// short where much is allocated in one go; where they are many, ``RangeSet`` passes over those between which nothing
+/// fits. Linux has a red-black tree, and goes from range to range.
 package struct IOVAAllocator {
     private let granuleLog2: UInt64
     /// The last pfn of the aperture.
@@ -115,80 +116,5 @@ package struct IOVAAllocator {
         let first = range.first &>> granuleLog2
         guard first <= lastPFN else { return nil }
         return (first, min(range.last &>> granuleLog2, lastPFN))
-    }
-}
-
-/// Ranges of numbers, ascending, none touching another.
-private struct RangeSet {
-    private(set) var ranges: [(first: UInt64, last: UInt64)] = []
-
-    var count: UInt64 { ranges.reduce(0) { $0 &+ ($1.last &- $1.first &+ 1) } }
-
-    mutating func insert(_ first: UInt64, _ last: UInt64) {
-        var merged = (first: first, last: last)
-        let low = index(of: first == 0 ? 0 : first - 1)
-        var high = low
-        while high < ranges.count, ranges[high].first <= (last == .max ? last : last + 1) {
-            merged.first = min(merged.first, ranges[high].first)
-            merged.last = max(merged.last, ranges[high].last)
-            high += 1
-        }
-        ranges.replaceSubrange(low..<high, with: CollectionOfOne(merged))
-    }
-
-    mutating func remove(_ first: UInt64, _ last: UInt64) {
-        let low = index(of: first)
-        var high = low
-        var kept: [(first: UInt64, last: UInt64)] = []
-        while high < ranges.count, ranges[high].first <= last {
-            if ranges[high].first < first { kept.append((ranges[high].first, first - 1)) }
-            if ranges[high].last > last { kept.append((last + 1, ranges[high].last)) }
-            high += 1
-        }
-        ranges.replaceSubrange(low..<high, with: kept)
-    }
-
-    /// The parts of this set that lie in the range.
-    func overlapping(_ first: UInt64, _ last: UInt64) -> [(first: UInt64, last: UInt64)] {
-        var parts: [(first: UInt64, last: UInt64)] = []
-        var next = index(of: first)
-        while next < ranges.count, ranges[next].first <= last {
-            parts.append((max(first, ranges[next].first), min(last, ranges[next].last)))
-            next += 1
-        }
-        return parts
-    }
-
-    /// The highest start, aligned to `count` rounded up to a power of two, of `count` numbers outside this set.
-    func highestGap(_ count: UInt64, upTo limit: UInt64) -> UInt64? {
-        let alignment = count.roundedUpToPowerOfTwo
-        var last = limit
-        for range in ranges.reversed() where range.first <= last {
-            if range.last < last, let start = Self.start(count, alignment, range.last + 1, last) {
-                return start
-            }
-            guard range.first > 0 else { return nil }
-            last = range.first - 1
-        }
-        return Self.start(count, alignment, 0, last)
-    }
-
-    private static func start(_ count: UInt64, _ alignment: UInt64, _ first: UInt64, _ last: UInt64)
-        -> UInt64?
-    {
-        guard alignment > 0, last >= first, last &- first >= count &- 1 else { return nil }
-        let start = (last &- count &+ 1) & ~(alignment &- 1)
-        return start >= first ? start : nil
-    }
-
-    /// The index of the first range that ends at or after `number`.
-    private func index(of number: UInt64) -> Int {
-        var low = 0
-        var high = ranges.count
-        while low < high {
-            let middle = low + (high - low) / 2
-            if ranges[middle].last < number { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 }

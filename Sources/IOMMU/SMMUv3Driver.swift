@@ -127,14 +127,19 @@ package final class SMMUv3Driver: Sendable {
     /// - Parameters:
     ///   - kind: What it does; blocked and identity domains are all alike.
     ///   - granule: The smallest page; nil takes the driver's choice.
-    package func makeDomain(_ kind: IOMMUDomainKind, granule: PageTableGranule? = nil) throws(SMMUDriverError)
-        -> IOMMUDomain
-    {
+    ///   - tracksDirtyState: Whether hardware notes what is written; ``SMMUDriverError/noDirtyTracking`` where it
+    ///     cannot.
+    package func makeDomain(
+        _ kind: IOMMUDomainKind,
+        granule: PageTableGranule? = nil,
+        tracksDirtyState: Bool = false
+    ) throws(SMMUDriverError) -> IOMMUDomain {
         guard !isStopped.load(ordering: .acquiring) else { throw .stopped }
         return switch kind {
         case .blocked: blockedDomain
         case .identity: identityDomain
-        case .dma, .dmaFQ, .unmanaged: try IOMMUDomain(kind, device: device, granule: granule)
+        case .dma, .dmaFQ, .unmanaged:
+            try IOMMUDomain(kind, device: device, granule: granule, tracksDirtyState: tracksDirtyState)
         }
     }
 

@@ -144,6 +144,46 @@ struct BadInputTests {
         try Self.stillWorks(bench)
     }
 
+    @Test func aDriverThatLeavesMappingsIsTold() throws {
+        let bench = try DMABench(.dma)
+        #expect(bench.device.driverUnbinds() == 0)
+        _ = try bench.device.map(Self.page, byteCount: 0x1000, .fromDevice)
+        let buffer = try bench.device.allocateCoherent(byteCount: 64)
+        #expect(bench.device.driverUnbinds() == 2)
+        #expect(
+            bench.messages == [
+                "nic: device driver has pending DMA allocations while released from device [count=2] "
+                    + "One of leaked entries details: [device address=0x00000000ffffe000] [size=64 bytes] "
+                    + "[mapped with DMA_BIDIRECTIONAL] [mapped as coherent]"
+            ]
+        )
+        try bench.device.freeCoherent(buffer)
+        #expect(bench.device.driverUnbinds() == 1)
+    }
+
+    @Test func whatMayStillBeInTheTLBIsNotUsedAgain() throws {
+        let bench = DriverBench()
+        let (driver, domain) = try MappingTests.start(bench, .dma)
+        let device = DMADevice(
+            "nic",
+            domain: domain,
+            memory: DMAMemory(frames: bench.frames, access: bench.smmu)
+        )
+        // The second buffer is beyond 44 bits; the first one's mapping has to go again, and cannot.
+        let buffers = [0x4300_0000, 1 << 50].map { DMABuffer(PhysicalAddress($0), byteCount: 0x1000) }
+        bench.smmu.script { $0.isQueueHung = true }
+        let found = Self.dmaError { _ = try device.map(buffers, .toDevice) }
+        #expect(found?.errorName == "ETIMEDOUT" && found?.leavesTranslations == true)
+        bench.smmu.script { $0.isQueueHung = false }
+        #expect(device.mappingCount == 0)
+        #expect(domain.iovaStatistics?.takenByteCount == 0x3000)
+        // A refusal of the table's alone costs nothing.
+        #expect(Self.dmaError { _ = try device.map(buffers, .toDevice) }?.errorName == "ERANGE")
+        domain.emptyIOVACache()
+        #expect(domain.iovaStatistics?.takenByteCount == 0x3000)
+        driver.stop()
+    }
+
     // MARK: Mistakes with domains
 
     @Test func mistakesWithDomainsHaveTheKernelsErrorNumbers() throws {

@@ -28,15 +28,21 @@ final class DMABench {
     ///   - kind: The device's domain.
     ///   - granule: The domain's; nil for the driver's choice.
     ///   - bounceByteCount: The size of the bounce pool; nil for none.
+    ///   - prefersLowIOVAs: False is `iommu.forcedac=1`.
+    ///   - traits: Changes what the device is.
     init(
         _ kind: IOMMUDomainKind,
         granule: PageTableGranule? = nil,
         bounceByteCount: UInt64? = nil,
+        prefersLowIOVAs: Bool = true,
         traits: (inout DMADevice.Traits) -> Void = { _ in }
     ) throws {
         model = try ModelBench()
         let clock = self.clock
-        driver = try model.start { $0.clock = clock }
+        driver = try model.start {
+            $0.clock = clock
+            $0.prefersLowIOVAs = prefersLowIOVAs
+        }
         domain = try driver.makeDomain(kind, granule: granule)
         let endpoint = try driver.addEndpoint("nic", streams: [StreamID(0x103)])
         try driver.attach(endpoint, to: domain)
@@ -197,15 +203,35 @@ struct DMADeviceTests {
         )
     }
 
+    @Test func forcedACAndTheBusDecideBesideTheMask() throws {
+        let forced = try DMABench(.dma, prefersLowIOVAs: false) { $0.isPCI = true }
+        try forced.device.setMask((1 << 48) - 1)
+        #expect(
+            try forced.device.map(Self.page, byteCount: 0x1000, .toDevice)
+                == IOVirtualAddress(0xFFFF_FFFF_F000)
+        )
+        #expect(forced.messages.isEmpty)
+        let narrow = try DMABench(.dma) { $0.busLimit = 0x3FFF_FFFF }
+        try narrow.device.setMaskAndCoherentMask(.max)
+        #expect(
+            try narrow.device.map(Self.page, byteCount: 0x1000, .toDevice) == IOVirtualAddress(0x3FFF_F000)
+        )
+        #expect(try narrow.device.allocateCoherent(byteCount: 1).address == IOVirtualAddress(0x3FFF_E000))
+    }
+
     // MARK: Coherent memory
 
     @Test func coherentMemoryIsZeroedScatteredAndOneRangeForTheDevice() throws {
         let bench = try DMABench(.dma)
         let used = bench.model.frames.usedByteCount
-        // No two neighbours are free below 64 KiB of blocks.
-        var held: [PhysicalAddress] = []
-        while bench.model.frames.usedByteCount < bench.model.frames.byteCount {
-            held.append(try bench.model.frames.allocate(byteCount: 0x1000, alignment: 0x1000))
+        // All memory is taken but 20 frames of which no two are neighbours.
+        var held = try (0..<40).map { _ in
+            try bench.model.frames.allocate(byteCount: 0x1000, alignment: 0x1000)
+        }
+        for order in stride(from: 25, through: 12, by: -1) {
+            while let block = try? bench.model.frames.allocate(byteCount: 1 << UInt64(order), alignment: 1) {
+                held.append(block)
+            }
         }
         for index in stride(from: 1, to: 40, by: 2) {
             try bench.model.bus.fill(0xEE, byteCount: 0x1000, at: held[index])

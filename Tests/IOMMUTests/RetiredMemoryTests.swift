@@ -11,7 +11,7 @@ import Testing
 
 @Suite("Memory behind lazy unmaps")
 struct RetiredMemoryTests {
-    /// Takes all memory but what `keeping` bytes of single frames are.
+    /// Takes all memory.
     private static func hog(_ frames: PhysicalFrameAllocator) throws -> [PhysicalAddress] {
         var held: [PhysicalAddress] = []
         for order in stride(from: 25, through: 12, by: -1) {
@@ -110,36 +110,22 @@ struct RetiredMemoryTests {
         var bench = DriverBench()
         bench.options.clock = SteppingClock()
         let (driver, domain) = try MappingTests.start(bench, .dmaFQ)
-        let device = DMADevice(
-            "nic",
-            domain: domain,
-            memory: DMAMemory(frames: bench.frames, access: bench.smmu)
-        )
+        // Four frames of its own.
+        let range = try #require(AddressRange(start: 0x43F0_0000, byteCount: 0x4000))
+        let frames = PhysicalFrameAllocator(memory: bench.smmu, ranges: [range])
+        let device = DMADevice("nic", domain: domain, memory: DMAMemory(frames: frames, access: bench.smmu))
         let buffer = try device.allocateCoherent(byteCount: 0x2000)
         try device.freeCoherent(buffer)
-        let held = try Self.hogWithout(bench.frames)
+        let held = try (0..<2).map { _ in try frames.allocate(byteCount: 1, alignment: 1) }
         bench.smmu.script { $0.isQueueHung = true }
-        #expect(throws: PhysicalPageError.self) { _ = try bench.frames.allocate(byteCount: 1, alignment: 1) }
+        #expect(throws: PhysicalPageError.self) { _ = try frames.allocate(byteCount: 1, alignment: 1) }
         #expect(driver.messages.last?.hasPrefix("memory that waits for a flush stays:") == true)
         bench.smmu.script { $0.isQueueHung = false }
-        let frame = try bench.frames.allocate(byteCount: 1, alignment: 1)
+        let frame = try frames.allocate(byteCount: 1, alignment: 1)
         #expect(buffer.pieces.map(\.physical).contains(frame))
-        for block in held + [frame] { try bench.frames.free(block) }
+        for block in held + [frame] { try frames.free(block) }
         driver.stop()
-    }
-
-    /// Takes memory block by block up to the last two frames, which wait for a flush.
-    private static func hogWithout(_ frames: PhysicalFrameAllocator) throws -> [PhysicalAddress] {
-        var held: [PhysicalAddress] = []
-        for order in stride(from: 25, through: 12, by: -1) {
-            let size = UInt64(1) << UInt64(order)
-            while frames.byteCount - frames.usedByteCount >= size,
-                let block = try? frames.allocate(byteCount: size, alignment: 1)
-            {
-                held.append(block)
-            }
-        }
-        return held
+        #expect(frames.usedByteCount == 0)
     }
 
     @Test("memory comes back when the driver stops, and when the domain goes", arguments: [true, false])
@@ -166,6 +152,10 @@ struct RetiredMemoryTests {
             return
         }
         driver.stop()
+        #expect(kept?.lazyUnmapCount == 0)
+        // What comes later waits for nobody either.
+        let late = try bench.frames.allocate(byteCount: 0x1000, alignment: 0x1000)
+        try kept?.retire([late], to: bench.frames)
         #expect(kept?.lazyUnmapCount == 0)
         kept = nil
         #expect(bench.frames.usedByteCount == before)
