@@ -34,7 +34,7 @@ final class ManagedDomain: Sendable {
         var byteCount: UInt64
         var permissions: ControlProtocol.Permissions
         var isCoherent: Bool
-        /// Whether the very same mapping may be there already, of a member of the same group: then it has one user more.
+        /// Whether the very same mapping may be there already, of another of its group: then it has one user more.
         var isShared = false
     }
 

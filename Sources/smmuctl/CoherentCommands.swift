@@ -25,8 +25,21 @@ struct Alloc: ParsableCommand {
             .init(device: device, length: length.size, mask: mask?.hex)
         )
         var text = "\(result.device) has \(Format.size(result.length.value)) at IOVA \(result.iova)\n"
-        for piece in result.pieces { text += "  physical \(Format.range(piece))\n" }
+        for piece in Self.joined(result.pieces) { text += "  physical \(Format.range(piece))\n" }
         try global.print(result, as: text)
+    }
+
+    /// Pieces that follow each other in physical memory as one.
+    private static func joined(_ pieces: [RangeInfo]) -> [RangeInfo] {
+        var joined: [RangeInfo] = []
+        for piece in pieces {
+            if let last = joined.last, last.base.value &+ last.size.value == piece.base.value {
+                joined[joined.count - 1].size.value &+= piece.size.value
+            } else {
+                joined.append(piece)
+            }
+        }
+        return joined
     }
 }
 
