@@ -80,12 +80,14 @@ package struct SMMUFeatures: Hashable, Sendable {
 struct HardwareProbe {
     let registers: RegisterPort
     let isCoherent: Bool
+    let httuOverride: UInt8?
     let log: DriverLog
     private var features = SMMUFeatures()
 
-    init(registers: RegisterPort, isCoherent: Bool, log: DriverLog) {
+    init(registers: RegisterPort, isCoherent: Bool, httuOverride: UInt8?, log: DriverLog) {
         self.registers = registers
         self.isCoherent = isCoherent
+        self.httuOverride = httuOverride
         self.log = log
     }
 
@@ -120,8 +122,7 @@ struct HardwareProbe {
         if idr0.sev { features.flags.insert(.sendsEvents) }
         if idr0.msi { features.flags.insert(.msi) }
         if idr0.hyp { features.flags.insert(.hypervisor) }
-        if idr0.httu >= 1 { features.flags.insert(.hardwareAccessFlag) }
-        if idr0.httu >= 2 { features.flags.insert(.hardwareDirtyState) }
+        readHTTU(idr0)
         // What firmware says of coherency wins.
         if isCoherent { features.flags.insert(.coherent) }
         if idr0.cohacc != isCoherent {
@@ -143,6 +144,26 @@ struct HardwareProbe {
         }
         features.asidBits = idr0.asid16 ? 16 : 8
         features.vmidBits = idr0.vmid16 ? 16 : 8
+    }
+
+    /// Hardware update of the Access flag and of dirty state; what ACPI says of it wins.
+    private mutating func readHTTU(_ idr0: IDR0) {
+        func flags(_ httu: UInt8) -> SMMUFeatureSet {
+            var flags: SMMUFeatureSet = []
+            if httu >= 1 { flags.insert(.hardwareAccessFlag) }
+            if httu >= 2 { flags.insert(.hardwareDirtyState) }
+            return flags
+        }
+        let hardware = flags(idr0.httu)
+        let used = flags(httuOverride ?? idr0.httu)
+        features.flags.formUnion(used)
+        if used != hardware {
+            log.note(
+                .warning,
+                "IDR0.HTTU features(0x\(hex(hardware.rawValue))) overridden by FW configuration "
+                    + "(0x\(hex(used.rawValue)))"
+            )
+        }
     }
 
     private mutating func readIDR1(_ idr1: IDR1) throws(SMMUDriverError) {

@@ -58,7 +58,12 @@ package final class SMMUv3Driver: Sendable {
             trace: options.trace,
             clock: options.clock
         )
-        var probe = HardwareProbe(registers: registers, isCoherent: options.isCoherent, log: log)
+        var probe = HardwareProbe(
+            registers: registers,
+            isCoherent: options.isCoherent,
+            httuOverride: options.httuOverride,
+            log: log
+        )
         let features = try probe.run()
         let structures = try DriverStructures(registers, features, options, frames, log)
 

@@ -167,7 +167,7 @@ struct EndpointDirectory: Sendable {
             // model that says so: enough for a few hundred, without a large CD table for each function.
             substreamBits: 8,
             isCoherent: host.isDMACoherent,
-            reservedIOVAs: reservedIOVAs,
+            reservedIOVAs: reservedIOVAs + host.reservedIOVAs(forRequester: requesterID),
             passesATS: host.supportsATS
         )
     }

@@ -43,7 +43,7 @@ final class ManagedEndpoint: Sendable {
             ManagedDomain.Follower(
                 device: endpoint.name,
                 memory: foreign,
-                directRegions: endpoint.reservedIOVAs.filter { $0.kind == .direct }.map(\.range)
+                directRegions: endpoint.reservedIOVAs.filter { $0.kind != .reserved }.map(\.range)
             )
         )
     }

@@ -118,6 +118,8 @@ final class OperatingSystem: Sendable {
         var options = SMMUv3DriverOptions(name: kernelName(of: node.path), isCoherent: node.isDMACoherent)
         options.hasBrokenPage1 = node.hasBrokenPage1RegisterSpace
         options.hasBrokenPrefetch = node.hasBrokenPrefetchCommand
+        options.httuOverride = node.httuOverride
+        options.firmwareStreams = node.firmwareStreams
         options.apply(parameters)
         options.asids = asids
         options.clock = machine.options.driverClock
@@ -218,9 +220,17 @@ final class OperatingSystem: Sendable {
 
     func bus(of endpoint: Endpoint) -> DeviceBus { endpoint.kind == .pcie ? pciBus : platformBus }
 
+    private static func kind(_ kind: ReservedIOVA.Kind) -> ReservedRegion.Kind {
+        switch kind {
+        case .reserved: .reserved
+        case .direct: .direct
+        case .directRelaxable: .directRelaxable
+        }
+    }
+
     private func device(_ endpoint: Endpoint, _ driver: SMMUv3Driver, _ registry: Registry) -> BusDevice {
         let reserved = endpoint.reservedIOVAs.map { reserved in
-            ReservedRegion(reserved.kind == .direct ? .direct : .reserved, reserved.range)
+            ReservedRegion(Self.kind(reserved.kind), reserved.range)
         }
         guard let address = endpoint.pciAddress,
             let host = hosts.first(where: { endpoint.name.hasPrefix($0.path + "/") })
