@@ -319,7 +319,7 @@ let package = Package(
             name: "MachineTests",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "HostIO",
+                "HostIO", "IOMMU",
                 "IORTFixtures",
                 "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
                 "VFIOUserServer", logging, systemPackage,

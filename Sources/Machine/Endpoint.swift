@@ -29,6 +29,12 @@ package struct Endpoint: Sendable {
     package var passesATS = false
     /// Whether it bears that its faulting transactions wait (`dma-can-stall`).
     package var canStall = false
+
+    /// Where a PCIe function stands, by the tree; nil for a platform device.
+    package var pciAddress: PCIAddress? {
+        guard kind == .pcie, let slash = name.lastIndex(of: "/") else { return nil }
+        return PCIAddress(name[name.index(after: slash)...])
+    }
 }
 
 /// Who a transaction is issued as.
