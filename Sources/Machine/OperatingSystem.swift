@@ -245,6 +245,7 @@ final class OperatingSystem: Sendable {
                 iommu: driver,
                 streams: endpoint.streams,
                 substreamBits: Int(endpoint.substreamBits),
+                canStall: endpoint.canStall,
                 reservedRegions: reserved
             )
         }
