@@ -61,7 +61,7 @@ func fuzzCommandQueue(_ input: inout FuzzInput) {
 }
 
 /// A command: mostly one that there is, with fields that mean something.
-private func command(_ input: inout FuzzInput) -> Command {
+func command(_ input: inout FuzzInput) -> Command {
     let shape = input.next()
     guard shape & 0xC0 != 0xC0 else {
         return Command(words: [input.next(UInt64.self), input.next(UInt64.self)])
@@ -80,8 +80,10 @@ private func command(_ input: inout FuzzInput) -> Command {
 }
 
 /// The queue as its driver left it, and the checks of each command.
-private struct CheckedQueue {
+struct CheckedQueue {
     let machine: BareMachine
+    /// SMMU_CR0 as its driver left it.
+    var control: UInt32 = 0b1101
     private var submitted: UInt32 = 0
     private var acknowledged: UInt32 = 0
     /// Somebody else has written the queue's registers: nothing is known of it any more.
@@ -97,7 +99,7 @@ private struct CheckedQueue {
             && UInt64(read(RegisterOffset.cmdqBase))
                 == BareMachine.Layout.commandQueue | BareMachine.Layout.log2Commands
             && read(RegisterOffset.cmdqBase + 4) == 0 && read(RegisterOffset.gerrorn) == acknowledged
-            && read(RegisterOffset.cr0) == 0b1101
+            && read(RegisterOffset.cr0) == control
     }
 
     /// Queues a command, lets it run, and goes on after its error.

@@ -200,6 +200,16 @@ package struct DeviationCase: Sendable {
                 $0.boot()
                 $0.read()
             },
+            DeviationCase(
+                "nested-root-translated-with-cd",
+                "a CD that is wrong in its other half is C_BAD_CD, wherever TTB0 is",
+                .nested
+            ) {
+                $0.cd.ttb0 = Fixture.unmapped
+                ($0.cd.epd1, $0.cd.t1SZ, $0.cd.tg1) = (false, 60, 2)
+                $0.boot()
+                $0.read()
+            },
             DeviationCase("ttrnw-zero", "TTRnW is 1 where a descriptor's fetch is refused", .nested) {
                 $0.splitTables()
                 $0.page2(Fixture.root, Fixture.root | 0x7BF)
