@@ -5,6 +5,7 @@ import BareMachine
 import DeviceModel
 import SMMUv3
 import SMMUv3Spec
+import SystemBus
 
 /// Where an interface's CTRL is: GATOS's, and VATOS's in the page behind page 1.
 private let interfaces: [UInt64] = [RegisterOffset.gatosCtrl, 0x2_0000 + VATOSRegisterOffset.ctrl]

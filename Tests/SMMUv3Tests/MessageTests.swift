@@ -297,7 +297,9 @@ struct MessageTests {
         }
     }
 
-    @Test("the option processor-events sets IDR0.SEV, and each event is counted; without it SIG_SEV is SIG_NONE")
+    @Test(
+        "the option processor-events sets IDR0.SEV, and each event is counted; without it SIG_SEV is SIG_NONE"
+    )
     func processorEventOption() throws {
         for sends in [true, false] {
             var options = TestGuest.inlineOptions
