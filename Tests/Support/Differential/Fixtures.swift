@@ -210,6 +210,17 @@ package struct DeviationCase: Sendable {
                 $0.boot()
                 $0.read()
             },
+            DeviationCase(
+                "nested-table-abort-tells-ipa",
+                "FetchAddr is the descriptor's that could not be fetched, not the IPA of the table it is for",
+                .nested
+            ) {
+                // Stage 2 has a table where no RAM is, for the GiB in which stage 1 has one.
+                $0.builder.poke(Fixture.root, 0x1_4020_0000 | 3)
+                $0.builder.poke(Fixture.root2 + 5 * 8, Layout.nowhere | 3)
+                $0.boot()
+                $0.read()
+            },
             DeviationCase("ttrnw-zero", "TTRnW is 1 where a descriptor's fetch is refused", .nested) {
                 $0.splitTables()
                 $0.page2(Fixture.root, Fixture.root | 0x7BF)

@@ -288,6 +288,8 @@ struct RefereeWalk {
             var fault = way.fault(0x0B)
             fault.address = address
             if !way.stage.isStage2 { fault.eventClass = 1 }
+            let isForTable = way.stage.isStage2 && way.eventClass == 1 && !way.isStructure
+            if isForTable, quirks.contains(.tableAbortTellsIPA) { fault.address = way.input }
             throw fault
         }
         return word
