@@ -65,6 +65,7 @@ let package = Package(
             dependencies: ["BitFields", "AddressSpace"],
             swiftSettings: safeSettings
         ),
+        .target(name: "ACPITables", swiftSettings: safeSettings),
         .target(name: "ControlProtocol", dependencies: ["BitFields"], swiftSettings: settings),
         .target(name: "VFIOUserProtocol", swiftSettings: settings),
 
@@ -101,7 +102,7 @@ let package = Package(
         ),
         .target(
             name: "DeviceTree",
-            dependencies: ["AddressSpace", "CLibFDT", "DeviceModel"],
+            dependencies: ["ACPITables", "AddressSpace", "CLibFDT", "DeviceModel"],
             swiftSettings: settings
         ),
         .target(
@@ -176,8 +177,8 @@ let package = Package(
         .executableTarget(
             name: "smmud",
             dependencies: [
-                "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "HostIO", "Machine",
+                "ACPITables", "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "GuestMemory", "HostIO", "Machine",
                 "SMMUClient", "SMMUv3", "VFIOUserServer", argumentParser, logging, serviceLifecycle,
                 systemPackage,
                 unixSignals,
@@ -206,6 +207,11 @@ let package = Package(
         .testTarget(
             name: "SMMUv3SpecTests",
             dependencies: ["AddressSpace", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "ACPITablesTests",
+            dependencies: ["ACPITables", "IORTFixtures"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -249,7 +255,7 @@ let package = Package(
         ),
         .testTarget(
             name: "DeviceTreeTests",
-            dependencies: ["AddressSpace", "DeviceModel", "DeviceTree"],
+            dependencies: ["AddressSpace", "DeviceModel", "DeviceTree", "IORTFixtures"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -313,7 +319,8 @@ let package = Package(
             name: "MachineTests",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "HostIO",
+                "HostIO", "IOMMU",
+                "IORTFixtures",
                 "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
                 "VFIOUserServer", logging, systemPackage,
             ],
@@ -326,11 +333,14 @@ let package = Package(
         ),
         .testTarget(
             name: "EndToEndTests",
-            dependencies: ["CLinux", "ControlProtocol", "DiskJournal", "SMMUClient", systemPackage],
+            dependencies: [
+                "CLinux", "ControlProtocol", "DiskJournal", "IORTFixtures", "SMMUClient", systemPackage,
+            ],
             swiftSettings: settings
         ),
         // What tests start and kill, and what both know of the disk's content. Networks for tests alone.
         .target(name: "DiskJournal", path: "Tests/Support/DiskJournal", swiftSettings: settings),
+        .target(name: "IORTFixtures", path: "Tests/Support/IORTFixtures", swiftSettings: settings),
         .target(name: "CTestNetwork", path: "Tests/Support/CTestNetwork"),
         .executableTarget(
             name: "smmud-disk-writer",
@@ -357,6 +367,28 @@ let package = Package(
         .testTarget(
             name: "DifferentialTests",
             dependencies: ["AddressSpace", "Differential", "SMMUv3", "SMMUv3Spec"],
+            swiftSettings: settings
+        ),
+        // The driver's list of cases on QEMU's SMMUv3 and on the model: scripts/driver-conformance.
+        .target(
+            name: "DriverConformance",
+            dependencies: [
+                "AddressSpace", "DeviceModel", "Differential", "GuestMemory", "IOMMU", "IOPageTable",
+                "SMMUv3",
+                "SMMUv3Spec", "SystemBus",
+            ],
+            path: "Tests/Support/DriverConformance",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "smmud-driver-conformance",
+            dependencies: ["Differential", "DriverConformance", "SMMUv3"],
+            path: "Tests/Support/smmud-driver-conformance",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "DriverConformanceTests",
+            dependencies: ["DriverConformance", "SMMUv3"],
             swiftSettings: settings
         ),
         .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
@@ -403,8 +435,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "AddressSpace", "BareMachine", "BlockStorage", "CLinux", "ControlProtocol", "DeviceModel",
-                "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost", "PMCG",
+                "ACPITables", "AddressSpace", "BareMachine", "BlockStorage", "CLinux", "ControlProtocol",
+                "DeviceModel", "DeviceTree", "GuestMemory", "HostIO", "NVMe", "PCIFunction", "PCIHost",
+                "PMCG",
                 "PlatformDevices", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
                 "Virtio",
             ],

@@ -25,7 +25,7 @@ struct SMMUDBench: ParsableCommand {
     @Flag(help: "One JSON array instead of the table.")
     var json = false
 
-    @Option(help: "Run the subject of the one benchmark of this name so often, and measure nothing: for callgrind.")
+    @Option(help: "Run the subject of the benchmark of this name so often, and measure nothing.")
     var repetitions: Int?
 
     func run() throws {

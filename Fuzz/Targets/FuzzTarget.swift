@@ -25,6 +25,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case pci
     /// A device tree blob.
     case deviceTree = "device-tree"
+    /// An ACPI table IORT.
+    case iort
     /// What comes on the DMA socket, at the daemon and at a client.
     case dmaSocket = "dma-socket"
     /// What comes on the control socket, at the daemon and at a client.
@@ -51,6 +53,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .counters: fuzzCounters(&input)
         case .pci: fuzzPCI(&input)
         case .deviceTree: fuzzDeviceTree(input.rest)
+        case .iort: fuzzIORT(input.rest)
         case .dmaSocket: fuzzDMASocket(&input)
         case .controlSocket: fuzzControlSocket(&input)
         case .vfioUserServer: fuzzVFIOUserServer(&input)

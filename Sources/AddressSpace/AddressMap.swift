@@ -1,11 +1,11 @@
 // Sorted, non-overlapping ranges with a value each.
 
 /// A new range cannot go where an older one is.
-package struct AddressConflict: Error, Equatable {
-    package let inserting: AddressRange
-    package let existing: AddressRange
+public struct AddressConflict: Error, Equatable {
+    public let inserting: AddressRange
+    public let existing: AddressRange
 
-    package init(inserting: AddressRange, existing: AddressRange) {
+    public init(inserting: AddressRange, existing: AddressRange) {
         self.inserting = inserting
         self.existing = existing
     }
@@ -14,21 +14,21 @@ package struct AddressConflict: Error, Equatable {
 /// Values by range of addresses.
 ///
 /// No two ranges overlap; a look-up is a binary search.
-package struct AddressMap<Value> {
-    package struct Entry {
-        package let range: AddressRange
-        package let value: Value
+public struct AddressMap<Value> {
+    public struct Entry {
+        public let range: AddressRange
+        public let value: Value
     }
 
     /// In ascending order of address.
-    package private(set) var entries: [Entry] = []
+    public private(set) var entries: [Entry] = []
 
-    package init() {}
+    public init() {}
 
     /// Adds a range.
     ///
     /// - Throws: ``AddressConflict`` with the range that it overlaps; the map is as before.
-    package mutating func insert(_ value: Value, at range: AddressRange) throws(AddressConflict) {
+    public mutating func insert(_ value: Value, at range: AddressRange) throws(AddressConflict) {
         let index = firstIndex(endingAtOrAfter: range.first)
         if index < entries.count, entries[index].range.overlaps(range) {
             throw AddressConflict(inserting: range, existing: entries[index].range)
@@ -38,14 +38,14 @@ package struct AddressMap<Value> {
 
     /// Removes the entry with exactly this range, if there is one, and returns its value.
     @discardableResult
-    package mutating func remove(_ range: AddressRange) -> Value? {
+    public mutating func remove(_ range: AddressRange) -> Value? {
         let index = firstIndex(endingAtOrAfter: range.first)
         guard index < entries.count, entries[index].range == range else { return nil }
         return entries.remove(at: index).value
     }
 
     /// The entry whose range contains `address`.
-    package func entry(containing address: UInt64) -> Entry? {
+    public func entry(containing address: UInt64) -> Entry? {
         let index = firstIndex(endingAtOrAfter: address)
         guard index < entries.count, entries[index].range.contains(address) else { return nil }
         return entries[index]

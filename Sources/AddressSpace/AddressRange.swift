@@ -1,18 +1,18 @@
 // Ranges of addresses that may reach the last byte of the 64-bit space.
 
 /// A non-empty range of 64-bit addresses, kept as its first and last byte so that it can end at 2^64 - 1.
-@usableFromInline
-package struct AddressRange: Hashable, Sendable {
+
+public struct AddressRange: Hashable, Sendable {
     /// The first byte.
-    @usableFromInline
-    package let first: UInt64
+
+    public let first: UInt64
     /// The last byte, included.
-    @usableFromInline
-    package let last: UInt64
+
+    public let last: UInt64
 
     /// The range of `byteCount` bytes from `start`; nil where it is empty or leaves 64 bits.
     @inlinable
-    package init?(start: UInt64, byteCount: UInt64) {
+    public init?(start: UInt64, byteCount: UInt64) {
         guard byteCount > 0 else { return nil }
         let (last, overflow) = start.addingReportingOverflow(byteCount - 1)
         guard !overflow else { return nil }
@@ -22,7 +22,7 @@ package struct AddressRange: Hashable, Sendable {
 
     /// The range from `first` to `last`, both included; nil where `last` lies below `first`.
     @inlinable
-    package init?(first: UInt64, last: UInt64) {
+    public init?(first: UInt64, last: UInt64) {
         guard first <= last else { return nil }
         self.first = first
         self.last = last
@@ -30,22 +30,22 @@ package struct AddressRange: Hashable, Sendable {
 
     /// How many bytes: 0 stands for the whole 64-bit space, which no 64-bit count can say.
     @inlinable
-    package var byteCount: UInt64 { last &- first &+ 1 }
+    public var byteCount: UInt64 { last &- first &+ 1 }
 
     @inlinable
-    package func contains(_ address: UInt64) -> Bool { first <= address && address <= last }
+    public func contains(_ address: UInt64) -> Bool { first <= address && address <= last }
 
     @inlinable
-    package func contains(_ other: Self) -> Bool { first <= other.first && other.last <= last }
+    public func contains(_ other: Self) -> Bool { first <= other.first && other.last <= last }
 
     @inlinable
-    package func overlaps(_ other: Self) -> Bool { first <= other.last && other.first <= last }
+    public func overlaps(_ other: Self) -> Bool { first <= other.last && other.first <= last }
 }
 
 extension AddressRange: CustomStringConvertible {
     /// `0x1000-0x1fff`, both ends included, as the kernel prints resources.
-    @usableFromInline
-    package var description: String {
+
+    public var description: String {
         "0x" + String(first, radix: 16) + "-0x" + String(last, radix: 16)
     }
 }

@@ -6,7 +6,7 @@ extension FixedWidthInteger where Self: UnsignedInteger {
     /// - Parameter index: A bit number below `bitWidth`. Ours to get right, so it is not checked beyond the
     ///   shift's own masking.
     @inlinable
-    package subscript(bit index: Int) -> Bool {
+    public subscript(bit index: Int) -> Bool {
         get { (self &>> Self(truncatingIfNeeded: index)) & 1 != 0 }
         set {
             let mask = Self(1) &<< Self(truncatingIfNeeded: index)
@@ -19,7 +19,7 @@ extension FixedWidthInteger where Self: UnsignedInteger {
     /// Setting a value that is wider than the field traps: only our own code encodes, and a truncated field is
     /// a wrong field. What a guest or a peer wrote is only ever read.
     @inlinable
-    package subscript(bits field: ClosedRange<Int>) -> Self {
+    public subscript(bits field: ClosedRange<Int>) -> Self {
         get {
             let width = field.upperBound &- field.lowerBound &+ 1
             let mask = Self.max &>> Self(truncatingIfNeeded: Self.bitWidth &- width)
@@ -36,7 +36,7 @@ extension FixedWidthInteger where Self: UnsignedInteger {
 
     /// A word with ones in `[low...high]` and zeros elsewhere.
     @inlinable
-    package static func mask(_ field: ClosedRange<Int>) -> Self {
+    public static func mask(_ field: ClosedRange<Int>) -> Self {
         let width = field.upperBound &- field.lowerBound &+ 1
         return (Self.max &>> Self(truncatingIfNeeded: Self.bitWidth &- width))
             &<< Self(truncatingIfNeeded: field.lowerBound)
@@ -44,13 +44,13 @@ extension FixedWidthInteger where Self: UnsignedInteger {
 
     /// Whether this is a multiple of `alignment`, which must be a power of two.
     @inlinable
-    package func isMultiple(ofPowerOfTwo alignment: Self) -> Bool {
+    public func isMultiple(ofPowerOfTwo alignment: Self) -> Bool {
         self & (alignment &- 1) == 0
     }
 
     /// This value with every bit below `alignment`, a power of two, cleared.
     @inlinable
-    package func roundedDown(toPowerOfTwo alignment: Self) -> Self {
+    public func roundedDown(toPowerOfTwo alignment: Self) -> Self {
         self & ~(alignment &- 1)
     }
 }

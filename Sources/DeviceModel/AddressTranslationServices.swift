@@ -1,21 +1,21 @@
 // PCIe address translation services as a device and its translation agent speak of them.
 
-package import AddressSpace
+public import AddressSpace
 
 /// A translation request (ATS) for the translation of one address.
-package struct ATSTranslationRequest: Hashable, Sendable {
+public struct ATSTranslationRequest: Hashable, Sendable {
     /// The untranslated address.
-    package var address: IOVirtualAddress
+    public var address: IOVirtualAddress
     /// The PASID; nil is a request without one.
-    package var substreamID: SubstreamID?
+    public var substreamID: SubstreamID?
     /// NW: the device wants no write permission, and the page does not become dirty.
-    package var noWrite: Bool
+    public var noWrite: Bool
     /// Execute Requested; of no meaning without a PASID.
-    package var isExecute: Bool
+    public var isExecute: Bool
     /// Privileged Mode Requested; of no meaning without a PASID.
-    package var isPrivileged: Bool
+    public var isPrivileged: Bool
 
-    package init(
+    public init(
         address: IOVirtualAddress,
         substreamID: SubstreamID? = nil,
         noWrite: Bool = false,
@@ -31,28 +31,28 @@ package struct ATSTranslationRequest: Hashable, Sendable {
 }
 
 /// What a translation completion says of an address: its data entry.
-package struct ATSTranslation: Hashable, Sendable {
+public struct ATSTranslation: Hashable, Sendable {
     /// The translated address of the range's first byte.
     ///
     /// A device cannot tell whether it is a physical address or, with split-stage ATS, an IPA.
-    package var output: UInt64
+    public var output: UInt64
     /// log2 of the range's bytes; the range is aligned to its size on both sides.
-    package var log2Bytes: UInt8
+    public var log2Bytes: UInt8
     /// R and W.
-    package var canRead: Bool
-    package var canWrite: Bool
+    public var canRead: Bool
+    public var canWrite: Bool
     /// Exe; 0 where no execute permission was asked for.
-    package var canExecute: Bool
+    public var canExecute: Bool
     /// Priv: for which privilege the permissions are.
-    package var isPrivileged: Bool
+    public var isPrivileged: Bool
     /// U: the range is to be accessed by untranslated requests alone.
-    package var isUntranslatedOnly = false
+    public var isUntranslatedOnly = false
     /// N: the range is accessed without snooping.
-    package var isNonSnooped = false
+    public var isNonSnooped = false
     /// Global: the translation is the same for every PASID of the function.
-    package var isGlobal = false
+    public var isGlobal = false
 
-    package init(
+    public init(
         output: UInt64,
         log2Bytes: UInt8,
         canRead: Bool,
@@ -69,7 +69,7 @@ package struct ATSTranslation: Hashable, Sendable {
     }
 
     /// Neither R nor W: nothing is permitted, and there is no translated address.
-    package static func denied(log2Bytes: UInt8, isPrivileged: Bool = false) -> ATSTranslation {
+    public static func denied(log2Bytes: UInt8, isPrivileged: Bool = false) -> ATSTranslation {
         ATSTranslation(
             output: 0,
             log2Bytes: log2Bytes,
@@ -80,11 +80,11 @@ package struct ATSTranslation: Hashable, Sendable {
     }
 
     /// R and W are both 0.
-    package var isDenied: Bool { !canRead && !canWrite }
+    public var isDenied: Bool { !canRead && !canWrite }
 }
 
 /// A translation completion.
-package enum ATSTranslationAnswer: Hashable, Sendable {
+public enum ATSTranslationAnswer: Hashable, Sendable {
     case success(ATSTranslation)
     /// Unsupported Request: this function has no ATS here.
     case unsupportedRequest
@@ -93,41 +93,41 @@ package enum ATSTranslationAnswer: Hashable, Sendable {
 }
 
 /// An invalidate request (ATS).
-package struct ATCInvalidation: Hashable, Sendable {
+public struct ATCInvalidation: Hashable, Sendable {
     /// The PASID; nil reaches every entry of the range, whatever PASID it was asked for with.
-    package var substreamID: SubstreamID?
+    public var substreamID: SubstreamID?
     /// Global Invalidate: entries of every PASID; of no meaning without a PASID.
-    package var isGlobal: Bool
+    public var isGlobal: Bool
     /// The first and the last untranslated address.
-    package var range: ClosedRange<UInt64>
+    public var range: ClosedRange<UInt64>
 
-    package init(substreamID: SubstreamID? = nil, isGlobal: Bool = false, range: ClosedRange<UInt64>) {
+    public init(substreamID: SubstreamID? = nil, isGlobal: Bool = false, range: ClosedRange<UInt64>) {
         self.substreamID = substreamID
         self.isGlobal = isGlobal
         self.range = range
     }
 
     /// Everything that a function holds.
-    package static let everything = ATCInvalidation(range: 0...UInt64.max)
+    public static let everything = ATCInvalidation(range: 0...UInt64.max)
 }
 
 /// A page request message (PRI).
-package struct PageRequest: Hashable, Sendable {
+public struct PageRequest: Hashable, Sendable {
     /// The page; its low 12 bits are dropped.
-    package var address: IOVirtualAddress
-    package var substreamID: SubstreamID?
+    public var address: IOVirtualAddress
+    public var substreamID: SubstreamID?
     /// Page Request Group Index, 9 bits.
-    package var group: UInt16
+    public var group: UInt16
     /// L: the last of its group, which a response is wanted for.
-    package var isLast: Bool
-    package var wantsRead: Bool
-    package var wantsWrite: Bool
+    public var isLast: Bool
+    public var wantsRead: Bool
+    public var wantsWrite: Bool
     /// Of no meaning without a PASID.
-    package var wantsExecute: Bool
+    public var wantsExecute: Bool
     /// Of no meaning without a PASID.
-    package var isPrivileged: Bool
+    public var isPrivileged: Bool
 
-    package init(
+    public init(
         address: IOVirtualAddress,
         substreamID: SubstreamID? = nil,
         group: UInt16,
@@ -148,29 +148,29 @@ package struct PageRequest: Hashable, Sendable {
     }
 
     /// Last without R and W, with a PASID: the function has stopped using the PASID, and waits for no response.
-    package var isStopMarker: Bool { substreamID != nil && isLast && !wantsRead && !wantsWrite }
+    public var isStopMarker: Bool { substreamID != nil && isLast && !wantsRead && !wantsWrite }
 }
 
 /// A page request group response message (PRI).
-package struct PageRequestGroupResponse: Hashable, Sendable {
+public struct PageRequestGroupResponse: Hashable, Sendable {
     /// Response Code, 4 bits.
-    package struct Code: RawRepresentable, Hashable, Sendable {
-        package let rawValue: UInt8
-        package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public struct Code: RawRepresentable, Hashable, Sendable {
+        public let rawValue: UInt8
+        public init(rawValue: UInt8) { self.rawValue = rawValue }
 
         /// The pages are there now.
-        package static let success = Code(rawValue: 0b0000)
+        public static let success = Code(rawValue: 0b0000)
         /// At least one page of the group cannot be had.
-        package static let invalidRequest = Code(rawValue: 0b0001)
+        public static let invalidRequest = Code(rawValue: 0b0001)
         /// Page requests of this function are served no more.
-        package static let responseFailure = Code(rawValue: 0b1111)
+        public static let responseFailure = Code(rawValue: 0b1111)
     }
 
-    package var group: UInt16
-    package var substreamID: SubstreamID?
-    package var code: Code
+    public var group: UInt16
+    public var substreamID: SubstreamID?
+    public var code: Code
 
-    package init(group: UInt16, substreamID: SubstreamID?, code: Code) {
+    public init(group: UInt16, substreamID: SubstreamID?, code: Code) {
         self.group = group
         self.substreamID = substreamID
         self.code = code
@@ -181,7 +181,7 @@ package struct PageRequestGroupResponse: Hashable, Sendable {
 ///
 /// Called by commands and page requests, with none of the agent's locks held. It does not wait: not for DMA, and
 /// not for software.
-package protocol ATSEndpoint: AnyObject, Sendable {
+public protocol ATSEndpoint: AnyObject, Sendable {
     /// Drops what the request names, then calls `completion`, from any thread.
     ///
     /// DMA that uses a dropped translation need not have ended: it is inside of a bracket of its port's
@@ -195,7 +195,7 @@ package protocol ATSEndpoint: AnyObject, Sendable {
 /// A port whose translation agent speaks ATS.
 ///
 /// Translated transactions are those with ``TransactionAttributes/isTranslated``.
-package protocol ATSPort: DMAPort {
+public protocol ATSPort: DMAPort {
     /// Asks for a translation. Not inside of a bracket.
     func translate(_ request: ATSTranslationRequest) -> ATSTranslationAnswer
     /// Sends a page request; its response comes to the function's ``ATSEndpoint``, maybe before this returns.

@@ -1,23 +1,23 @@
 // A device's whole view of memory.
 
-package import AddressSpace
-package import Glibc
+public import AddressSpace
+public import Glibc
 
 /// What a transaction says of itself beside its address, as the device drives it.
-package struct TransactionAttributes: Hashable, Sendable {
+public struct TransactionAttributes: Hashable, Sendable {
     /// The SubstreamID (PASID); nil is a transaction without one (SSV = 0).
-    package var substreamID: SubstreamID?
+    public var substreamID: SubstreamID?
     /// Privileged (PnU = 1).
-    package var isPrivileged: Bool
+    public var isPrivileged: Bool
     /// An instruction fetch (InD = 1); of no meaning on writes, which are always data.
-    package var isInstruction: Bool
+    public var isInstruction: Bool
     /// Translated by the device itself (PCIe: AT = 0b10): its address is what an ATS translation completion gave.
-    package var isTranslated: Bool
+    public var isTranslated: Bool
     /// An interrupt message: whoever signals may hold up others, so it waits for no page, and a device does not
     /// translate its address itself.
-    package var isMessage: Bool
+    public var isMessage: Bool
 
-    package init(
+    public init(
         substreamID: SubstreamID? = nil,
         isPrivileged: Bool = false,
         isInstruction: Bool = false,
@@ -32,15 +32,15 @@ package struct TransactionAttributes: Hashable, Sendable {
     }
 
     /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.
-    package static let plain = TransactionAttributes()
+    public static let plain = TransactionAttributes()
 }
 
 /// Why a DMA did not take place, or not all of it.
 ///
 /// Whatever the architecture wants recorded has been recorded already; this is what the device itself sees,
 /// and what a person who debugs it wants to know beside.
-package struct DMAFault: Error, Equatable, Sendable {
-    package enum Cause: Equatable, Sendable {
+public struct DMAFault: Error, Equatable, Sendable {
+    public enum Cause: Equatable, Sendable {
         /// The SMMU terminated the transaction and this event number says why: 0x10 is F_TRANSLATION. The
         /// event is in the queue if the architecture records it and the queue could take it.
         case event(UInt8)
@@ -50,13 +50,13 @@ package struct DMAFault: Error, Equatable, Sendable {
         case bus(BusError)
     }
 
-    package let cause: Cause
+    public let cause: Cause
     /// The first byte that was not transferred.
-    package let address: IOVirtualAddress
+    public let address: IOVirtualAddress
     /// How many bytes before it were transferred.
-    package let bytesTransferred: UInt64
+    public let bytesTransferred: UInt64
 
-    package init(cause: Cause, address: IOVirtualAddress, bytesTransferred: UInt64) {
+    public init(cause: Cause, address: IOVirtualAddress, bytesTransferred: UInt64) {
         self.cause = cause
         self.address = address
         self.bytesTransferred = bytesTransferred
@@ -64,7 +64,7 @@ package struct DMAFault: Error, Equatable, Sendable {
 }
 
 /// Which way the bytes of a DMA go.
-package enum DMADirection: Hashable, Sendable {
+public enum DMADirection: Hashable, Sendable {
     /// The device reads memory.
     case read
     /// The device writes memory.
@@ -72,11 +72,11 @@ package enum DMADirection: Hashable, Sendable {
 }
 
 /// Bytes in a row, as the device addresses them.
-package struct DMARange: Hashable, Sendable {
-    package var address: IOVirtualAddress
-    package var byteCount: Int
+public struct DMARange: Hashable, Sendable {
+    public var address: IOVirtualAddress
+    public var byteCount: Int
 
-    package init(address: IOVirtualAddress, byteCount: Int) {
+    public init(address: IOVirtualAddress, byteCount: Int) {
         self.address = address
         self.byteCount = byteCount
     }
@@ -87,7 +87,7 @@ package struct DMARange: Hashable, Sendable {
 ///
 /// A port has one user at a time. A device with several threads takes a port for each: ports are cheap, and what
 /// a port publishes of its transactions in flight is written by its one user without a lock.
-package protocol DMAPort: AnyObject {
+public protocol DMAPort: AnyObject {
     /// Reads `buffer.count` bytes at `address`.
     func read(
         at address: IOVirtualAddress,
@@ -120,7 +120,7 @@ package protocol DMAPort: AnyObject {
 extension DMAPort {
     /// Reads one aligned word of `width` bytes, little-endian: single-copy atomic, and before every access to
     /// memory that follows.
-    package func load(
+    public func load(
         _ width: AccessWidth,
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes = .plain
@@ -144,7 +144,7 @@ extension DMAPort {
 
     /// Writes one aligned word of `width` bytes, little-endian: single-copy atomic, and after every access to
     /// memory that came before.
-    package func store(
+    public func store(
         _ value: UInt64,
         _ width: AccessWidth,
         at address: IOVirtualAddress,

@@ -3,7 +3,7 @@
 import Synchronization
 
 /// How an interrupt controller is told to sense a line.
-package enum InterruptTrigger: String, Hashable, Sendable {
+public enum InterruptTrigger: String, Hashable, Sendable {
     case edgeRising = "edge-rising"
     case edgeFalling = "edge-falling"
     case edgeBoth = "edge-both"
@@ -12,19 +12,19 @@ package enum InterruptTrigger: String, Hashable, Sendable {
 }
 
 /// Which input of which interrupt controller a line is.
-package struct InterruptIdentity: Hashable, Sendable {
+public struct InterruptIdentity: Hashable, Sendable {
     /// The controller's path in the device tree.
-    package let controller: String
+    public let controller: String
     /// The interrupt specifier's cells, as the controller's binding defines them.
-    package let specifier: [UInt32]
+    public let specifier: [UInt32]
     /// The INTID where the controller is a GIC: 32 + n for SPI n, 16 + n for PPI n.
     ///
     /// Nil for other controllers.
-    package let interruptID: UInt32?
+    public let interruptID: UInt32?
     /// How the specifier wants the line sensed, where its binding says so.
-    package let trigger: InterruptTrigger?
+    public let trigger: InterruptTrigger?
 
-    package init(
+    public init(
         controller: String,
         specifier: [UInt32],
         interruptID: UInt32? = nil,
@@ -38,7 +38,7 @@ package struct InterruptIdentity: Hashable, Sendable {
 }
 
 /// What happened on a line.
-package enum InterruptSignal: Hashable, Sendable {
+public enum InterruptSignal: Hashable, Sendable {
     /// One edge: an occurrence, with no level that could be read back.
     case pulse
     /// The line went from inactive to active.
@@ -51,19 +51,19 @@ package enum InterruptSignal: Hashable, Sendable {
 ///
 /// A leaf: it is called under the line's lock, so it notes the signal, wakes whoever handles it and returns.
 /// It calls no device, no bus and no line.
-package protocol InterruptSink: AnyObject, Sendable {
+public protocol InterruptSink: AnyObject, Sendable {
     func signal(_ signal: InterruptSignal, on line: InterruptLine)
 }
 
 /// One input of an interrupt controller.
 ///
 /// Lock order: last. Whoever signals may hold any lock of its own.
-package final class InterruptLine: Sendable {
-    package let identity: InterruptIdentity
+public final class InterruptLine: Sendable {
+    public let identity: InterruptIdentity
     /// What the device calls it: `eventq`, `gerror`, `combined`.
     ///
     /// For people.
-    package let label: String
+    public let label: String
 
     private struct State {
         var sinks: [any InterruptSink] = []
@@ -74,14 +74,14 @@ package final class InterruptLine: Sendable {
     private let pulses = Atomic<UInt64>(0)
     private let assertions = Atomic<UInt64>(0)
 
-    package init(identity: InterruptIdentity, label: String) {
+    public init(identity: InterruptIdentity, label: String) {
         self.identity = identity
         self.label = label
     }
 
     /// Adds a listener; it hears every signal from now on, and at once an ``InterruptSignal/asserted`` if the
     /// line is active.
-    package func connect(_ sink: any InterruptSink) {
+    public func connect(_ sink: any InterruptSink) {
         state.withLock { state in
             state.sinks.append(sink)
             if state.assertedInputs > 0 { sink.signal(.asserted, on: self) }
@@ -91,12 +91,12 @@ package final class InterruptLine: Sendable {
     /// Removes a listener.
     ///
     /// When this returns it hears no more.
-    package func disconnect(_ sink: any InterruptSink) {
+    public func disconnect(_ sink: any InterruptSink) {
         state.withLock { state in state.sinks.removeAll { $0 === sink } }
     }
 
     /// Signals one occurrence of an edge interrupt.
-    package func pulse() {
+    public func pulse() {
         state.withLock { state in
             pulses.wrappingAdd(1, ordering: .relaxed)
             for sink in state.sinks { sink.signal(.pulse, on: self) }
@@ -106,12 +106,12 @@ package final class InterruptLine: Sendable {
     /// How often the line pulsed, and how often it went active, since the machine was built.
     ///
     /// A sink that is being called may read it: the signal is counted already.
-    package var counts: (pulses: UInt64, assertions: UInt64) {
+    public var counts: (pulses: UInt64, assertions: UInt64) {
         (pulses.load(ordering: .relaxed), assertions.load(ordering: .relaxed))
     }
 
     /// Whether a level source holds the line active.
-    package var isAsserted: Bool { state.withLock { $0.assertedInputs > 0 } }
+    public var isAsserted: Bool { state.withLock { $0.assertedInputs > 0 } }
 
     fileprivate func inputChanged(to isAsserted: Bool) {
         state.withLock { state in
@@ -128,16 +128,16 @@ package final class InterruptLine: Sendable {
 /// One level source of a line.
 ///
 /// The line is active while any of its inputs is.
-package final class InterruptLevelInput: Sendable {
+public final class InterruptLevelInput: Sendable {
     private let line: InterruptLine
     private let level = Mutex(false)
 
-    package init(of line: InterruptLine) { self.line = line }
+    public init(of line: InterruptLine) { self.line = line }
 
     /// Sets this source's level.
     ///
     /// Setting what it is already changes nothing.
-    package func set(_ isAsserted: Bool) {
+    public func set(_ isAsserted: Bool) {
         level.withLock { level in
             guard level != isAsserted else { return }
             level = isAsserted

@@ -1,9 +1,9 @@
 // The physical address space as a CPU, a driver or an SMMU's own accesses see it.
 
-package import AddressSpace
+public import AddressSpace
 
 /// An access to physical memory got no answer.
-package enum BusError: Error, Equatable, Sendable {
+public enum BusError: Error, Equatable, Sendable {
     /// Neither RAM nor a register window is there, or the access leaves the one in which it starts.
     case unassigned(PhysicalAddress)
     /// A register window is there and refused the access.
@@ -14,7 +14,7 @@ package enum BusError: Error, Equatable, Sendable {
     case readOnly(PhysicalAddress)
 
     /// The address at which the access failed.
-    package var address: PhysicalAddress {
+    public var address: PhysicalAddress {
         switch self {
         case .unassigned(let address), .refused(let address, _), .lost(let address), .readOnly(let address):
             address
@@ -26,7 +26,7 @@ package enum BusError: Error, Equatable, Sendable {
 /// over a wire.
 ///
 /// A driver that is written against this runs on either.
-package protocol PhysicalAccess: AnyObject, Sendable {
+public protocol PhysicalAccess: AnyObject, Sendable {
     /// One register or memory read of `width` bytes, naturally aligned, single-copy atomic, little-endian.
     func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64
     /// One register or memory write of `width` bytes, naturally aligned, single-copy atomic. Everything that

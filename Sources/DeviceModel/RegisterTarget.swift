@@ -1,20 +1,20 @@
 // What a window of registers is, seen from the bus.
 
 /// How wide one access of a CPU or of a bus master to a register window is, in bytes.
-package enum AccessWidth: Int, Sendable, CaseIterable {
+public enum AccessWidth: Int, Sendable, CaseIterable {
     case byte = 1
     case halfword = 2
     case word = 4
     case doubleword = 8
 
     /// A value with all bits of this width set: what a bus returns where nobody answers.
-    package var allOnes: UInt64 { UInt64.max &>> UInt64(64 - rawValue * 8) }
+    public var allOnes: UInt64 { UInt64.max &>> UInt64(64 - rawValue * 8) }
 }
 
 /// The access did not suit the window.
 ///
 /// What the initiator sees of it is the bus's affair.
-package enum RegisterAccessError: Error, Equatable, Sendable {
+public enum RegisterAccessError: Error, Equatable, Sendable {
     /// The window has no register of this kind there and answers with an abort.
     case noSuchRegister
     /// The window does not take accesses of this width.
@@ -28,7 +28,7 @@ package enum RegisterAccessError: Error, Equatable, Sendable {
 /// Offsets are relative to the window; a model never learns where it stands.
 ///
 /// Accesses come from any thread. An answer never waits for DMA, a walk or a peer.
-package protocol RegisterTarget: AnyObject, Sendable {
+public protocol RegisterTarget: AnyObject, Sendable {
     /// Reads `width` bytes at `offset`, little-endian, in the low bits of the result.
     func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64
     /// Writes the low `width` bytes of `value` at `offset`.

@@ -3,7 +3,7 @@
 /// Memory that a peer keeps to itself: each access is a question and an answer.
 ///
 /// Accesses come from any thread but the one that serves the peer's own requests: that one would wait for itself.
-package protocol RemoteMemory: AnyObject, Sendable {
+public protocol RemoteMemory: AnyObject, Sendable {
     /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// - Returns: Whether the peer gave them.

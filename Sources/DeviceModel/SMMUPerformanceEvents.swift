@@ -1,11 +1,11 @@
 // What an SMMU tells the performance monitors beside it.
 
-package import AddressSpace
+public import AddressSpace
 
 /// Something that an SMMU does and a performance monitor counter group can count (IHI 0070, 10.3).
 ///
 /// The raw value is the architecture's number of the event.
-package enum SMMUPerformanceEvent: UInt16, CaseIterable, Sendable {
+public enum SMMUPerformanceEvent: UInt16, CaseIterable, Sendable {
     /// A clock cycle.
     ///
     /// Of the counter group itself: no SMMU reports it, and no StreamID belongs to it.
@@ -26,26 +26,26 @@ package enum SMMUPerformanceEvent: UInt16, CaseIterable, Sendable {
     case atsTranslatedTransaction = 7
 
     /// The set of this event alone.
-    package var set: SMMUPerformanceEvents { SMMUPerformanceEvents(rawValue: 1 << UInt64(rawValue)) }
+    public var set: SMMUPerformanceEvents { SMMUPerformanceEvents(rawValue: 1 << UInt64(rawValue)) }
 }
 
 /// A set of events: bit n is event n, as in SMMU_PMCG_CEID0.
-package struct SMMUPerformanceEvents: OptionSet, Hashable, Sendable {
-    package let rawValue: UInt64
+public struct SMMUPerformanceEvents: OptionSet, Hashable, Sendable {
+    public let rawValue: UInt64
 
-    package init(rawValue: UInt64) { self.rawValue = rawValue }
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    package static let transaction = SMMUPerformanceEvent.transaction.set
-    package static let tlbMiss = SMMUPerformanceEvent.tlbMiss.set
-    package static let configurationCacheMiss = SMMUPerformanceEvent.configurationCacheMiss.set
-    package static let tableWalkAccess = SMMUPerformanceEvent.tableWalkAccess.set
-    package static let configurationAccess = SMMUPerformanceEvent.configurationAccess.set
-    package static let atsTranslationRequest = SMMUPerformanceEvent.atsTranslationRequest.set
-    package static let atsTranslatedTransaction = SMMUPerformanceEvent.atsTranslatedTransaction.set
+    public static let transaction = SMMUPerformanceEvent.transaction.set
+    public static let tlbMiss = SMMUPerformanceEvent.tlbMiss.set
+    public static let configurationCacheMiss = SMMUPerformanceEvent.configurationCacheMiss.set
+    public static let tableWalkAccess = SMMUPerformanceEvent.tableWalkAccess.set
+    public static let configurationAccess = SMMUPerformanceEvent.configurationAccess.set
+    public static let atsTranslationRequest = SMMUPerformanceEvent.atsTranslationRequest.set
+    public static let atsTranslatedTransaction = SMMUPerformanceEvent.atsTranslatedTransaction.set
 }
 
 /// Who counts an SMMU's events: a counter group.
-package protocol SMMUPerformanceMonitor: AnyObject, Sendable {
+public protocol SMMUPerformanceMonitor: AnyObject, Sendable {
     /// Events of one StreamID happened.
     ///
     /// Called by whoever issues the transaction, which holds no lock. It takes the monitor's own lock.
@@ -53,7 +53,7 @@ package protocol SMMUPerformanceMonitor: AnyObject, Sendable {
 }
 
 /// Who reports events: an SMMU.
-package protocol SMMUPerformanceSource: AnyObject, Sendable {
+public protocol SMMUPerformanceSource: AnyObject, Sendable {
     /// The events that it reports.
     var performanceEvents: SMMUPerformanceEvents { get }
     /// Sets which events `monitor` hears of from now on; none at first.

@@ -3,11 +3,11 @@
 import CLinux
 
 /// A counting semaphore.
-package final class Semaphore: @unchecked Sendable {
+public final class Semaphore: @unchecked Sendable {
     // Unchecked: a semaphore is made for concurrent use.
     private let storage: UnsafeMutableRawPointer
 
-    package init() {
+    public init() {
         guard let storage = smmud_semaphore_create(0) else { preconditionFailure("no memory") }
         self.storage = storage
     }
@@ -15,15 +15,15 @@ package final class Semaphore: @unchecked Sendable {
     deinit { smmud_semaphore_destroy(storage) }
 
     /// Lets one waiter go on, now or when it comes.
-    package func signal() { smmud_semaphore_signal(storage) }
+    public func signal() { smmud_semaphore_signal(storage) }
 
     /// Waits for a signal.
-    package func wait() { _ = smmud_semaphore_wait(storage, -1) }
+    public func wait() { _ = smmud_semaphore_wait(storage, -1) }
 
     /// Waits for a signal, but not for ever.
     ///
     /// - Returns: Whether one came.
-    package func wait(until deadline: ContinuousClock.Instant) -> Bool {
+    public func wait(until deadline: ContinuousClock.Instant) -> Bool {
         let left = max(.zero, ContinuousClock.now.duration(to: deadline)).components
         let (seconds, isTooLong) = left.seconds.multipliedReportingOverflow(by: 1_000_000_000)
         let nanoseconds = left.attoseconds / 1_000_000_000

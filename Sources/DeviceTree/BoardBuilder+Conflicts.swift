@@ -20,6 +20,7 @@ struct AddressClaim {
     let kind: Kind
     let path: String
     let property: String
+    var origin = DeviceTreeDiagnostic.Origin.deviceTree
 
     /// Whether the two may share addresses.
     ///
@@ -84,7 +85,8 @@ extension BoardBuilder {
                 problem:
                     "\(subject.range) overlaps \(object.range), which is "
                     + "\(object.kind.noun) of \(object.path)",
-                remedy: "RAM and register regions each need addresses of their own"
+                remedy: "RAM and register regions each need addresses of their own",
+                origin: subject.origin
             )
         )
     }
@@ -144,6 +146,10 @@ extension BoardBuilder {
         }
     }
 
+    private func origin(of path: String) -> DeviceTreeDiagnostic.Origin {
+        iortPaths.contains(path) ? .iort : .deviceTree
+    }
+
     private mutating func warnShared(_ claim: StreamClaim, _ other: StreamClaim) {
         let first = StreamID(claim.ids.lowerBound)
         guard claim.path != other.path else {
@@ -151,7 +157,8 @@ extension BoardBuilder {
                 DeviceTreeDiagnostic(
                     path: claim.path,
                     property: claim.property,
-                    problem: "gives StreamID \(first) of \(claim.smmu) twice"
+                    problem: "gives StreamID \(first) of \(claim.smmu) twice",
+                    origin: origin(of: claim.path)
                 )
             )
             return
@@ -161,7 +168,8 @@ extension BoardBuilder {
                 path: claim.path,
                 property: claim.property,
                 problem: "StreamID \(first) of \(claim.smmu) is also that of \(other.path)",
-                remedy: "devices that share a StreamID share their translations"
+                remedy: "devices that share a StreamID share their translations",
+                origin: origin(of: claim.path)
             )
         )
     }

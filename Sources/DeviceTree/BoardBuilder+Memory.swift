@@ -16,16 +16,41 @@ extension BoardBuilder {
         for (node, kind) in zip(tree.nodes, kinds) where kind != .memory && kind != .ignored {
             checkIsNoMemory(node)
         }
-        if regions.isEmpty {
-            warn(
-                tree.root,
-                nil,
-                "no RAM",
-                "boards whose firmware fills it in need a node memory@... with device_type = "
-                    + "\"memory\" and a reg"
-            )
-        }
         return regions
+    }
+
+    mutating func warnOfNoRAM() {
+        warn(
+            tree.root,
+            nil,
+            "no RAM",
+            "boards whose firmware fills it in need a node memory@... with device_type = "
+                + "\"memory\" and a reg"
+        )
+    }
+
+    /// RAM that no tree has.
+    mutating func addRAM(_ ranges: [AddressRange]) -> [MemoryRegion] {
+        ranges.compactMap { range in
+            let isGood =
+                range.last <= Self.widestPhysicalAddress && range.first.isMultiple(of: Self.pageSize)
+                && range.byteCount.isMultiple(of: Self.pageSize)
+            guard isGood else {
+                log.report(
+                    DeviceTreeDiagnostic(
+                        path: "--ram",
+                        problem: "\(range)",
+                        remedy: "RAM starts and ends on 4 KiB, and within 52 bits",
+                        origin: .request
+                    )
+                )
+                return nil
+            }
+            claims.append(
+                AddressClaim(range: range, kind: .ram, path: "--ram", property: "\(range)", origin: .request)
+            )
+            return MemoryRegion(path: "/memory@" + String(range.first, radix: 16), range: range)
+        }
     }
 
     private mutating func readMemory(_ node: DeviceTreeNode) -> [MemoryRegion] {

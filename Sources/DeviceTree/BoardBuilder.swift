@@ -1,5 +1,8 @@
 // From a tree of nodes to a board: walks the tree once per kind of node and collects what is wrong.
 
+import ACPITables
+import AddressSpace
+
 /// Turns nodes into the values of a ``BoardDescription``.
 ///
 /// What is wrong goes to the log, and the walk goes on.
@@ -11,38 +14,56 @@ struct BoardBuilder {
     /// Where the SMMUs' and others' claims on the physical address space are noted.
     var claims: [AddressClaim] = []
 
+    /// Paths that things of an IORT have.
+    var iortPaths: Set<String> = []
+
     init(tree: FlattenedDeviceTree) { self.tree = tree }
 
-    mutating func build() -> BoardDescription {
+    /// - Parameters:
+    ///   - iort: An IORT that describes SMMUs and their devices instead of the tree, or beside it.
+    ///   - ram: RAM that somebody asks for, beside the tree's.
+    mutating func build(iort: IORTTable? = nil, ram: [AddressRange] = []) -> BoardDescription {
         checkIsBoard()
         let kinds = tree.nodes.map(kind)
         checkInterruptControllers(kinds)
         checkSpelling()
-        let memory = readMemory(kinds)
+        let memory = readMemory(kinds) + addRAM(ram)
+        if memory.isEmpty { warnOfNoRAM() }
         let reserved = readReservedMemory()
         let smmus = nodes(.smmu, in: kinds).compactMap { readSMMU($0) }
-        let pmcgs = nodes(.pmcg, in: kinds).compactMap { readPMCG($0, smmus) }
-        let controllers = nodes(.interruptController, in: kinds).map { readInterruptController($0) }
-        let msiControllers = tree.nodes.filter { isMSIController($0) }.map { readMSIController($0) }
-        let hosts = nodes(.pcieHost, in: kinds).compactMap { readPCIeHost($0, reserved) }
-        let devices = nodes(.device, in: kinds).compactMap { readDevice($0, reserved) }
-        if !smmus.contains(where: \.isEnabled) {
-            warn(tree.root, nil, "no arm,smmu-v3 node that is enabled", "all DMA goes untranslated")
+        var parts = BoardParts(
+            reserved: reserved,
+            smmus: smmus,
+            pmcgs: nodes(.pmcg, in: kinds).compactMap { readPMCG($0, smmus) },
+            controllers: nodes(.interruptController, in: kinds).map { readInterruptController($0) },
+            msiControllers: tree.nodes.filter { isMSIController($0) }.map { readMSIController($0) },
+            hosts: nodes(.pcieHost, in: kinds).compactMap { readPCIeHost($0, reserved) },
+            devices: nodes(.device, in: kinds).compactMap { readDevice($0, reserved) }
+        )
+        if let iort { add(iort, to: &parts) }
+        if !parts.smmus.contains(where: \.isEnabled) {
+            warn(
+                tree.root,
+                nil,
+                iort == nil
+                    ? "no arm,smmu-v3 node that is enabled" : "no SMMUv3, in the tree or in the IORT",
+                "all DMA goes untranslated"
+            )
         }
         checkReservedMemoryLinks(reserved)
         checkClaims()
-        checkStreams(devices: devices, hosts: hosts)
+        checkStreams(devices: parts.devices, hosts: parts.hosts)
         return BoardDescription(
-            model: tree.root.string("model"),
+            model: tree.root.string("model") ?? iort.map { "\($0.header.oemID) \($0.header.oemTableID)" },
             compatible: tree.root.compatible,
             memory: memory,
-            reservedMemory: reserved,
-            interruptControllers: controllers,
-            msiControllers: msiControllers,
-            smmus: smmus,
-            pmcgs: pmcgs,
-            pcieHosts: hosts,
-            devices: devices,
+            reservedMemory: parts.reserved,
+            interruptControllers: parts.controllers,
+            msiControllers: parts.msiControllers,
+            smmus: parts.smmus,
+            pmcgs: parts.pmcgs,
+            pcieHosts: parts.hosts,
+            devices: parts.devices,
             warnings: log.warnings,
             tree: tree
         )

@@ -1,5 +1,7 @@
-// From a file or its bytes to a board.
+// From files or their bytes to a board.
 
+import ACPITables
+package import AddressSpace
 import Glibc
 
 extension BoardDescription {
@@ -9,6 +11,31 @@ extension BoardDescription {
     package static func load(_ bytes: [UInt8]) throws(DeviceTreeErrors) -> BoardDescription {
         try BoardDescription(try FlattenedDeviceTree(bytes))
     }
+
+    /// Reads a device tree blob, an IORT, or both: then the IORT stands beside the tree.
+    ///
+    /// - Parameters:
+    ///   - tree: The blob; nil where the IORT alone describes the board.
+    ///   - iort: The table; nil where there is none.
+    ///   - ram: RAM beside the tree's. A board without a tree has ``defaultRAM`` where this is empty, with a warning.
+    /// - Throws: ``DeviceTreeErrors`` with everything that is wrong.
+    package static func load(tree: [UInt8]?, iort: [UInt8]?, ram: [AddressRange] = [])
+        throws(DeviceTreeErrors)
+        -> BoardDescription
+    {
+        let parsedTree = try tree.map { (bytes) throws(DeviceTreeErrors) in try FlattenedDeviceTree(bytes) }
+        let table: IORTTable?
+        do throws(IORTErrors) {
+            table = try iort.map { (bytes) throws(IORTErrors) in try IORTTable(bytes) }
+        } catch {
+            let all = error.diagnostics.map { DeviceTreeDiagnostic($0) }
+            throw DeviceTreeErrors(all[0], all.dropFirst())
+        }
+        return try BoardDescription(parsedTree, table, ram: ram)
+    }
+
+    /// RAM of a board that only an IORT describes, which says nothing of it: 256 MiB where many machines have RAM.
+    package static let defaultRAM: ClosedRange<UInt64> = 0x4000_0000...0x4FFF_FFFF
 
     /// Reads a file with a device tree blob.
     ///
@@ -43,9 +70,28 @@ extension BoardDescription {
     /// Understands a parsed tree.
     ///
     /// - Throws: ``DeviceTreeErrors`` with everything that is wrong with it.
-    package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) {
-        var builder = BoardBuilder(tree: tree)
-        let board = builder.build()
+    package init(_ tree: FlattenedDeviceTree) throws(DeviceTreeErrors) { try self.init(tree, nil, ram: []) }
+
+    private init(_ tree: FlattenedDeviceTree?, _ iort: IORTTable?, ram: [AddressRange])
+        throws(DeviceTreeErrors)
+    {
+        var builder = BoardBuilder(tree: tree ?? .empty)
+        for warning in iort?.warnings ?? [] { builder.log.warn(DeviceTreeDiagnostic(warning)) }
+        var ram = ram
+        if tree == nil, ram.isEmpty,
+            let range = AddressRange(first: Self.defaultRAM.lowerBound, last: Self.defaultRAM.upperBound)
+        {
+            ram = [range]
+            builder.log.warn(
+                DeviceTreeDiagnostic(
+                    path: "--ram",
+                    problem: "missing, and an IORT says nothing of RAM: \(range) is RAM",
+                    remedy: "--ram ADDRESS,SIZE puts it elsewhere",
+                    origin: .request
+                )
+            )
+        }
+        let board = builder.build(iort: iort, ram: ram)
         if let first = builder.log.errors.first {
             throw DeviceTreeErrors(first, builder.log.errors.dropFirst())
         }

@@ -1,10 +1,11 @@
-// What a device tree says of a board, as far as DMA, interrupts and memory go.
+// What a device tree, or an IORT, says of a board, as far as DMA, interrupts and memory go.
 
 package import AddressSpace
 package import DeviceModel
 
-/// A board as its device tree describes it: what a machine is built from.
+/// A board as its device tree describes it, or an IORT instead or beside it: what a machine is built from.
 ///
+/// What comes from an IORT has paths under `/iort`.
 /// Lists are in the order of the file. Paths are full paths of nodes; a person knows each thing by its path.
 package struct BoardDescription: Equatable, Sendable {
     /// `model` of the root node.
@@ -33,7 +34,7 @@ package struct BoardDescription: Equatable, Sendable {
     package let devices: [PlatformDevice]
     /// What is doubtful, but no reason to refuse the tree.
     package let warnings: [DeviceTreeDiagnostic]
-    /// The tree itself, for properties that only one model knows of.
+    /// The tree itself, for properties that only one model knows of; a root alone where there is none.
     package let tree: FlattenedDeviceTree
 
     package init(
@@ -107,7 +108,7 @@ package struct ReservedMemory: Equatable, Sendable {
     /// `reusable`.
     package let isReusable: Bool
     /// `iommu-addresses`: IOVAs that are set apart in the address spaces of single devices.
-    package let iommuAddresses: [IOMMUAddress]
+    package internal(set) var iommuAddresses: [IOMMUAddress]
 
     package init(
         path: String,

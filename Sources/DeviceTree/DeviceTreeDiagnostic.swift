@@ -1,7 +1,18 @@
-// What is wrong with a device tree, said so that the person who wrote it can put it right.
+// What is wrong with a board's files, said so that the person who wrote them can put it right.
 
-/// One thing that is wrong, or doubtful, in a device tree.
+import ACPITables
+
+/// One thing that is wrong, or doubtful, in a device tree, or in what stands beside it.
 package struct DeviceTreeDiagnostic: Error, Hashable, Sendable {
+    /// Where the thing stands.
+    package enum Origin: Hashable, Sendable {
+        case deviceTree
+        /// An IORT: paths are `IORT node 0x48 (SMMUv3)`, properties are fields by the names that iasl gives them.
+        case iort
+        /// What somebody asked for beside the files.
+        case request
+    }
+
     /// The node, `/soc/iommu@9050000`; nil where the file as a whole is meant.
     package let path: String?
     /// The property, `reg`; nil where no single one is meant.
@@ -10,12 +21,31 @@ package struct DeviceTreeDiagnostic: Error, Hashable, Sendable {
     package let problem: String
     /// What would be right; nil where ``problem`` says it already.
     package let remedy: String?
+    package let origin: Origin
 
-    package init(path: String?, property: String? = nil, problem: String, remedy: String? = nil) {
+    package init(
+        path: String?,
+        property: String? = nil,
+        problem: String,
+        remedy: String? = nil,
+        origin: Origin = .deviceTree
+    ) {
         self.path = path
         self.property = property
         self.problem = problem
         self.remedy = remedy
+        self.origin = origin
+    }
+
+    /// The same of an IORT.
+    init(_ diagnostic: IORTDiagnostic) {
+        self.init(
+            path: diagnostic.node,
+            property: diagnostic.field,
+            problem: diagnostic.problem,
+            remedy: diagnostic.remedy,
+            origin: .iort
+        )
     }
 }
 
@@ -27,7 +57,7 @@ extension DeviceTreeDiagnostic: CustomStringConvertible {
     }
 }
 
-/// Everything that is wrong with a device tree, in the order in which it was found; never empty.
+/// Everything that is wrong with a board's files, in the order in which it was found; never empty.
 package struct DeviceTreeErrors: Error, Equatable, Sendable {
     package let diagnostics: [DeviceTreeDiagnostic]
 

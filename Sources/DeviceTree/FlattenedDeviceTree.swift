@@ -45,6 +45,16 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
         if let first = log.errors.first { throw DeviceTreeErrors(first, log.errors.dropFirst()) }
     }
 
+    /// A tree with nothing but its root: that of a board which another table describes.
+    static let empty = Self(
+        root: DeviceTreeNode(index: 0, parentIndex: nil, name: "", path: "/", properties: [])
+    )
+
+    private init(root: DeviceTreeNode) {
+        nodes = [root]
+        indexByPath = ["/": 0]
+    }
+
     /// The root node.
     package var root: DeviceTreeNode { nodes[0] }
 

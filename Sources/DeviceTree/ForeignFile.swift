@@ -29,6 +29,7 @@ enum ForeignFile {
             remedy: "unpack it first"
         ),
         Kind(magic: Array("DSDT".utf8), name: "an ACPI table"),
+        Kind(magic: Array("IORT".utf8), name: "an IORT", remedy: "give it with --iort"),
         Kind(magic: Array("{".utf8), name: "JSON text"),
     ]
 

@@ -134,6 +134,17 @@ package struct PCIInterruptRoute: Equatable, Sendable {
     }
 }
 
+/// IOVAs that are set apart for some functions of a host.
+package struct RequesterReservation: Equatable, Sendable {
+    package let requesters: ClosedRange<UInt16>
+    package let iova: ReservedIOVA
+
+    package init(requesters: ClosedRange<UInt16>, iova: ReservedIOVA) {
+        self.requesters = requesters
+        self.iova = iova
+    }
+}
+
 /// A PCIe host bridge: a source of endpoints, one for each function behind it.
 package struct PCIeHostNode: Equatable, Sendable {
     package let path: String
@@ -174,8 +185,10 @@ package struct PCIeHostNode: Equatable, Sendable {
     package let isDMACoherent: Bool
     /// `ats-supported`: it passes ATS on.
     package let supportsATS: Bool
-    /// `linux,pci-domain`.
+    /// `linux,pci-domain`, or the segment of an IORT's root complex.
     package let domain: UInt32?
+    /// IOVAs that an IORT sets apart for functions by their RequesterIDs.
+    package let functionReservations: [RequesterReservation]
 
     package init(
         path: String,
@@ -195,7 +208,8 @@ package struct PCIeHostNode: Equatable, Sendable {
         children: [PCIChildNode],
         isDMACoherent: Bool,
         supportsATS: Bool,
-        domain: UInt32? = nil
+        domain: UInt32? = nil,
+        functionReservations: [RequesterReservation] = []
     ) {
         self.path = path
         self.compatible = compatible
@@ -215,6 +229,12 @@ package struct PCIeHostNode: Equatable, Sendable {
         self.isDMACoherent = isDMACoherent
         self.supportsATS = supportsATS
         self.domain = domain
+        self.functionReservations = functionReservations
+    }
+
+    /// The IOVAs that an IORT sets apart for a function.
+    package func reservedIOVAs(forRequester requesterID: UInt16) -> [ReservedIOVA] {
+        functionReservations.filter { $0.requesters.contains(requesterID) }.map(\.iova)
     }
 
     /// The IOMMU of a function and its StreamID there; nil where the tree gives it none.

@@ -34,13 +34,17 @@ package struct IOMMUReference: Equatable, Sendable {
 
 /// IOVAs of a device's address space that its driver must not allocate.
 ///
-/// From `memory-region` of the device together with `iommu-addresses` of the region: both links are needed.
+/// From `memory-region` of the device together with `iommu-addresses` of the region: both links are needed. Or from an
+/// IORT: an RMR, or what a device cannot drive.
 package struct ReservedIOVA: Equatable, Sendable {
     package enum Kind: String, Sendable {
         /// Neither mapped nor allocated.
         case reserved
         /// Mapped to the same physical addresses before the device is attached, for it uses them already.
         case direct
+        /// As ``direct``, and software that takes the device over may move the range (an IORT's RMR with remapping
+        /// permitted).
+        case directRelaxable = "direct-relaxable"
     }
 
     package let range: AddressRange

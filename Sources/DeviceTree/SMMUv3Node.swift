@@ -50,6 +50,12 @@ package struct SMMUv3Node: Equatable, Sendable {
     package let hasBrokenPrefetchCommand: Bool
     /// `cavium,cn9900-broken-page1-regspace`: page 1 is missing, its registers stand in page 0.
     package let hasBrokenPage1RegisterSpace: Bool
+    /// HTTU override of an IORT, which overrules IDR0.HTTU: 0 none, 1 the Access flag, 2 dirty state too.
+    ///
+    /// Nil in a device tree.
+    package let httuOverride: UInt8?
+    /// StreamIDs of an IORT's RMRs: those devices are running, so they are let through until they are attached.
+    package internal(set) var firmwareStreams: [StreamID]
 
     package init(
         path: String,
@@ -60,7 +66,9 @@ package struct SMMUv3Node: Equatable, Sendable {
         msiParent: MSIParent? = nil,
         isDMACoherent: Bool,
         hasBrokenPrefetchCommand: Bool,
-        hasBrokenPage1RegisterSpace: Bool
+        hasBrokenPage1RegisterSpace: Bool,
+        httuOverride: UInt8? = nil,
+        firmwareStreams: [StreamID] = []
     ) {
         self.path = path
         self.compatible = compatible
@@ -71,6 +79,8 @@ package struct SMMUv3Node: Equatable, Sendable {
         self.isDMACoherent = isDMACoherent
         self.hasBrokenPrefetchCommand = hasBrokenPrefetchCommand
         self.hasBrokenPage1RegisterSpace = hasBrokenPage1RegisterSpace
+        self.httuOverride = httuOverride
+        self.firmwareStreams = firmwareStreams
     }
 
     /// The first part of ``registers``, which the architecture defines: page 0 and page 1, or page 0 alone

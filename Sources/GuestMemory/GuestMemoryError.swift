@@ -1,15 +1,15 @@
 // What can be wrong with memory that is shared by file.
 
-package import SystemPackage
+public import SystemPackage
 
 /// What somebody wants to do with memory.
-package enum MemoryAccess: Hashable, Sendable {
+public enum MemoryAccess: Hashable, Sendable {
     case read
     case write
 }
 
 /// Memory could not be mapped, or an access to it not be answered.
-package enum GuestMemoryError: Error, Equatable, Sendable {
+public enum GuestMemoryError: Error, Equatable, Sendable {
     /// A region of no bytes was asked for.
     case empty(name: String)
     /// The range of the file does not fit into what a file or the address space can hold.
@@ -37,7 +37,7 @@ package enum GuestMemoryError: Error, Equatable, Sendable {
 }
 
 extension GuestMemoryError: CustomStringConvertible {
-    package var description: String {
+    public var description: String {
         switch self {
         case .empty(let name):
             "\(name): a region of 0 bytes; it needs at least one"

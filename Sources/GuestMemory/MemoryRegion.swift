@@ -14,19 +14,19 @@ import SystemPackage
 //
 // SAFETY of @unchecked Sendable: all properties are `let`. What they point at is shared with other processes
 // anyhow, and every access to it is atomic or a copy whose contents nobody relies on before synchronising.
-package final class MemoryRegion: @unchecked Sendable {
+public final class MemoryRegion: @unchecked Sendable {
     /// What people call it: the memfd's name, or the path of the peer's file.
-    package let name: String
+    public let name: String
     /// How many bytes, at least one; not always a multiple of a page.
-    package let byteCount: UInt64
+    public let byteCount: UInt64
     /// The first byte, valid as long as the region lives.
-    package let base: UnsafeMutableRawPointer
+    public let base: UnsafeMutableRawPointer
     /// Where in the file the region begins.
-    package let fileOffset: UInt64
+    public let fileOffset: UInt64
     /// Whether stores are permitted; where not, one through ``base`` raises SIGSEGV.
-    package let isWritable: Bool
+    public let isWritable: Bool
     /// Where the word is that is 1 once the region is lost and 0 before, valid as long as the region lives.
-    package let lostFlag: UnsafePointer<UInt32>
+    public let lostFlag: UnsafePointer<UInt32>
 
     private let descriptor: OwnedDescriptor
     private let mapping: UnsafeMutableRawBufferPointer
@@ -81,7 +81,7 @@ package final class MemoryRegion: @unchecked Sendable {
     /// Memory of our own: a memfd of holes, sealed against shrinking and growing, which costs what is touched.
     ///
     /// - Throws: ``GuestMemoryError`` where the count is 0 or the kernel refuses.
-    package static func anonymous(byteCount: UInt64, name: String) throws(GuestMemoryError) -> MemoryRegion {
+    public static func anonymous(byteCount: UInt64, name: String) throws(GuestMemoryError) -> MemoryRegion {
         guard byteCount > 0 else { throw .empty(name: name) }
         let descriptor = smmud_memfd_create_sealed(name, byteCount)
         guard descriptor >= 0 else {
@@ -103,7 +103,7 @@ package final class MemoryRegion: @unchecked Sendable {
     /// The descriptor is the region's from now on, and closed where this throws.
     ///
     /// - Throws: ``GuestMemoryError`` where the file cannot be mapped, is too short or not open for the purpose.
-    package static func mapping(
+    public static func mapping(
         _ descriptor: consuming OwnedDescriptor,
         offset: UInt64,
         byteCount: UInt64,
@@ -135,13 +135,13 @@ package final class MemoryRegion: @unchecked Sendable {
     }
 
     /// The file, to lend to a system call or to a peer; it stays the region's to close.
-    package var fileDescriptor: CInt { descriptor.rawValue }
+    public var fileDescriptor: CInt { descriptor.rawValue }
 
     /// Whether a peer truncated the file and somebody touched what is gone.
-    package var isLost: Bool { smmud_load_u32(lostFlag) != 0 }
+    public var isLost: Bool { smmud_load_u32(lostFlag) != 0 }
 
     /// How many bytes of storage the whole file takes.
-    package var residentBytes: UInt64 {
+    public var residentBytes: UInt64 {
         var status = stat()
         guard fstat(fileDescriptor, &status) == 0 else { return 0 }
         return UInt64(clamping: status.st_blocks) * 512
@@ -150,7 +150,7 @@ package final class MemoryRegion: @unchecked Sendable {
     /// The host's pointer to `count` bytes at `offset`: the only way there for an offset that others chose.
     ///
     /// - Throws: ``GuestMemoryError`` where the bytes leave the region, the region is lost, or is not writable.
-    package func pointer(at offset: UInt64, count: UInt64, for access: MemoryAccess) throws(GuestMemoryError)
+    public func pointer(at offset: UInt64, count: UInt64, for access: MemoryAccess) throws(GuestMemoryError)
         -> UnsafeMutableRawPointer
     {
         guard offset <= byteCount, count <= byteCount - offset else {

@@ -2,18 +2,18 @@
 
 import CLinux
 import Glibc
-package import SystemPackage
+public import SystemPackage
 
 /// Owns one file descriptor and closes it exactly once.
-package struct OwnedDescriptor: ~Copyable, Sendable {
+public struct OwnedDescriptor: ~Copyable, Sendable {
     /// The number, to lend to a system call; it stays this value's to close.
-    package let rawValue: CInt
+    public let rawValue: CInt
 
     /// Takes over a descriptor that nobody else will close.
-    package init(adopting rawValue: CInt) { self.rawValue = rawValue }
+    public init(adopting rawValue: CInt) { self.rawValue = rawValue }
 
     /// Gives the descriptor away: the caller closes it.
-    package consuming func release() -> CInt {
+    public consuming func release() -> CInt {
         let rawValue = rawValue
         discard self
         return rawValue
@@ -22,7 +22,7 @@ package struct OwnedDescriptor: ~Copyable, Sendable {
     /// A second descriptor of the same open file, closed on exec.
     ///
     /// - Throws: The system's error: `EBADF`, or `EMFILE` where the process may open no more.
-    package borrowing func duplicate() throws(Errno) -> OwnedDescriptor {
+    public borrowing func duplicate() throws(Errno) -> OwnedDescriptor {
         let copy = smmud_duplicate(rawValue)
         guard copy >= 0 else { throw Errno(rawValue: -copy) }
         return OwnedDescriptor(adopting: copy)

@@ -37,8 +37,8 @@ struct CommandBatch {
 /// The SMMU's command queue.
 ///
 /// Any thread inserts. What one call inserts lies together, and whatever the thread wrote to memory before is
-/// visible to the SMMU before it sees the commands. Lock order: `positions` is taken under any lock of the driver
-/// and takes none but the trace's.
+/// visible to the SMMU before it sees the commands. Lock order: `state` is taken under any lock of the driver
+/// and takes none but the trace's and the listener's.
 final class CommandQueue: Sendable {
     /// log2 of the number of entries.
     let log2Count: Int
@@ -57,7 +57,14 @@ final class CommandQueue: Sendable {
         var produced: UInt64 = 0
         var consumed: UInt64 = 0
     }
-    private let positions = Mutex(Positions())
+
+    /// What one lock guards: commands are counted in the order in which they lie in the queue.
+    private struct State {
+        var positions = Positions()
+        var history = CommandHistory()
+        var listener: CommandListener?
+    }
+    private let state = Mutex(State())
     private let isStopped = Atomic(false)
     /// Called while waiting, where no thread handles interrupts: command errors must be seen to.
     private let whileWaiting = Mutex<(@Sendable () -> Void)?>(nil)
@@ -81,7 +88,18 @@ final class CommandQueue: Sendable {
     func setWhileWaiting(_ body: (@Sendable () -> Void)?) { whileWaiting.withLock { $0 = body } }
 
     /// Both indices start again at 0, as reset writes them to the registers.
-    func reset() { positions.withLock { $0 = Positions() } }
+    func reset() { state.withLock { $0.positions = Positions() } }
+
+    /// What was sent so far.
+    var history: CommandHistory { state.withLock { $0.history } }
+
+    /// - Returns: The number of the next command.
+    func setListener(_ listener: CommandListener?) -> UInt64 {
+        state.withLock { state in
+            state.listener = listener
+            return state.history.next
+        }
+    }
 
     /// From now on nothing is issued, and nobody waits on.
     func stop() { isStopped.store(true, ordering: .sequentiallyConsistent) }
@@ -101,7 +119,7 @@ final class CommandQueue: Sendable {
                 if thenSync { try waitForSync(at: sync) }
                 return
             }
-            try checkProgress(isLast, "CMDQ timeout")
+            try checkProgress(isLast, syncAt: nil)
         }
     }
 
@@ -111,18 +129,27 @@ final class CommandQueue: Sendable {
     private func insert(_ commands: [Command], thenSync: Bool) throws(SMMUDriverError) -> UInt64? {
         let count = UInt64(commands.count + (thenSync ? 1 : 0))
         // Mutex.withLock takes a closure that throws one type.
-        return try positions.withLock { (positions) throws(SMMUDriverError) -> UInt64? in
-            if room(positions) < count { try readConsumer(&positions) }
-            guard room(positions) >= count else { return nil }
+        return try state.withLock { (state) throws(SMMUDriverError) -> UInt64? in
+            if room(state.positions) < count { try readConsumer(&state.positions) }
+            guard room(state.positions) >= count else { return nil }
+            let first = state.positions.produced
             for (offset, command) in commands.enumerated() {
-                try write(command, at: positions.produced &+ UInt64(offset))
+                try write(command, at: first &+ UInt64(offset))
             }
-            let last = positions.produced &+ count &- 1
-            if thenSync { try write(sync(at: last), at: last) }
-            positions.produced &+= count
-            try registers.write32(RegisterOffset.cmdqProd, index(positions.produced))
+            let last = first &+ count &- 1
+            let sync = thenSync ? sync(at: last) : nil
+            if let sync { try write(sync, at: last) }
+            state.positions.produced &+= count
+            for command in commands { Self.note(command, &state) }
+            if let sync { Self.note(sync, &state) }
+            try registers.write32(RegisterOffset.cmdqProd, index(state.positions.produced))
             return last
         }
+    }
+
+    private static func note(_ command: Command, _ state: inout State) {
+        let sequence = state.history.note(command)
+        state.listener?(SentCommand(sequence: sequence, command: command))
     }
 
     private func room(_ positions: Positions) -> UInt64 {
@@ -163,8 +190,7 @@ final class CommandQueue: Sendable {
         while true {
             let isLast = !deadline.wait()
             if try isConsumed(position) { return }
-            do { try checkProgress(isLast, "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))") } catch
-            {
+            do { try checkProgress(isLast, syncAt: position) } catch {
                 // The last look may have come before the consumer moved and the clock after it.
                 if try isConsumed(position) { return }
                 throw error
@@ -179,29 +205,38 @@ final class CommandQueue: Sendable {
                 throw .bus(error)
             }
             if word == 0 {
-                positions.withLock { $0.consumed = max($0.consumed, position &+ 1) }
+                state.withLock { $0.positions.consumed = max($0.positions.consumed, position &+ 1) }
                 return true
             }
             // Another producer may have found the entry free and used it again.
-            return positions.withLock { $0.consumed > position }
+            return state.withLock { $0.positions.consumed > position }
         }
-        return try positions.withLock { (positions) throws(SMMUDriverError) in
-            if positions.consumed <= position { try readConsumer(&positions) }
-            return positions.consumed > position
+        return try state.withLock { (state) throws(SMMUDriverError) in
+            if state.positions.consumed <= position { try readConsumer(&state.positions) }
+            return state.positions.consumed > position
         }
     }
 
     /// Between two looks: sees to errors, and ends the wait when the queue was stopped or its time is over.
-    private func checkProgress(_ isLast: Bool, _ message: String) throws(SMMUDriverError) {
+    ///
+    /// - Parameters:
+    ///   - isLast: Whether the time is over.
+    ///   - position: The CMD_SYNC that is waited for; nil where it is room.
+    private func checkProgress(_ isLast: Bool, syncAt position: UInt64?) throws(SMMUDriverError) {
         guard !isStopped.load(ordering: .sequentiallyConsistent) else { throw .stopped }
         if let body = whileWaiting.withLock({ $0 }) { body() }
         guard isLast else { return }
         let producer = try registers.read32(RegisterOffset.cmdqProd)
         let consumer = try registers.read32(RegisterOffset.cmdqCons)
-        log.note(
-            .error,
-            "\(message) [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]"
-        )
+        if let position {
+            log.note(
+                .error,
+                "CMD_SYNC timeout at 0x\(hex(index(position), digits: 8))"
+                    + " [hwprod 0x\(hex(producer, digits: 8)), hwcons 0x\(hex(consumer, digits: 8))]"
+            )
+        } else {
+            log.note(.error, "CMDQ timeout")
+        }
         throw .commandQueueTimeout(producer: producer, consumer: consumer)
     }
 
@@ -245,8 +280,9 @@ final class CommandQueue: Sendable {
         log.note(.error, "CMDQ error (cons 0x\(hex(consumer.rawValue, digits: 8))): \(name)")
         switch consumer.err {
         case .cerrorAbt: log.note(.error, "retrying command fetch")
-        case .cerrorIll: try replaceCommand(at: UInt64(consumer.rd))
-        default: break
+        case .cerrorNone, .cerrorAtcInvSync: break
+        // A code that nobody knows is met as an illegal command is: else the queue would stay where it is.
+        default: try replaceCommand(at: UInt64(consumer.rd))
         }
     }
 

@@ -37,16 +37,21 @@ extension STE {
     ///   - canStall: Whether the endpoint bears being stalled.
     ///   - usesE2H: Whether the translation regime is EL2-E2H, as the CPU's.
     ///   - features: What the SMMU can do.
+    ///   - ats: The function's registers, where it is to have ATS.
     static func translating(
         _ table: ContextTable,
         unsubstreamed: Unsubstreamed,
         canStall: Bool,
         usesE2H: Bool,
-        features: SMMUFeatures
+        features: SMMUFeatures,
+        ats: (any PageServices)? = nil
     ) -> STE {
         var entry = STE()
         entry.v = true
         entry.config = .stage1
+        // Full ATS; responses that the SMMU makes itself are as the function wants them.
+        entry.eats = ats == nil ? 0 : 1
+        entry.ppar = ats?.hasPRI == true && ats?.responsesNeedPASID == true
         entry.s1Fmt = table.isTwoLevel ? 2 : 0
         entry.s1ContextPtr = table.address.rawValue
         entry.s1CDMax = UInt8(table.log2Count)
@@ -82,5 +87,48 @@ extension CD {
         self.asid = asid
         ttb0 = root.rawValue
         mair = controls.mair
+        // Linux sets both: dirty state is never updated without the Access flag.
+        ha = configuration.tracksDirtyState
+        hd = configuration.tracksDirtyState
+    }
+
+    /// A process's table: as the CPU uses it, so the ASID belongs to a set that is shared with it (ASET = 0).
+    ///
+    /// Linux: arm_smmu_make_sva_cd.
+    static func process(
+        _ configuration: PageTableConfiguration,
+        root: PhysicalAddress,
+        asid: UInt16,
+        canStall: Bool
+    ) -> CD {
+        var entry = CD(configuration, root: root, asid: asid, canStall: canStall)
+        entry.aset = false
+        return entry
+    }
+
+    /// The CD of a process that has ended, until the device lets go: nothing is walked, and what comes is aborted at
+    /// once and without an event, so that its end is not held up by a device that goes on.
+    ///
+    /// Linux: arm_smmu_make_sva_cd without a mm.
+    ///
+    /// - Parameter mustStall: Whether the SMMU can do nothing but stall (IDR0.STALL_MODEL = 0b10).
+    static func quiet(
+        _ configuration: PageTableConfiguration,
+        asid: UInt16,
+        canStall: Bool,
+        mustStall: Bool
+    ) -> CD {
+        var entry = CD()
+        entry.epd0 = true
+        entry.epd1 = true
+        entry.v = true
+        entry.aa64 = true
+        entry.ips = configuration.controls.ips
+        entry.s = canStall && mustStall
+        entry.r = mustStall
+        entry.a = true
+        entry.asid = asid
+        entry.mair = configuration.controls.mair
+        return entry
     }
 }

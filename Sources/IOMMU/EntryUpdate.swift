@@ -91,8 +91,8 @@ extension EntryUpdate {
         if entry.config.abortsSilently { return used.words }
         if entry.config.translatesStage1 {
             used.words[0] |= .mask(4...5) | .mask(6...55) | .mask(59...63)  // S1Fmt, S1ContextPtr, S1CDMax
-            // S1DSS, S1CIR, S1COR, S1CSH; S1STALLD, EATS, STRW.
-            used.words[1] |= .mask(0...7) | .mask(27...31)
+            // S1DSS, S1CIR, S1COR, S1CSH; PPAR, S1STALLD, EATS, STRW.
+            used.words[1] |= .mask(0...7) | .mask(18...18) | .mask(27...31)
             used.words[2] |= .mask(0...15)  // S2VMID
             // SHCFG counts for what bypasses stage 1.
             if entry.s1DSS == 1 { used.shCfg = 0b11 }

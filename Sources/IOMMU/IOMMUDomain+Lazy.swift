@@ -8,14 +8,28 @@ extension IOMMUDomain {
     /// Unmaps as the DMA API does: in a domain of kind ``IOMMUDomainKind/dmaFQ`` without an invalidation.
     ///
     /// There the TLB may answer for the range until the flush queue is flushed: when a ring is full, 10 ms after the
-    /// first range was put in, or by ``flushLazyUnmaps()``. So long its IOVAs are not handed out again; whoever owns
-    /// the memory has it back at once, and the endpoint may still reach it. In a domain of kind
-    /// ``IOMMUDomainKind/dma`` it is ``unmap(_:byteCount:)``.
+    /// first range was put in, or by ``flushLazyUnmaps()``. So long its IOVAs are not handed out again, and the
+    /// endpoint may still reach the memory: what was allocated for it goes back by ``retire(_:to:)``. In a domain of
+    /// kind ``IOMMUDomainKind/dma`` it is ``unmap(_:byteCount:)``.
     /// - Throws: As ``unmap(_:byteCount:)``.
     package func unmapDMA(_ iova: IOVirtualAddress, byteCount: UInt64) throws(SMMUDriverError) -> UnmapOutcome
     {
         guard let translation, kind == .dmaFQ else { return try unmap(iova, byteCount: byteCount) }
         return try translation.unmapLazily(iova, byteCount: byteCount)
+    }
+
+    /// Gives memory back that was mapped here and has been unmapped with ``unmapDMA(_:byteCount:)``.
+    ///
+    /// Where unmaps are lazy that is after the next flush, as the endpoint may reach it until then; whoever finds no
+    /// memory meanwhile has the queue flushed first, if `frames` is a ``PhysicalFrameAllocator``. Linux gives it back
+    /// at once.
+    /// - Throws: What a flush throws; then the memory is lost.
+    package func retire(_ addresses: [PhysicalAddress], to frames: any PhysicalPageAllocator)
+        throws(SMMUDriverError)
+    {
+        let retired = RetiredFrames(allocator: frames, addresses: addresses)
+        guard let translation, kind == .dmaFQ else { return retired.giveBack() }
+        try translation.retire(DeferredRelease(memory: retired))
     }
 
     /// Flushes the flush queue now; nothing where there is none.
@@ -41,13 +55,33 @@ extension DomainTranslation {
         guard let range = AddressRange(start: iova.rawValue, byteCount: outcome.byteCount) else {
             return outcome
         }
-        let startsTimer = try flushQueue.add(range) { () throws(SMMUDriverError) in
+        try retire(DeferredRelease(iovas: range))
+        return outcome
+    }
+
+    /// Puts something into the flush queue, which this domain has.
+    func retire(_ content: DeferredRelease) throws(SMMUDriverError) {
+        content.memory?.addReclaimer(self)
+        let startsTimer = try flushQueue.add(content) { () throws(SMMUDriverError) in
             try flushForReuse()
         } release: {
-            release(IOVirtualAddress($0.first), $0.byteCount)
+            release($0)
         }
-        if startsTimer { device.flushTimer.arm(self) }
-        return outcome
+        // With the SMMU off nothing is cached: what waits can go.
+        if startsTimer, !device.flushTimer.arm(self) { try? flushLazyUnmaps() }
+    }
+
+    /// What waited is reached by nobody any more.
+    private func release(_ content: DeferredRelease) {
+        if let range = content.iovas {
+            let iova = IOVirtualAddress(range.first)
+            if content.isWhole {
+                freeIOVA(iova, range.byteCount)
+            } else {
+                release(iova, range.byteCount)
+            }
+        }
+        content.memory?.giveBack()
     }
 
     private func flushForReuse() throws(SMMUDriverError) {
@@ -62,7 +96,18 @@ extension DomainTranslation {
         try flushQueue.expire { () throws(SMMUDriverError) in
             try flushForReuse()
         } release: {
-            release(IOVirtualAddress($0.first), $0.byteCount)
+            release($0)
+        }
+    }
+}
+
+extension DomainTranslation: PhysicalFrameReclaimer {
+    func reclaimFrames() -> Bool {
+        do throws(SMMUDriverError) {
+            return try flushQueue.reclaim { () throws(SMMUDriverError) in try flushForReuse() }
+        } catch {
+            device.log.note(.error, "memory that waits for a flush stays: \(error)")
+            return false
         }
     }
 }

@@ -22,32 +22,6 @@ package enum IOMMUDomainKind: String, Sendable, Hashable {
     package var translates: Bool { self == .dma || self == .dmaFQ || self == .unmanaged }
 }
 
-/// A range of IOVAs that firmware, or the platform, has a say in.
-package struct ReservedRegion: Hashable, Sendable {
-    /// What the range is for.
-    package enum Kind: String, Sendable {
-        /// The endpoint accesses it at any time: it stays mapped one to one.
-        case direct
-        /// As ``direct`` until a driver takes the endpoint over.
-        case directRelaxable = "direct-relaxable"
-        /// Never to be mapped.
-        case reserved
-        /// Where MSIs go; hardware does not translate it.
-        case msi
-    }
-
-    package let kind: Kind
-    package let range: AddressRange
-    /// What direct regions are mapped with.
-    package let permissions: MappingPermissions
-
-    package init(_ kind: Kind, _ range: AddressRange, permissions: MappingPermissions = .readWrite) {
-        self.kind = kind
-        self.range = range
-        self.permissions = permissions
-    }
-}
-
 /// A set of translations that endpoints of one SMMU share, or one that needs none.
 package final class IOMMUDomain: Sendable {
     /// As it was made; ``kind`` says what became of it.
@@ -55,11 +29,20 @@ package final class IOMMUDomain: Sendable {
     let device: SMMUv3Device
     /// The page table and what belongs to it; nil where the kind does not translate.
     let translation: DomainTranslation?
+    /// Who brings pages in; see ``setFaultHandler(_:)``.
+    let faultHandler = Mutex<(any PageFaultHandler)?>(nil)
 
-    init(_ kind: IOMMUDomainKind, device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+    init(
+        _ kind: IOMMUDomainKind,
+        device: SMMUv3Device,
+        granule: PageTableGranule?,
+        tracksDirtyState: Bool = false
+    ) throws(SMMUDriverError) {
         originalKind = kind
         self.device = device
-        translation = kind.translates ? try DomainTranslation(device, granule: granule) : nil
+        translation =
+            kind.translates
+            ? try DomainTranslation(device, granule: granule, tracksDirtyState: tracksDirtyState) : nil
         if kind == .dmaFQ { startFlushQueue() }
     }
 
@@ -94,6 +77,7 @@ package final class IOMMUDomain: Sendable {
         let translation = try translating()
         // The address is the caller's choice: it may still wait in the flush queue to become free.
         if translation.lazyUnmapCount > 0 { try translation.flushLazyUnmaps() }
+        translation.emptyIOVACache()
         try translation.map(iova, to: physical, byteCount: byteCount, permissions: permissions)
     }
 
@@ -155,10 +139,10 @@ package final class IOMMUDomain: Sendable {
 
 /// A domain's page table, ASID and IOVAs.
 ///
-/// Lock order: a ring of the flush queue, `state`, then the command queue. What an unmap cleared is invalidated
-/// after the lock is let go; its IOVAs become free only then.
+/// Lock order: `doorbells`, `state`, a ring of the flush queue, then the command queue. What an unmap cleared is
+/// invalidated after the lock is let go; its IOVAs become free only then.
 final class DomainTranslation: Sendable {
-    private struct State: ~Copyable {
+    struct State: ~Copyable {
         var table: IOPageTable
         var iovas: IOVAAllocator
         /// Where nothing may be mapped.
@@ -169,13 +153,21 @@ final class DomainTranslation: Sendable {
     let configuration: PageTableConfiguration
     let root: PhysicalAddress
     let device: SMMUv3Device
-    private let state: Mutex<State>
+    let state: Mutex<State>
     /// Whether unmaps of the DMA API go to ``flushQueue``.
     let isLazy = Atomic(false)
     let flushQueue = FlushQueue()
+    /// Free IOVAs of the DMA API.
+    let iovaCache = IOVARangeCache()
+    let doorbells = Mutex(MSIDoorbells())
 
-    init(_ device: SMMUv3Device, granule: PageTableGranule?) throws(SMMUDriverError) {
+    init(_ device: SMMUv3Device, granule: PageTableGranule?, tracksDirtyState: Bool)
+        throws(SMMUDriverError)
+    {
         let features = device.features
+        guard !tracksDirtyState || features.flags.contains(.hardwareDirtyState) else {
+            throw .noDirtyTracking
+        }
         let granule = try Self.choose(granule ?? device.options.granule, features)
         guard let asid = device.asids.allocate(bits: features.asidBits) else {
             throw .asidsExhausted(count: (1 << features.asidBits) - 1)
@@ -186,7 +178,8 @@ final class DomainTranslation: Sendable {
                 inputAddressBits: features.virtualAddressBits,
                 outputAddressBits: features.inputAddressBits,
                 isCoherent: features.flags.contains(.coherent),
-                partialUnmap: device.options.partialUnmap
+                partialUnmap: device.options.partialUnmap,
+                tracksDirtyState: tracksDirtyState
             )
             let table = try IOPageTable(
                 configuration: configuration,
@@ -218,9 +211,11 @@ final class DomainTranslation: Sendable {
     deinit {
         do throws(SMMUDriverError) {
             try flushAll()
+            giveBackRetiredMemory()
             device.asids.free(tag.asid)
         } catch {
             if device.isOff(error) {
+                giveBackRetiredMemory()
                 device.asids.free(tag.asid)
                 return
             }
@@ -228,6 +223,10 @@ final class DomainTranslation: Sendable {
             device.log.note(.error, "ASID \(tag.asid) and its tables are lost: \(error)")
             state.withLock { $0.table.abandonTables() }
         }
+    }
+
+    private func giveBackRetiredMemory() {
+        for memory in flushQueue.takeAllMemory() { memory.giveBack() }
     }
 
     /// The granule that was asked for, or the CPU's page of 4 KiB, or the next larger one.
@@ -242,7 +241,10 @@ final class DomainTranslation: Sendable {
         return least
     }
 
-    func flushAll() throws(SMMUDriverError) { try device.complete([tag.all]) }
+    func flushAll() throws(SMMUDriverError) {
+        try device.complete([tag.all])
+        try device.invalidateATCs(tag.asid)
+    }
 
     // MARK: Map
 
@@ -342,45 +344,5 @@ final class DomainTranslation: Sendable {
         do {
             return try state.withLock { (state) throws(IOPageTableError) in try state.table.walk(iova) }
         } catch { throw .pageTable(error) }
-    }
-
-    // MARK: Reserved regions
-
-    func apply(_ region: ReservedRegion) throws(SMMUDriverError) {
-        switch region.kind {
-        case .direct, .directRelaxable: try mapOneToOne(region)
-        case .reserved, .msi:
-            state.withLock { state in
-                state.iovas.reserve(region.range)
-                if !state.forbidden.contains(region.range) { state.forbidden.append(region.range) }
-            }
-        }
-    }
-
-    /// Maps those pages of the region that are not mapped yet: two endpoints may bring the same region.
-    private func mapOneToOne(_ region: ReservedRegion) throws(SMMUDriverError) {
-        let page = configuration.granule.byteCount
-        state.withLock { $0.iovas.reserve(region.range) }
-        let first = region.range.first & ~(page - 1)
-        let last = region.range.last | (page - 1)
-        var start: UInt64?
-        var current = first
-        while true {
-            let isMapped = try translate(IOVirtualAddress(current)) != nil
-            if !isMapped, start == nil { start = current }
-            let isLast = last - current < page
-            if let from = start, isMapped || isLast {
-                let end = isMapped ? current : current &+ page
-                try map(
-                    IOVirtualAddress(from),
-                    to: PhysicalAddress(from),
-                    byteCount: end &- from,
-                    permissions: region.permissions
-                )
-                start = nil
-            }
-            if isLast { return }
-            current += page
-        }
     }
 }

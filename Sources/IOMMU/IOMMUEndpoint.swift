@@ -14,19 +14,23 @@ package final class IOMMUEndpoint: Sendable {
     /// Whether its faulting transactions may be stalled (`dma-can-stall`).
     package let canStall: Bool
     package let reservedRegions: [ReservedRegion]
+    /// Its function's ATS, PRI and PASID; nil for what is no PCIe function, or has none of them.
+    let services: (any PageServices)?
 
     init(
         name: String,
         streams: [StreamID],
         substreamBits: Int,
         canStall: Bool,
-        reservedRegions: [ReservedRegion]
+        reservedRegions: [ReservedRegion],
+        services: (any PageServices)? = nil
     ) {
         self.name = name
         self.streams = streams
         self.substreamBits = substreamBits
         self.canStall = canStall
         self.reservedRegions = reservedRegions
+        self.services = services
     }
 
     /// Whether it accesses memory that only a mapping of its own, or none at all, lets through.

@@ -41,7 +41,7 @@ package enum IOMMUGroupTypeRequest: String, Sendable, CaseIterable {
 package final class IOMMUGroup: Sendable {
     /// The number in `/sys/kernel/iommu_groups`.
     package let id: Int
-    let driver: SMMUv3Driver
+    package let driver: SMMUv3Driver
     private let parameters: KernelParameters
 
     private struct State {
@@ -81,6 +81,21 @@ package final class IOMMUGroup: Sendable {
     package var domain: IOMMUDomain { state.withLock { $0.domain } }
     package var defaultDomain: IOMMUDomain { state.withLock { $0.defaultDomain } }
     package var owner: String? { state.withLock { $0.owner } }
+    /// How many drivers are bound to members, or 1 for an owner.
+    package var userCount: Int { state.withLock { $0.userCount } }
+    /// Whether a member is outside of the machine's own case, so that the type stays DMA.
+    package var hasUntrusted: Bool { state.withLock { $0.hasUntrusted } }
+    /// What firmware and the platform say of IOVAs, of every member; in ascending order, each once.
+    ///
+    /// Linux: iommu_get_group_resv_regions.
+    package var reservedRegions: [ReservedRegion] {
+        var regions: [ReservedRegion] = []
+        for region in members.flatMap({ driver.reservedRegions(of: $0) }) {
+            let isKnown = regions.contains { $0.range == region.range && $0.kind == region.kind }
+            if !isKnown { regions.append(region) }
+        }
+        return regions.sorted { ($0.range.first, $0.range.last) < ($1.range.first, $1.range.last) }
+    }
 
     // MARK: Members
 
@@ -174,6 +189,23 @@ package final class IOMMUGroup: Sendable {
         try state.withLock { (state) throws(IOMMUGroupError) in
             guard state.owner == owner else { throw .notPermitted("\(owner) does not own group \(id)") }
             try set(driver.blockedDomain, &state)
+        }
+    }
+
+    /// The owner, who becomes it by this, puts the whole group into a domain of any kind, from whatever it is in.
+    ///
+    /// Unlike ``claim(by:)`` and ``attach(_:by:)`` no DMA is aborted in between.
+    /// Linux: iommu_attach_device of a kernel driver, iommu_replace_group_handle.
+    /// - Throws: ``IOMMUGroupError/notPermitted(_:)`` while drivers are bound or somebody else owns the group, or what
+    ///   the driver throws; then all is as before.
+    package func replaceDomain(with domain: IOMMUDomain, by owner: String) throws(IOMMUGroupError) {
+        try state.withLock { (state) throws(IOMMUGroupError) in
+            guard state.userCount == 0 || state.owner == owner else {
+                throw .notPermitted("group \(id) is in use")
+            }
+            try set(domain, &state)
+            state.owner = owner
+            state.userCount = 1
         }
     }
 

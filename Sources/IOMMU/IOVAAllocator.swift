@@ -6,7 +6,8 @@ package import AddressSpace
 /// rounded up to a power of two, below 4 GiB first.
 ///
 /// It counts in granules (page frame numbers, pfn). Neighbouring ranges are kept as one, so that a look-up stays
-/// short where much is allocated in one go.
+/// short where much is allocated in one go; where they are many, ``RangeSet`` passes over those between which nothing
+/// fits. Linux has a red-black tree, and goes from range to range.
 package struct IOVAAllocator {
     private let granuleLog2: UInt64
     /// The last pfn of the aperture.
@@ -17,6 +18,15 @@ package struct IOVAAllocator {
     private var taken = RangeSet()
     /// What can never be allocated.
     private var reserved = RangeSet()
+    /// The least number of pages that was not found at a limit of 4 GiB or above; what is smaller may be there.
+    private var leastFailedLowCount = UInt64.max
+    /// How often the taken ranges were searched.
+    private(set) var searchCount = 0
+
+    /// The last address that 32 bits hold.
+    static let lastLowAddress: UInt64 = 0xFFFF_FFFF
+
+    private var lastLowPFN: UInt64 { Self.lastLowAddress &>> granuleLog2 }
 
     /// An allocator in which only pfn 0 is taken: address 0 is never handed out.
     ///
@@ -32,23 +42,43 @@ package struct IOVAAllocator {
         reserved.insert(0, 0)
     }
 
-    /// Takes a free range.
+    /// Takes a free range, below 4 GiB first unless that is turned off.
     ///
     /// - Parameters:
     ///   - byteCount: A multiple of the granule.
     ///   - limit: The last address that the device can drive: its DMA mask.
     /// - Returns: The first address; nil where no such range is free.
     package mutating func allocate(byteCount: UInt64, limit: UInt64 = .max) -> IOVirtualAddress? {
+        if prefersLow, limit > Self.lastLowAddress,
+            let low = allocateHighest(byteCount: byteCount, limit: Self.lastLowAddress)
+        {
+            return low
+        }
+        return allocateHighest(byteCount: byteCount, limit: limit)
+    }
+
+    /// Takes the highest free range that ends at or below `limit`.
+    ///
+    /// Linux: alloc_iova. A size that was not free below 4 GiB is not looked for there again, and nor is a larger
+    /// one, until something below becomes free (max32_alloc_size).
+    mutating func allocateHighest(byteCount: UInt64, limit: UInt64) -> IOVirtualAddress? {
         let count = byteCount &>> granuleLog2
-        guard count > 0, count &- 1 <= lastPFN else { return nil }
-        let last = min(lastPFN, limit == .max ? lastPFN : ((limit &+ 1) &>> granuleLog2) &- 1)
-        guard limit == .max || (limit &+ 1) &>> granuleLog2 > 0 else { return nil }
-        let low = UInt64(0xFFFF_FFFF) &>> granuleLog2
-        var first: UInt64?
-        if prefersLow, last > low { first = taken.highestGap(count, upTo: low) }
-        guard let pfn = first ?? taken.highestGap(count, upTo: last) else { return nil }
+        guard count > 0, let last = lastPFN(upTo: limit), count &- 1 <= last else { return nil }
+        if last <= lastLowPFN, count >= leastFailedLowCount { return nil }
+        searchCount &+= 1
+        guard let pfn = taken.highestGap(count, upTo: last) else {
+            if last >= min(lastLowPFN, lastPFN) { leastFailedLowCount = min(leastFailedLowCount, count) }
+            return nil
+        }
         taken.insert(pfn, pfn &+ count &- 1)
         return IOVirtualAddress(pfn &<< granuleLog2)
+    }
+
+    /// The last pfn whose page ends at or below `limit`; nil where that is none.
+    private func lastPFN(upTo limit: UInt64) -> UInt64? {
+        guard limit != .max else { return lastPFN }
+        let count = (limit &+ 1) &>> granuleLog2
+        return count > 0 ? min(lastPFN, count &- 1) : nil
     }
 
     /// Marks a range that someone mapped at an address of their choice; it may be taken already.
@@ -68,6 +98,7 @@ package struct IOVAAllocator {
     package mutating func release(_ range: AddressRange) {
         guard let pfns = pfns(of: range) else { return }
         taken.remove(pfns.first, pfns.last)
+        if pfns.first <= lastLowPFN { leastFailedLowCount = .max }
         for piece in reserved.overlapping(pfns.first, pfns.last) { taken.insert(piece.first, piece.last) }
     }
 
@@ -85,80 +116,5 @@ package struct IOVAAllocator {
         let first = range.first &>> granuleLog2
         guard first <= lastPFN else { return nil }
         return (first, min(range.last &>> granuleLog2, lastPFN))
-    }
-}
-
-/// Ranges of numbers, ascending, none touching another.
-private struct RangeSet {
-    private(set) var ranges: [(first: UInt64, last: UInt64)] = []
-
-    var count: UInt64 { ranges.reduce(0) { $0 &+ ($1.last &- $1.first &+ 1) } }
-
-    mutating func insert(_ first: UInt64, _ last: UInt64) {
-        var merged = (first: first, last: last)
-        let low = index(of: first == 0 ? 0 : first - 1)
-        var high = low
-        while high < ranges.count, ranges[high].first <= (last == .max ? last : last + 1) {
-            merged.first = min(merged.first, ranges[high].first)
-            merged.last = max(merged.last, ranges[high].last)
-            high += 1
-        }
-        ranges.replaceSubrange(low..<high, with: CollectionOfOne(merged))
-    }
-
-    mutating func remove(_ first: UInt64, _ last: UInt64) {
-        let low = index(of: first)
-        var high = low
-        var kept: [(first: UInt64, last: UInt64)] = []
-        while high < ranges.count, ranges[high].first <= last {
-            if ranges[high].first < first { kept.append((ranges[high].first, first - 1)) }
-            if ranges[high].last > last { kept.append((last + 1, ranges[high].last)) }
-            high += 1
-        }
-        ranges.replaceSubrange(low..<high, with: kept)
-    }
-
-    /// The parts of this set that lie in the range.
-    func overlapping(_ first: UInt64, _ last: UInt64) -> [(first: UInt64, last: UInt64)] {
-        var parts: [(first: UInt64, last: UInt64)] = []
-        var next = index(of: first)
-        while next < ranges.count, ranges[next].first <= last {
-            parts.append((max(first, ranges[next].first), min(last, ranges[next].last)))
-            next += 1
-        }
-        return parts
-    }
-
-    /// The highest start, aligned to `count` rounded up to a power of two, of `count` numbers outside this set.
-    func highestGap(_ count: UInt64, upTo limit: UInt64) -> UInt64? {
-        let alignment = count.roundedUpToPowerOfTwo
-        var last = limit
-        for range in ranges.reversed() where range.first <= last {
-            if range.last < last, let start = Self.start(count, alignment, range.last + 1, last) {
-                return start
-            }
-            guard range.first > 0 else { return nil }
-            last = range.first - 1
-        }
-        return Self.start(count, alignment, 0, last)
-    }
-
-    private static func start(_ count: UInt64, _ alignment: UInt64, _ first: UInt64, _ last: UInt64)
-        -> UInt64?
-    {
-        guard alignment > 0, last >= first, last &- first >= count &- 1 else { return nil }
-        let start = (last &- count &+ 1) & ~(alignment &- 1)
-        return start >= first ? start : nil
-    }
-
-    /// The index of the first range that ends at or after `number`.
-    private func index(of number: UInt64) -> Int {
-        var low = 0
-        var high = ranges.count
-        while low < high {
-            let middle = low + (high - low) / 2
-            if ranges[middle].last < number { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 }

@@ -29,32 +29,48 @@ final class InterruptHandlers: Sendable {
 
     init(_ lines: SMMUInterrupts) { self.lines = lines }
 
-    /// Connects the lines to two threads, one for events and one for errors.
-    func startThreads(events: @escaping @Sendable () -> Void, errors: @escaping @Sendable () -> Void) {
+    /// Connects the lines to threads: one for events, one for errors, and one for page requests where there are any.
+    func startThreads(
+        events: @escaping @Sendable () -> Void,
+        errors: @escaping @Sendable () -> Void,
+        requests: (@Sendable () -> Void)?
+    ) {
         let eventWorker = WorkerThread(events)
         let errorWorker = WorkerThread(errors)
-        state.withLock { $0.workers = [eventWorker, errorWorker] }
-        connect(events: { eventWorker.kick() }, errors: { errorWorker.kick() })
+        let requestWorker = requests.map { WorkerThread($0) }
+        state.withLock { $0.workers = [eventWorker, errorWorker] + (requestWorker.map { [$0] } ?? []) }
+        connect(
+            events: { eventWorker.kick() },
+            errors: { errorWorker.kick() },
+            requests: { requestWorker?.kick() }
+        )
     }
 
     /// Connects the lines to the pending flags.
     func noteOnly() {
         connect(
             events: { [weak self] in self?.pendingEvents.store(true, ordering: .releasing) },
-            errors: { [weak self] in self?.pendingErrors.store(true, ordering: .releasing) }
+            errors: { [weak self] in self?.pendingErrors.store(true, ordering: .releasing) },
+            requests: { [weak self] in self?.pendingEvents.store(true, ordering: .releasing) }
         )
     }
 
-    private func connect(events: @escaping @Sendable () -> Void, errors: @escaping @Sendable () -> Void) {
+    private func connect(
+        events: @escaping @Sendable () -> Void,
+        errors: @escaping @Sendable () -> Void,
+        requests: @escaping @Sendable () -> Void
+    ) {
         switch lines {
         case .combined(let line):
             connect(line) {
                 errors()
                 events()
+                requests()
             }
-        case .named(let eventq, let gerror):
+        case .named(let eventq, let gerror, let priq):
             if let eventq { connect(eventq, events) }
             if let gerror { connect(gerror, errors) }
+            if let priq { connect(priq, requests) }
         }
     }
 

@@ -14,6 +14,8 @@ package struct KernelParameters: Equatable, Sendable {
     package var disableMSIPolling = false
     /// What could not be read, a line each in the kernel's wording; the parameter keeps its default.
     package private(set) var complaints: [String] = []
+    /// Which of the early options were on the command line.
+    private var given: Set<String> = []
 
     /// The defaults: strict, translated.
     package init() {}
@@ -33,6 +35,7 @@ package struct KernelParameters: Equatable, Sendable {
             let text = parts.count == 2 ? String(parts[1]) : nil
             if let value = text.map(Self.bool) ?? (isModule ? true : nil) {
                 self[keyPath: field] = value
+                given.insert(name)
             } else if isModule {
                 complaints.append("\(name): `\(text ?? "")' invalid for parameter `\(name)'")
             } else {
@@ -79,11 +82,16 @@ package struct KernelParameters: Equatable, Sendable {
 
     /// The lines with which the kernel tells its choice.
     package var announcement: [String] {
+        func origin(_ name: String) -> String {
+            given.contains(name) ? " (set via kernel command line)" : ""
+        }
         let type = passthrough ? "Passthrough" : "Translated"
-        guard !passthrough else { return ["iommu: Default domain type: \(type)"] }
+        let first = "iommu: Default domain type: \(type)\(origin("iommu.passthrough"))"
+        guard !passthrough else { return [first] }
+        let mode = strict ? "strict" : "lazy"
         return [
-            "iommu: Default domain type: \(type)",
-            "iommu: DMA domain TLB invalidation policy: \(strict ? "strict" : "lazy") mode",
+            first,
+            "iommu: DMA domain TLB invalidation policy: \(mode) mode\(origin("iommu.strict"))",
         ]
     }
 }

@@ -24,6 +24,10 @@ package final class PhysicalFrameAllocator: PhysicalPageAllocator {
 
     private let memory: any PhysicalAccess
     private let state: Mutex<State>
+    /// Who is asked when there is no memory left; no lock is held meanwhile.
+    private let reclaimers = ReclaimerList()
+    /// The last address of RAM that can be handed out; 0 where there is none.
+    package let lastAddress: UInt64
     /// How many bytes there are, used or free.
     package let byteCount: UInt64
 
@@ -38,11 +42,14 @@ package final class PhysicalFrameAllocator: PhysicalPageAllocator {
         self.memory = memory
         var state = State()
         var total: UInt64 = 0
+        var last: UInt64 = 0
         for range in Self.frames(of: ranges, excluding: reserved) {
             total &+= range.byteCount
+            last = max(last, range.last)
             Self.insertBlocks(of: range, into: &state)
         }
         byteCount = total
+        lastAddress = last
         self.state = Mutex(state)
     }
 
@@ -53,9 +60,8 @@ package final class PhysicalFrameAllocator: PhysicalPageAllocator {
         guard byteCount > 0, alignment.nonzeroBitCount == 1,
             let order = Self.order(holding: byteCount), let aligned = Self.order(holding: alignment)
         else { throw .invalidRequest(byteCount: byteCount, alignment: alignment) }
-        let address = state.withLock { state in
-            Self.take(order: order, alignedTo: max(order, aligned), from: &state)
-        }
+        var address = take(order, alignedTo: max(order, aligned))
+        if address == nil, reclaimers.reclaim() { address = take(order, alignedTo: max(order, aligned)) }
         guard let address else { throw .exhausted(byteCount: byteCount, alignment: alignment) }
         do {
             try memory.fill(0, byteCount: 1 << UInt64(order), at: PhysicalAddress(address))
@@ -66,10 +72,18 @@ package final class PhysicalFrameAllocator: PhysicalPageAllocator {
         return PhysicalAddress(address)
     }
 
+    private func take(_ order: Int, alignedTo aligned: Int) -> UInt64? {
+        state.withLock { state in Self.take(order: order, alignedTo: aligned, from: &state) }
+    }
+
     package func free(_ address: PhysicalAddress) throws(PhysicalPageError) {
         let isFreed = state.withLock { state in Self.giveBack(address.rawValue, to: &state) }
         guard isFreed else { throw .notAllocated(address) }
     }
+}
+
+extension PhysicalFrameAllocator: ReclaimingPageAllocator {
+    package func add(_ reclaimer: any PhysicalFrameReclaimer) { reclaimers.add(reclaimer) }
 }
 
 // MARK: Blocks

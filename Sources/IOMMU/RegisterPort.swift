@@ -36,18 +36,20 @@ struct RegisterPort: Sendable {
         throws(SMMUDriverError)
     {
         try write32(offset, value)
-        try wait(for: name, at: ack, until: value)
+        _ = try wait(for: name, at: ack, until: value)
     }
 
     /// Waits until the masked register has this value.
+    ///
+    /// - Returns: The whole register as it was then.
     func wait(for name: String, at offset: UInt64, mask: UInt32 = .max, until value: UInt32)
-        throws(SMMUDriverError)
+        throws(SMMUDriverError) -> UInt32
     {
         var deadline = Deadline(clock)
         while true {
             let isLast = !deadline.wait()
             let found = try read32(offset)
-            if found & mask == value { return }
+            if found & mask == value { return found }
             if isLast { throw .registerTimeout(register: name, expected: value, found: found) }
         }
     }

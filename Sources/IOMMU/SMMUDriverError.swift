@@ -64,6 +64,10 @@ package enum SMMUDriverError: Error, Equatable, Sendable {
     case domainDoesNotTranslate(IOMMUDomainKind)
     /// A SubstreamID takes a translating domain, beside a stream whose own domain is of any kind.
     case substreamNeedsTranslation(IOMMUDomainKind)
+    /// The SMMU does not note what is written (IDR0.HTTU), or the domain was not made for it.
+    case noDirtyTracking
+    /// The domain takes no MSI cookie, or has one.
+    case invalidCookie(String)
     /// Firmware told that the endpoint accesses memory at any time (direct regions): it cannot be blocked.
     case endpointNeedsDirectRegions(String)
 }
@@ -106,6 +110,8 @@ extension SMMUDriverError: CustomStringConvertible {
         case .domainDoesNotTranslate(let kind): "a domain of kind \(kind) maps nothing"
         case .substreamNeedsTranslation(let kind):
             "a SubstreamID needs a translating domain, not one of kind \(kind)"
+        case .noDirtyTracking: "dirty tracking is not supported"
+        case .invalidCookie(let reason): reason
         case .endpointNeedsDirectRegions(let endpoint):
             "\(endpoint) has direct regions, so it cannot be blocked"
         default: "unknown error"

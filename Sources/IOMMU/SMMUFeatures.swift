@@ -17,6 +17,10 @@ package struct SMMUFeatureSet: OptionSet, Hashable, Sendable {
     package static let littleEndianTables = Self(rawValue: 1 << 2)
     /// Big-endian tables (IDR0.TTENDIAN).
     package static let bigEndianTables = Self(rawValue: 1 << 3)
+    /// Page requests of PCIe functions (IDR0.PRI).
+    package static let pageRequests = Self(rawValue: 1 << 4)
+    /// Translation requests of PCIe functions (IDR0.ATS).
+    package static let translationRequests = Self(rawValue: 1 << 5)
     /// WFE wakes up when a CMD_SYNC completes (IDR0.SEV).
     package static let sendsEvents = Self(rawValue: 1 << 6)
     /// Message-signalled interrupts (IDR0.MSI).
@@ -37,6 +41,8 @@ package struct SMMUFeatureSet: OptionSet, Hashable, Sendable {
     package static let wideVirtualAddresses = Self(rawValue: 1 << 14)
     /// TLBI of ranges (IDR3.RIL).
     package static let rangeInvalidation = Self(rawValue: 1 << 15)
+    /// Processes' address spaces can be shared: see ``SMMUFeatures/sharesProcessTables``.
+    package static let sharedVirtualAddresses = Self(rawValue: 1 << 17)
     /// Both stages, and revisions in which nesting works.
     package static let nesting = Self(rawValue: 1 << 19)
     /// STE.SHCFG and its like take effect (IDR1.ATTR_TYPES_OVR).
@@ -63,12 +69,19 @@ package struct SMMUFeatures: Hashable, Sendable {
     /// log2 of the most entries that each queue may have.
     package internal(set) var commandQueueLog2 = 0
     package internal(set) var eventQueueLog2 = 0
+    package internal(set) var pageRequestQueueLog2 = 0
     /// How many stalled transactions there can be (IDR5.STALL_MAX).
     package internal(set) var stallLimit = 0
     /// Full batches need a CMD_SYNC of their own (MMU-700).
     package internal(set) var syncsFullBatches = false
     package internal(set) var iidr = IIDR(rawValue: 0)
-    package internal(set) var aidr = AIDR(rawValue: 0)
+
+    /// Whether the SMMU can walk a process's page table as its CPU does: coherently, with pages of 4 KiB.
+    ///
+    /// Linux: arm_smmu_sva_supported.
+    package var sharesProcessTables: Bool {
+        flags.isSuperset(of: [.coherent, .stage1]) && granules.contains(.kib4)
+    }
 
     /// How many bits an IOVA of a stage-1 domain has.
     package var virtualAddressBits: Int { flags.contains(.wideVirtualAddresses) ? 52 : 48 }
@@ -80,16 +93,18 @@ package struct SMMUFeatures: Hashable, Sendable {
 struct HardwareProbe {
     let registers: RegisterPort
     let isCoherent: Bool
+    let httuOverride: UInt8?
     let log: DriverLog
     private var features = SMMUFeatures()
 
-    init(registers: RegisterPort, isCoherent: Bool, log: DriverLog) {
+    init(registers: RegisterPort, isCoherent: Bool, httuOverride: UInt8?, log: DriverLog) {
         self.registers = registers
         self.isCoherent = isCoherent
+        self.httuOverride = httuOverride
         self.log = log
     }
 
-    /// Reads IDR0, IDR1, IDR3, IDR5, IIDR and AIDR, in that order.
+    /// Reads IDR0, IDR1, IDR3, IDR5 and IIDR, in that order, and no other register.
     mutating func run() throws(SMMUDriverError) -> SMMUFeatures {
         try readIDR0(IDR0(rawValue: try registers.read32(RegisterOffset.idr0)))
         try readIDR1(IDR1(rawValue: try registers.read32(RegisterOffset.idr1)))
@@ -97,7 +112,7 @@ struct HardwareProbe {
         if idr3.ril { features.flags.insert(.rangeInvalidation) }
         try readIDR5(IDR5(rawValue: try registers.read32(RegisterOffset.idr5)))
         readIIDR(IIDR(rawValue: try registers.read32(RegisterOffset.iidr)))
-        features.aidr = AIDR(rawValue: try registers.read32(RegisterOffset.aidr))
+        if features.sharesProcessTables { features.flags.insert(.sharedVirtualAddresses) }
         log.note(
             .info,
             "ias \(features.inputAddressBits)-bit, oas \(features.outputAddressBits)-bit"
@@ -117,11 +132,12 @@ struct HardwareProbe {
         }
         if idr0.stLevel == 1 { features.flags.insert(.twoLevelStreamTable) }
         if idr0.cd2L { features.flags.insert(.twoLevelCDTable) }
+        if idr0.pri { features.flags.insert(.pageRequests) }
+        if idr0.ats { features.flags.insert(.translationRequests) }
         if idr0.sev { features.flags.insert(.sendsEvents) }
         if idr0.msi { features.flags.insert(.msi) }
         if idr0.hyp { features.flags.insert(.hypervisor) }
-        if idr0.httu >= 1 { features.flags.insert(.hardwareAccessFlag) }
-        if idr0.httu >= 2 { features.flags.insert(.hardwareDirtyState) }
+        readHTTU(idr0)
         // What firmware says of coherency wins.
         if isCoherent { features.flags.insert(.coherent) }
         if idr0.cohacc != isCoherent {
@@ -145,6 +161,26 @@ struct HardwareProbe {
         features.vmidBits = idr0.vmid16 ? 16 : 8
     }
 
+    /// Hardware update of the Access flag and of dirty state; what ACPI says of it wins.
+    private mutating func readHTTU(_ idr0: IDR0) {
+        func flags(_ httu: UInt8) -> SMMUFeatureSet {
+            var flags: SMMUFeatureSet = []
+            if httu >= 1 { flags.insert(.hardwareAccessFlag) }
+            if httu >= 2 { flags.insert(.hardwareDirtyState) }
+            return flags
+        }
+        let hardware = flags(idr0.httu)
+        let used = flags(httuOverride ?? idr0.httu)
+        features.flags.formUnion(used)
+        if used != hardware {
+            log.note(
+                .warning,
+                "IDR0.HTTU features(0x\(hex(hardware.rawValue))) overridden by FW configuration "
+                    + "(0x\(hex(used.rawValue)))"
+            )
+        }
+    }
+
     private mutating func readIDR1(_ idr1: IDR1) throws(SMMUDriverError) {
         func refuse(_ reason: String) -> SMMUDriverError {
             .unsupportedHardware(register: "SMMU_IDR1", value: idr1.rawValue, reason: reason)
@@ -160,6 +196,7 @@ struct HardwareProbe {
         // The architecture has no more than 2^19 entries and 2^32 streams; larger fields are reserved.
         features.commandQueueLog2 = min(Int(idr1.cmdqs), 19)
         features.eventQueueLog2 = min(Int(idr1.eventqs), 19)
+        features.pageRequestQueueLog2 = min(Int(idr1.priqs), 19)
         features.substreamIDBits = min(Int(idr1.ssidsize), 20)
         features.streamIDBits = min(Int(idr1.sidsize), 32)
         // One level-2 table would hold all of them: two levels have no use.

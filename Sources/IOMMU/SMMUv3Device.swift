@@ -50,6 +50,7 @@ final class SMMUv3Device: Sendable {
     let asids: ASIDAllocator
     let log: DriverLog
     let flushTimer: FlushTimer
+    let atsMasters = ATSMasters()
     /// The SMMU could not be switched off when the driver stopped: what it may read is never given back.
     let isOutOfControl = Atomic(false)
 

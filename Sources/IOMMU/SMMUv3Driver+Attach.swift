@@ -14,10 +14,18 @@ struct Attachments {
         var domain: IOMMUDomain
         /// What each SubstreamID meets.
         var substreams: [SubstreamID: IOMMUDomain] = [:]
+        /// The SubstreamIDs that see a process's address space.
+        var processes: [SubstreamID: SVADomain] = [:]
+        /// What was asked for by ``SMMUv3Driver/enable(_:for:)``.
+        var features: Set<EndpointFeature> = []
+        /// Whether ATS is enabled in its function.
+        var hasATS = false
         /// Domains to which changing over failed half way: hardware may use them, so they stay.
         var doubtful: [IOMMUDomain] = []
         /// Built at the first use of stage 1.
         var contexts: ContextTable?
+
+        var usesSubstreams: Bool { !substreams.isEmpty || !processes.isEmpty }
     }
 
     var streamTable: StreamTable
@@ -44,6 +52,7 @@ extension SMMUv3Driver {
     ///   - substreamBits: How many bits of SubstreamID it wants (`pasid-num-bits`); the SMMU may have fewer.
     ///   - canStall: `dma-can-stall`.
     ///   - reservedRegions: What firmware says of IOVAs.
+    ///   - services: Its function's ATS, PRI and PASID, which the driver then sets.
     /// - Throws: ``SMMUDriverError/streamOutOfRange(_:count:)``, ``SMMUDriverError/streamInUse(_:endpoint:)``,
     ///   ``SMMUDriverError/noStreams(endpoint:)``, or what memory for tables costs.
     package func addEndpoint(
@@ -51,7 +60,8 @@ extension SMMUv3Driver {
         streams: [StreamID],
         substreamBits: Int = 0,
         canStall: Bool = false,
-        reservedRegions: [ReservedRegion] = []
+        reservedRegions: [ReservedRegion] = [],
+        services: (any PageServices)? = nil
     ) throws(SMMUDriverError) -> IOMMUEndpoint {
         var unique: [StreamID] = []
         for stream in streams where !unique.contains(stream) { unique.append(stream) }
@@ -69,7 +79,8 @@ extension SMMUv3Driver {
             streams: unique,
             substreamBits: bits,
             canStall: flags.contains(.stalls) && canStall || flags.contains(.forcedStalls),
-            reservedRegions: reservedRegions
+            reservedRegions: reservedRegions,
+            services: services
         )
         try attachments.withLock { (attachments) throws(SMMUDriverError) in
             for stream in unique {
@@ -82,23 +93,41 @@ extension SMMUv3Driver {
             attachments.states[ObjectIdentifier(endpoint)] = Attachments.Attachment(
                 domain: device.options.disablesBypass ? blockedDomain : identityDomain
             )
+            pageFaults.add(endpoint)
         }
+        // Before ATS: with it on, PASID cannot change.
+        if bits > 0 { endpoint.services?.setPASID(true) }
         return endpoint
     }
 
     /// Forgets a device: its streams are blocked, or bypass where firmware has memory mapped for it.
+    ///
+    /// Its page faults are refused, and those that are being handled waited for.
     package func removeEndpoint(_ endpoint: IOMMUEndpoint) throws(SMMUDriverError) {
+        // Before the lock: a handler may want it.
+        pageFaults.disable(endpoint)
         try attachments.withLock { (attachments) throws(SMMUDriverError) in
             let id = ObjectIdentifier(endpoint)
             guard var state = attachments.states[id] else { throw .unknownEndpoint(endpoint.name) }
             let resting = endpoint.needsDirectRegions ? identityDomain : blockedDomain
-            for substream in state.substreams.keys.sorted() {
+            for substream in (Array(state.substreams.keys) + state.processes.keys).sorted() {
                 try clearContext(substream, endpoint, state)
             }
+            for (substream, domain) in state.processes {
+                setATS(false, endpoint, substream, domain.tag.asid)
+                domain.endpointLeft()
+            }
+            for (substream, domain) in state.substreams {
+                if let asid = domain.asid { setATS(false, endpoint, substream, asid) }
+            }
+            if state.features.contains(.pageFaults) { endpoint.services?.setPRI(outstandingRequests: nil) }
             state.substreams = [:]
+            state.processes = [:]
             try install(resting, for: endpoint, &state, &attachments.streamTable)
+            if endpoint.substreamBits > 0 { endpoint.services?.setPASID(false) }
             attachments.states[id] = nil
             for stream in endpoint.streams { attachments.owners[stream] = nil }
+            pageFaults.remove(endpoint)
         }
     }
 
@@ -153,6 +182,7 @@ extension SMMUv3Driver {
                 try install(domain, for: endpoint, &state, &attachments.streamTable)
                 state.doubtful.removeLast()
                 state.domain = domain
+                pageFaults.setTarget(domain, of: endpoint, nil)
             }
         }
     }
@@ -164,13 +194,26 @@ extension SMMUv3Driver {
             guard var state = attachments.states[id] else { throw .unknownEndpoint(endpoint.name) }
             guard state.substreams[substream] != nil else { throw .substreamNotAttached(substream) }
             defer { attachments.states[id] = state }
+            pageFaults.setTarget(nil, of: endpoint, substream)
+            let asid = state.substreams[substream]?.asid
             try clearContext(substream, endpoint, state)
-            state.substreams[substream] = nil
-            // Without SubstreamIDs the stream needs no CD table to be blocked or to bypass.
-            if state.substreams.isEmpty, !state.domain.kind.translates {
-                try install(state.domain, for: endpoint, &state, &attachments.streamTable)
+            if let asid {
+                try device.invalidateATCs(asid)
+                setATS(false, endpoint, substream, asid)
             }
+            state.substreams[substream] = nil
+            try dropUnusedTable(of: endpoint, &state, &attachments.streamTable)
         }
+    }
+
+    /// Without SubstreamIDs the stream needs no CD table to be blocked or to bypass.
+    func dropUnusedTable(
+        of endpoint: IOMMUEndpoint,
+        _ state: inout Attachments.Attachment,
+        _ streamTable: inout StreamTable
+    ) throws(SMMUDriverError) {
+        guard !state.usesSubstreams, !state.domain.kind.translates else { return }
+        try install(state.domain, for: endpoint, &state, &streamTable)
     }
 
     private func attach(
@@ -180,30 +223,45 @@ extension SMMUv3Driver {
         _ state: inout Attachments.Attachment,
         _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
+        guard let translation = domain.translation else {
+            try checkFree(substream, of: endpoint, state)
+            throw .substreamNeedsTranslation(domain.kind)
+        }
+        try checkFree(substream, of: endpoint, state)
+        state.doubtful.append(domain)
+        setATS(true, endpoint, substream, translation.tag.asid)
+        try writeContext(translation, substream, endpoint, &state)
+        state.doubtful.removeLast()
+        state.substreams[substream] = domain
+        pageFaults.setTarget(domain, of: endpoint, substream)
+        if !state.domain.kind.translates {
+            try install(state.domain, for: endpoint, &state, &streamTable)
+        }
+    }
+
+    /// Whether something can be attached to the SubstreamID.
+    func checkFree(_ substream: SubstreamID, of endpoint: IOMMUEndpoint, _ state: Attachments.Attachment)
+        throws(SMMUDriverError)
+    {
         // SubstreamID 0 is the CD of transactions that have none.
         guard substream.rawValue > 0, UInt64(substream.rawValue) < 1 << UInt64(endpoint.substreamBits) else {
             throw .substreamOutOfRange(substream, bits: endpoint.substreamBits)
         }
-        guard let translation = domain.translation else { throw .substreamNeedsTranslation(domain.kind) }
-        guard state.substreams[substream] == nil else { throw .substreamInUse(substream) }
-        state.doubtful.append(domain)
-        try writeContext(translation, substream, endpoint, &state)
-        state.doubtful.removeLast()
-        state.substreams[substream] = domain
-        if !state.domain.kind.translates {
-            try install(state.domain, for: endpoint, &state, &streamTable)
+        guard state.substreams[substream] == nil, state.processes[substream] == nil else {
+            throw .substreamInUse(substream)
         }
     }
 
     // MARK: Structures
 
     /// Writes the CD, where there is one, and the STEs for a domain, in the order that keeps both valid together.
-    private func install(
+    func install(
         _ domain: IOMMUDomain,
         for endpoint: IOMMUEndpoint,
         _ state: inout Attachments.Attachment,
         _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
+        prepareATS(endpoint, domain, state)
         if let translation = domain.translation {
             try writeContext(translation, SubstreamID(0), endpoint, &state)
         }
@@ -212,6 +270,7 @@ extension SMMUv3Driver {
             try write(entry, for: stream, in: &streamTable)
         }
         if domain.translation == nil { try clearContext(SubstreamID(0), endpoint, state) }
+        try commitATS(endpoint, from: state.domain, to: domain, &state)
     }
 
     private func streamTableEntry(
@@ -219,7 +278,7 @@ extension SMMUv3Driver {
         _ endpoint: IOMMUEndpoint,
         _ state: Attachments.Attachment
     ) -> STE {
-        let needsTable = domain.kind.translates || !state.substreams.isEmpty
+        let needsTable = domain.kind.translates || state.usesSubstreams
         guard needsTable, let contexts = state.contexts else {
             return domain.kind == .identity ? .bypassing(features) : .aborting
         }
@@ -234,7 +293,8 @@ extension SMMUv3Driver {
             unsubstreamed: unsubstreamed,
             canStall: endpoint.canStall,
             usesE2H: device.usesE2H,
-            features: features
+            features: features,
+            ats: wantsATS(endpoint, in: domain) ? endpoint.services : nil
         )
     }
 
@@ -253,9 +313,24 @@ extension SMMUv3Driver {
         }
     }
 
-    /// Writes a CD, in a table that is built if this is the first one.
     private func writeContext(
         _ translation: DomainTranslation,
+        _ substream: SubstreamID,
+        _ endpoint: IOMMUEndpoint,
+        _ state: inout Attachments.Attachment
+    ) throws(SMMUDriverError) {
+        let entry = CD(
+            translation.configuration,
+            root: translation.root,
+            asid: translation.tag.asid,
+            canStall: endpoint.canStall
+        )
+        try writeContext(entry, substream, endpoint, &state)
+    }
+
+    /// Writes a CD, in a table that is built if this is the first one.
+    func writeContext(
+        _ entry: CD,
         _ substream: SubstreamID,
         _ endpoint: IOMMUEndpoint,
         _ state: inout Attachments.Attachment
@@ -274,16 +349,10 @@ extension SMMUv3Driver {
         let isNewLeaf = try contexts.makeRoom(for: substream)
         state.contexts = contexts
         if isNewLeaf { try invalidateContext(substream, endpoint, leaf: false) }
-        let entry = CD(
-            translation.configuration,
-            root: translation.root,
-            asid: translation.tag.asid,
-            canStall: endpoint.canStall
-        )
         try update(substream, endpoint, contexts, to: entry)
     }
 
-    private func clearContext(
+    func clearContext(
         _ substream: SubstreamID,
         _ endpoint: IOMMUEndpoint,
         _ state: Attachments.Attachment
@@ -292,7 +361,7 @@ extension SMMUv3Driver {
         try update(substream, endpoint, contexts, to: CD())
     }
 
-    private func update(
+    func update(
         _ substream: SubstreamID,
         _ endpoint: IOMMUEndpoint,
         _ contexts: ContextTable,

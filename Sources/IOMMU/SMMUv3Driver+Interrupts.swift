@@ -1,5 +1,6 @@
 // What the driver does when the SMMU interrupts: events and global errors.
 
+import AddressSpace
 import SMMUv3Spec
 import Synchronization
 
@@ -8,9 +9,11 @@ extension SMMUv3Driver {
     func requestInterrupts() {
         switch device.options.interruptHandling {
         case .threads:
+            let requests: @Sendable () -> Void = { [weak self] in _ = self?.handlePageRequests() }
             interrupts.startThreads(
                 events: { [weak self] in _ = self?.handleEvents() },
-                errors: { [weak self] in _ = self?.handleGlobalErrors() }
+                errors: { [weak self] in _ = self?.handleGlobalErrors() },
+                requests: pageRequestQueue == nil ? nil : requests
             )
         case .inline:
             interrupts.noteOnly()
@@ -22,7 +25,9 @@ extension SMMUv3Driver {
         }
     }
 
-    /// Handles what is there now, events and errors, whether or not a line told of it.
+    /// Handles what is there now, events, page requests and errors, whether or not a line told of it.
+    ///
+    /// Without threads it handles page faults, too.
     ///
     /// - Returns: Whether there was anything.
     @discardableResult
@@ -30,7 +35,10 @@ extension SMMUv3Driver {
         interrupts.pendingErrors.store(false, ordering: .relaxed)
         interrupts.pendingEvents.store(false, ordering: .relaxed)
         let hadErrors = handleGlobalErrors()
-        return handleEvents() > 0 || hadErrors
+        let hadEvents = handleEvents() > 0
+        let hadRequests = handlePageRequests() > 0
+        let hadFaults = device.options.interruptHandling == .inline && pageFaults.handleAll()
+        return hadErrors || hadEvents || hadRequests || hadFaults
     }
 
     // MARK: Events
@@ -45,9 +53,9 @@ extension SMMUv3Driver {
         while mayBeMore {
             do {
                 mayBeMore = try eventQueue.withLock { (queue) throws(SMMUDriverError) in
-                    try queue.drain(device.registers, rounds: 16, log: log) { record in
+                    try queue.drain(device.registers, rounds: 16, log: log) { words in
                         count += 1
-                        handle(record)
+                        handle(EventRecord(words: words))
                     }
                 }
             } catch {
@@ -58,16 +66,66 @@ extension SMMUv3Driver {
         return count
     }
 
+    /// A stalled transaction waits for its page where somebody brings pages in; all else is told.
+    ///
+    /// Linux: arm_smmu_handle_evt.
     private func handle(_ record: EventRecord) {
+        guard record.number.isTranslationRelated, record.stall else {
+            log.note(record)
+            return
+        }
+        let fault = PageFault(record)
+        // Faults of stage 2 are nobody's: the driver has no such domains.
+        if !record.s2, pageFaults.report(fault) { return }
         log.note(record)
-        guard record.number.isTranslationRelated, record.stall else { return }
-        // Nobody handles stalled faults: the transaction is aborted.
-        do {
-            try device.commands.issue(
-                [.resume(record.streamID, stag: record.stag, ac: false, ab: true)],
-                thenSync: false
-            )
-        } catch { log.note(.error, "a stalled transaction cannot be ended: \(error)") }
+        // Nobody cared: the access is aborted.
+        device.answer(fault, .invalid)
+    }
+
+    // MARK: Page requests
+
+    /// Takes all page requests from the queue.
+    ///
+    /// - Returns: How many there were.
+    private func handlePageRequests() -> Int {
+        guard let pageRequestQueue else { return 0 }
+        var count = 0
+        var mayBeMore = true
+        while mayBeMore {
+            do {
+                mayBeMore = try pageRequestQueue.withLock { (queue) throws(SMMUDriverError) in
+                    try queue.drain(device.registers, rounds: 16, log: log) {
+                        // The SMMU answered what was lost: those groups will never be complete.
+                        pageFaults.discardPartial()
+                    } _: { words in
+                        count += 1
+                        handle(PRIEntry(words: SIMD2(words[0], words[1])))
+                    }
+                }
+            } catch {
+                log.note(.error, "the PRI queue cannot be read: \(error)")
+                return count
+            }
+        }
+        return count
+    }
+
+    /// Linux: arm_smmu_handle_ppr.
+    private func handle(_ entry: PRIEntry) {
+        // A stop marker: the function has stopped to use the PASID, and waits for nothing.
+        if entry.ssv, entry.last, !entry.r, !entry.w { return }
+        let fault = PageFault(entry)
+        if pageFaults.report(fault) { return }
+        log.note(.info, "unexpected PRI request received:")
+        let letters = (entry.r ? "R" : "") + (entry.w ? "W" : "") + (entry.x ? "X" : "")
+        log.note(
+            .info,
+            "\tsid 0x\(hex(entry.streamID.rawValue, digits: 8))."
+                + "0x\(hex(entry.ssv ? entry.substreamID.rawValue : 0, digits: 5)): "
+                + "[\(entry.prgIndex)\(entry.last ? "L" : "")] \(entry.priv ? "" : "un")privileged "
+                + "\(letters) access at iova 0x\(hex(entry.pageAddress, digits: 16))"
+        )
+        if entry.last { device.answer(fault, .failure) }
     }
 
     // MARK: Global errors
@@ -109,6 +167,9 @@ extension SMMUv3Driver {
         try device.registers.write32(RegisterOffset.gerrorn, gerror)
         return true
     }
+
+    /// How often what happened to faults that wait for a page.
+    package var pageFaultStatistics: PageFaultStatistics { pageFaults.statistics }
 
     /// GERROR_ERR_MASK: CMDQ_ERR, the abort flags of queues and MSIs, SFM_ERR.
     private static let knownErrors: UInt32 = 0x1FD

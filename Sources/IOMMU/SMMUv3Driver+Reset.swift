@@ -16,6 +16,7 @@ extension SMMUv3Driver {
         try enableCommandQueue(&cr0)
         try invalidateEverything()
         try enableEventQueue(&cr0)
+        try enablePageRequests(&cr0)
         try setUpInterrupts()
         cr0.smmuen = true
         try write(cr0, "failed to enable SMMU interface")
@@ -26,7 +27,8 @@ extension SMMUv3Driver {
         let registers = device.registers
         if CR0(rawValue: try registers.read32(RegisterOffset.cr0)).smmuen {
             log.note(.warning, "SMMU currently enabled! Resetting...")
-            try updateGBPA { $0.abort = true }
+            // The kernel goes on without it: what comes then meets what GBPA says.
+            do { try updateGBPA { $0.abort = true } } catch .registerTimeout {}
         }
         do { try disable() } catch {
             log.note(.error, "failed to clear cr0")
@@ -38,13 +40,13 @@ extension SMMUv3Driver {
     private func updateGBPA(_ change: (inout GBPA) -> Void) throws(SMMUDriverError) {
         let registers = device.registers
         let update = UInt32(1) << 31
+        let found = try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+        var gbpa = GBPA(rawValue: found)
+        change(&gbpa)
+        gbpa.update = true
+        try registers.write32(RegisterOffset.gbpa, gbpa.rawValue)
         do {
-            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
-            var gbpa = GBPA(rawValue: try registers.read32(RegisterOffset.gbpa))
-            change(&gbpa)
-            gbpa.update = true
-            try registers.write32(RegisterOffset.gbpa, gbpa.rawValue)
-            try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
+            _ = try registers.wait(for: "SMMU_GBPA", at: RegisterOffset.gbpa, mask: update, until: 0)
         } catch {
             log.note(.error, "GBPA not responding to update")
             throw error
@@ -103,20 +105,44 @@ extension SMMUv3Driver {
         try write(cr0, "failed to enable event queue")
     }
 
+    /// The PRI queue, and the check that translated transactions come from streams with ATS.
+    private func enablePageRequests(_ cr0: inout CR0) throws(SMMUDriverError) {
+        let registers = device.registers
+        let base = pageRequestQueue?.withLock { queue in
+            queue.restart()
+            return queue.base
+        }
+        if let base {
+            try registers.write64(RegisterOffset.priqBase, base.rawValue)
+            try registers.write32(RegisterOffset.priqProd, 0)
+            try registers.write32(RegisterOffset.priqCons, 0)
+            cr0.priqen = true
+            try write(cr0, "failed to enable PRI queue")
+        }
+        if features.flags.contains(.translationRequests) {
+            cr0.atschk = true
+            try write(cr0, "failed to enable ATS check")
+        }
+    }
+
     /// Wired lines: no MSI addresses, handlers connected, and then interrupts on.
     private func setUpInterrupts() throws(SMMUDriverError) {
         let registers = device.registers
         try write(IRQCtrl(), "failed to disable irqs")
-        if case .named(let eventq, let gerror) = interrupts.lines {
+        let hasRequests = pageRequestQueue != nil
+        if case .named(let eventq, let gerror, let priq) = interrupts.lines {
             try registers.write64(RegisterOffset.gerrorIrqCfg0, 0)
             try registers.write64(RegisterOffset.eventqIrqCfg0, 0)
+            if hasRequests { try registers.write64(RegisterOffset.priqIrqCfg0, 0) }
             if eventq == nil { log.note(.warning, "no evtq irq - events will not be reported!") }
             if gerror == nil { log.note(.warning, "no gerr irq - errors will not be reported!") }
+            if hasRequests, priq == nil { log.note(.warning, "no priq irq - PRI will be broken") }
         }
         requestInterrupts()
         var control = IRQCtrl()
         control.eventqIRQEn = true
         control.gerrorIRQEn = true
+        control.priqIRQEn = hasRequests
         do { try write(control, "failed to enable irqs") } catch .registerTimeout {
             // The kernel goes on without interrupts.
             log.note(.warning, "failed to enable irqs")

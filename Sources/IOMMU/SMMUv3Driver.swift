@@ -8,8 +8,9 @@ import Synchronization
 
 /// Drives one SMMUv3 through its registers, memory and interrupt lines, as Linux's arm-smmu-v3 does.
 ///
-/// Any thread may call any of it. Lock order: `attachments`, a domain's state, `eventQueue`, `errorHandling`, the
-/// command queue, and as leaves the log, the trace and interrupt lines.
+/// Any thread may call any of it. Lock order: `attachments`, a process's or a domain's state, `eventQueue` and
+/// `pageRequestQueue`, `errorHandling`, the command queue, and as leaves the fault queue's, the log, the trace and
+/// interrupt lines.
 package final class SMMUv3Driver: Sendable {
     package let name: String
     /// What probing found.
@@ -22,7 +23,10 @@ package final class SMMUv3Driver: Sendable {
 
     let device: SMMUv3Device
     let attachments: Mutex<Attachments>
-    let eventQueue: Mutex<EventQueue>
+    let eventQueue: Mutex<OutputQueue>
+    /// Nil where the SMMU has no page requests.
+    let pageRequestQueue: PageRequestQueue?
+    let pageFaults: PageFaultQueue
     let errorHandling = Mutex(())
     let interrupts: InterruptHandlers
     private let isStopped = Atomic(false)
@@ -48,7 +52,11 @@ package final class SMMUv3Driver: Sendable {
         let log = DriverLog(name: options.name, sink: options.logSink)
         let needed = options.hasBrokenPage1 ? RegisterOffset.page1 : RegisterOffset.windowByteCount
         guard registerByteCount >= needed, registerBase.advanced(by: needed - 1) != nil else {
-            log.note(.error, "MMIO region too small (0x\(hex(registerByteCount)) bytes)")
+            let last = registerBase.rawValue &+ registerByteCount &- 1
+            log.note(
+                .error,
+                "MMIO region too small ([mem 0x\(hex(registerBase.rawValue, digits: 8))-0x\(hex(last, digits: 8))])"
+            )
             throw .registerWindowTooSmall(byteCount: registerByteCount, needed: needed)
         }
         let registers = RegisterPort(
@@ -58,8 +66,19 @@ package final class SMMUv3Driver: Sendable {
             trace: options.trace,
             clock: options.clock
         )
-        var probe = HardwareProbe(registers: registers, isCoherent: options.isCoherent, log: log)
-        let features = try probe.run()
+        var probe = HardwareProbe(
+            registers: registers,
+            isCoherent: options.isCoherent,
+            httuOverride: options.httuOverride,
+            log: log
+        )
+        let features: SMMUFeatures
+        do throws(SMMUDriverError) {
+            features = try probe.run()
+        } catch {
+            if case .unsupportedHardware(_, _, let reason) = error { log.note(.error, reason) }
+            throw error
+        }
         let structures = try DriverStructures(registers, features, options, frames, log)
 
         name = options.name
@@ -78,6 +97,10 @@ package final class SMMUv3Driver: Sendable {
         identityDomain = try IOMMUDomain(.identity, device: device, granule: nil)
         attachments = Mutex(Attachments(streamTable: structures.streamTable))
         eventQueue = Mutex(structures.eventQueue)
+        pageRequestQueue = structures.pageRequestQueue.map { PageRequestQueue($0) }
+        pageFaults = PageFaultQueue(usesThread: options.interruptHandling == .threads) { fault, response in
+            device.answer(fault, response)
+        }
         self.interrupts = InterruptHandlers(interrupts)
         do throws(SMMUDriverError) {
             try reset()
@@ -103,10 +126,12 @@ package final class SMMUv3Driver: Sendable {
             device.isOutOfControl.store(true, ordering: .sequentiallyConsistent)
             device.commands.memory.abandon()
             eventQueue.withLock { $0.memory.abandon() }
+            pageRequestQueue?.withLock { $0.memory.abandon() }
             attachments.withLock { $0.abandonMemory() }
         }
         // Not before: who waits for an invalidation may use the memory again when the wait ends with the SMMU off.
         device.commands.stop()
+        pageFaults.stop()
         device.flushTimer.stop()
         device.commands.setWhileWaiting(nil)
         interrupts.stop()
@@ -127,14 +152,19 @@ package final class SMMUv3Driver: Sendable {
     /// - Parameters:
     ///   - kind: What it does; blocked and identity domains are all alike.
     ///   - granule: The smallest page; nil takes the driver's choice.
-    package func makeDomain(_ kind: IOMMUDomainKind, granule: PageTableGranule? = nil) throws(SMMUDriverError)
-        -> IOMMUDomain
-    {
+    ///   - tracksDirtyState: Whether hardware notes what is written; ``SMMUDriverError/noDirtyTracking`` where it
+    ///     cannot.
+    package func makeDomain(
+        _ kind: IOMMUDomainKind,
+        granule: PageTableGranule? = nil,
+        tracksDirtyState: Bool = false
+    ) throws(SMMUDriverError) -> IOMMUDomain {
         guard !isStopped.load(ordering: .acquiring) else { throw .stopped }
         return switch kind {
         case .blocked: blockedDomain
         case .identity: identityDomain
-        case .dma, .dmaFQ, .unmanaged: try IOMMUDomain(kind, device: device, granule: granule)
+        case .dma, .dmaFQ, .unmanaged:
+            try IOMMUDomain(kind, device: device, granule: granule, tracksDirtyState: tracksDirtyState)
         }
     }
 
@@ -151,7 +181,8 @@ package final class SMMUv3Driver: Sendable {
 /// What is allocated between probe and reset.
 struct DriverStructures {
     let commands: CommandQueue
-    let eventQueue: EventQueue
+    let eventQueue: OutputQueue
+    let pageRequestQueue: OutputQueue?
     let streamTable: StreamTable
 
     init(
@@ -186,7 +217,19 @@ struct DriverStructures {
             frames,
             log
         )
-        eventQueue = EventQueue(memory: events.memory, log2Count: events.log2)
+        eventQueue = OutputQueue(.events, memory: events.memory, log2Count: events.log2)
+        if features.flags.contains(.pageRequests) {
+            let requests = try Self.queue(
+                "priq",
+                entryByteCount: PRIEntry.byteCount,
+                log2: min(features.pageRequestQueueLog2, limit),
+                frames,
+                log
+            )
+            pageRequestQueue = OutputQueue(.pageRequests, memory: requests.memory, log2Count: requests.log2)
+        } else {
+            pageRequestQueue = nil
+        }
 
         let preset = options.disablesBypass ? STE.aborting : .bypassing(features)
         var streamTable = try StreamTable(

@@ -9,7 +9,7 @@ package enum SMMUInterrupts: Sendable {
     /// `combined`: one line for everything.
     case combined(InterruptLine)
     /// A line each; what is missing is never heard of.
-    case named(eventq: InterruptLine?, gerror: InterruptLine?)
+    case named(eventq: InterruptLine?, gerror: InterruptLine?, priq: InterruptLine? = nil)
 }
 
 /// Who runs the interrupt handlers.
@@ -26,6 +26,9 @@ package struct SMMUv3DriverOptions: Sendable {
     package var name: String
     /// `dma-coherent`; overrules IDR0.COHACC.
     package var isCoherent: Bool
+    /// What ACPI's IORT says of IDR0.HTTU, which it overrules: 0 none, 1 the Access flag, 2 dirty state too; nil
+    /// where a device tree describes the SMMU.
+    package var httuOverride: UInt8?
     /// `cavium,cn9900-broken-page1-regspace`: page 1's registers are in page 0.
     package var hasBrokenPage1 = false
     /// `hisilicon,broken-prefetch-cmd`: CMD_PREFETCH_CONFIG must not be sent.

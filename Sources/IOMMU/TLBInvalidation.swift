@@ -99,7 +99,8 @@ struct TLBGather: PageTableInvalidator {
 
     mutating func flushWalk(_ iova: IOVirtualAddress, byteCount: UInt64, granule: UInt64) -> Bool {
         invalidate(
-            tag.commands(iova.rawValue, byteCount: byteCount, pageByteCount: granule, leaf: false)
+            tag.commands(iova.rawValue, byteCount: byteCount, pageByteCount: granule, leaf: false),
+            AddressRange(start: iova.rawValue, byteCount: byteCount)
         )
     }
 
@@ -118,13 +119,15 @@ struct TLBGather: PageTableInvalidator {
                 byteCount: open.byteCount,
                 pageByteCount: open.pageByteCount,
                 leaf: true
-            )
+            ),
+            AddressRange(start: open.start, byteCount: open.byteCount)
         )
     }
 
-    private mutating func invalidate(_ commands: [Command]) -> Bool {
+    private mutating func invalidate(_ commands: [Command], _ range: AddressRange?) -> Bool {
         do throws(SMMUDriverError) {
             try device.complete(commands)
+            try device.invalidateATCs(tag.asid, range)
             return true
         } catch {
             if device.isOff(error) { return true }

@@ -150,21 +150,33 @@ extension IOPageTable {
     {
         let table = try allocateTable()
         do throws(IOPageTableError) {
-            let base = block.outputAddress(configuration).rawValue
-            let size = configuration.entryByteCount(atLevel: level + 1)
-            for index in 0..<configuration.entryCount(atLevel: level + 1) {
-                let leaf = block.leaf(
-                    at: PhysicalAddress(base &+ index &* size),
-                    level: level + 1,
-                    configuration: configuration
-                )
-                try store(leaf, at: entryAddress(table, index))
+            try fill(table, from: block, level: level)
+            do throws(IOPageTableError) { try link(table, at: entry, replacing: block) } catch {
+                // Hardware may have made the block dirty meanwhile; that is all that it changes, and once.
+                let dirty = PageTableDescriptor(rawValue: block.rawValue & ~PageTableDescriptor.readOnly)
+                guard dirty != block, case .corrupted(_, dirty.rawValue) = error else { throw error }
+                try fill(table, from: dirty, level: level)
+                try link(table, at: entry, replacing: dirty)
             }
-            try link(table, at: entry, replacing: block)
         } catch {
             freeTable(table)
             throw error
         }
         return table
+    }
+
+    private func fill(_ table: PhysicalAddress, from block: PageTableDescriptor, level: Int)
+        throws(IOPageTableError)
+    {
+        let base = block.outputAddress(configuration).rawValue
+        let size = configuration.entryByteCount(atLevel: level + 1)
+        for index in 0..<configuration.entryCount(atLevel: level + 1) {
+            let leaf = block.leaf(
+                at: PhysicalAddress(base &+ index &* size),
+                level: level + 1,
+                configuration: configuration
+            )
+            try store(leaf, at: entryAddress(table, index))
+        }
     }
 }

@@ -47,6 +47,8 @@ package struct PageTableConfiguration: Hashable, Sendable {
     /// Whether the walker snoops the CPU's caches (IDR0.COHACC, `dma-coherent`).
     package let isCoherent: Bool
     package let partialUnmap: PartialUnmapPolicy
+    /// Whether hardware notes in a leaf that it was written (HTTU, CD.HD); stage 1 alone, as in Linux.
+    package let tracksDirtyState: Bool
 
     /// The level of the top table, 0...3.
     package let startLevel: Int
@@ -67,7 +69,8 @@ package struct PageTableConfiguration: Hashable, Sendable {
         inputAddressBits: Int,
         outputAddressBits: Int,
         isCoherent: Bool,
-        partialUnmap: PartialUnmapPolicy = .refuse
+        partialUnmap: PartialUnmapPolicy = .refuse,
+        tracksDirtyState: Bool = false
     ) throws(IOPageTableError) {
         let limit = granule == .kib64 ? 52 : 48
         guard (25...64).contains(inputAddressBits) else {
@@ -83,6 +86,7 @@ package struct PageTableConfiguration: Hashable, Sendable {
         self.outputAddressBits = outputBits
         self.isCoherent = isCoherent
         self.partialUnmap = partialUnmap
+        self.tracksDirtyState = tracksDirtyState && stage == .one
 
         let resolved = self.inputAddressBits - granule.log2
         let levels = (resolved + granule.stride - 1) / granule.stride

@@ -39,7 +39,9 @@ struct PageTableDescriptor: Equatable {
     ) {
         rawValue = Self.outputField(physical.rawValue, configuration)
         switch configuration.stage {
-        case .one: rawValue |= Self.stageOneAttributes(permissions)
+        case .one:
+            rawValue |= Self.stageOneAttributes(permissions)
+            if configuration.tracksDirtyState, permissions.contains(.write) { rawValue |= Self.dirtyModifier }
         case .two(let forcesWriteBack):
             rawValue |= Self.stageTwoAttributes(permissions, forcesWriteBack: forcesWriteBack)
         }
@@ -85,7 +87,7 @@ struct PageTableDescriptor: Equatable {
 
     private var stageOnePermissions: MappingPermissions {
         var permissions: MappingPermissions = [.read]
-        if !rawValue[bit: 7] { permissions.insert(.write) }
+        if !rawValue[bit: 7] || rawValue & Self.dirtyModifier != 0 { permissions.insert(.write) }
         if !rawValue[bit: 6] { permissions.insert(.privileged) }
         if rawValue[bits: 53...54] == 0b11 { permissions.insert(.noExecute) }
         if rawValue[bits: 2...4] == 2 { permissions.insert(.device) }
@@ -105,6 +107,16 @@ struct PageTableDescriptor: Equatable {
 
     /// Bit 55, which hardware ignores: the descriptor has been written back for a walker that does not snoop.
     static let synced: UInt64 = 1 << 55
+
+    /// DBM [51]: where AP[2] says read-only the page may be written, and hardware clears AP[2] when it is.
+    ///
+    /// Arm ARM D8.4.6.
+    static let dirtyModifier: UInt64 = 1 << 51
+    /// AP[2] [7]: read-only; with DBM, writable and clean.
+    static let readOnly: UInt64 = 1 << 7
+
+    /// Whether it can be written, and was, or nobody has looked since it was mapped.
+    var isWritableDirty: Bool { rawValue & (Self.dirtyModifier | Self.readOnly) == Self.dirtyModifier }
 
     private static func outputMask(_ configuration: PageTableConfiguration) -> UInt64 {
         .mask(configuration.granule == .kib64 ? 12...47 : configuration.granule.log2...47)

@@ -27,6 +27,14 @@ package struct Endpoint: Sendable {
     package let reservedIOVAs: [ReservedIOVA]
     /// Whether its host bridge passes ATS on (`ats-supported`).
     package var passesATS = false
+    /// Whether it bears that its faulting transactions wait (`dma-can-stall`).
+    package var canStall = false
+
+    /// Where a PCIe function stands, by the tree; nil for a platform device.
+    package var pciAddress: PCIAddress? {
+        guard kind == .pcie, let slash = name.lastIndex(of: "/") else { return nil }
+        return PCIAddress(name[name.index(after: slash)...])
+    }
 }
 
 /// Who a transaction is issued as.
@@ -134,7 +142,8 @@ struct EndpointDirectory: Sendable {
             streams: Self.unique(streams),
             substreamBits: device.pasidBits,
             isCoherent: device.isDMACoherent,
-            reservedIOVAs: device.reservedIOVAs
+            reservedIOVAs: device.reservedIOVAs,
+            canStall: device.canStall
         )
     }
 
@@ -161,7 +170,7 @@ struct EndpointDirectory: Sendable {
             // model that says so: enough for a few hundred, without a large CD table for each function.
             substreamBits: 8,
             isCoherent: host.isDMACoherent,
-            reservedIOVAs: reservedIOVAs,
+            reservedIOVAs: reservedIOVAs + host.reservedIOVAs(forRequester: requesterID),
             passesATS: host.supportsATS
         )
     }

@@ -50,7 +50,7 @@ extension Machine {
         operatingSystem.value?.known(endpoint)?.kind
     }
 
-    private func system() throws(ControlError) -> OperatingSystem {
+    func system() throws(ControlError) -> OperatingSystem {
         guard let system = operatingSystem.value else {
             throw .noDriver("the daemon's own driver does not run (--driver none): that is yours to do here")
         }
@@ -66,9 +66,7 @@ extension Machine {
     func unmap(_ parameters: Methods.IOMMUUnmap.Parameters, for endpoint: Endpoint) throws(ControlError)
         -> Methods.IOMMUUnmap.Result
     {
-        Methods.IOMMUUnmap.Result(
-            unmapped: Size(try system().managed(endpoint).unmap(parameters, isLazy: true))
-        )
+        Methods.IOMMUUnmap.Result(unmapped: Size(try system().managed(endpoint).unmap(parameters)))
     }
 
     /// What is mapped for an endpoint, by a vfio-user client or over the control socket.
@@ -80,10 +78,21 @@ extension Machine {
         return system.known(endpoint)?.mappings ?? []
     }
 
-    func attach(_ endpoint: Endpoint, to kind: DomainKind) throws(ControlError) -> Methods.IOMMUAttach.Result
+    func attach(_ endpoint: Endpoint, to domain: DomainName) throws(ControlError)
+        -> Methods.IOMMUAttach.Result
     {
-        try system().managed(endpoint).attach(to: kind)
-        return Methods.IOMMUAttach.Result(device: endpoint.name, domain: kind, group: [endpoint.name])
+        let group = try system().attach(endpoint, to: domain)
+        return Methods.IOMMUAttach.Result(device: endpoint.name, domain: domain, group: group)
+    }
+
+    func allocate(_ parameters: Methods.IOMMUAllocate.Parameters, for endpoint: Endpoint)
+        throws(ControlError) -> CoherentBufferInfo
+    {
+        try system().managed(endpoint).allocate(parameters)
+    }
+
+    func free(_ iova: UInt64, of endpoint: Endpoint) throws(ControlError) {
+        try system().managed(endpoint).coherent.free(iova)
     }
 
     func allocate(byteCount: UInt64, alignment: UInt64?) throws(ControlError) -> Methods.MemoryAllocate.Result
@@ -95,7 +104,7 @@ extension Machine {
     func free(_ address: UInt64) throws(ControlError) { try system().free(address) }
 
     func driverLog(from sequence: UInt64) -> Methods.DriverLog.Result {
-        guard let (lines, next) = operatingSystem.value?.log(from: sequence) else {
+        guard let (lines, next) = operatingSystem.value?.log.lines(from: sequence) else {
             return Methods.DriverLog.Result(lines: [], next: Size(sequence))
         }
         return Methods.DriverLog.Result(lines: lines, next: Size(next))

@@ -55,9 +55,12 @@ package final class Machine: Sendable {
     package let platformDevices: [MachinePlatformDevice]
     private let ports: PortMaker
     private let hostBridges: [PCIHostBridge]
+    private let rootPorts: [MachineBuses.Port]
     private let directory: Mutex<EndpointDirectory>
     /// The machine's own operating-system side, once it is started.
     let operatingSystem = OnceSet<OperatingSystem>()
+    /// Clients whose address spaces devices share.
+    package let clientProcesses = ClientProcesses()
 
     /// One region of RAM.
     package struct RAM: Sendable {
@@ -116,6 +119,7 @@ package final class Machine: Sendable {
             )
         }
         hostBridges = buses?.bridges ?? []
+        rootPorts = buses?.rootPorts ?? []
         let devices = try Self.makeDevices(
             of: board,
             options,
@@ -353,6 +357,25 @@ package final class Machine: Sendable {
     var deviceStatistics: [(owner: String, counters: [(name: String, value: UInt64)])] {
         functions.map { ($0.endpoint.name, $0.statistics()) }
             + platformDevices.map { ($0.endpoint.name, $0.statistics) }
+    }
+
+    /// The configuration spaces that there are, by their host's path and their requester ID in the tree.
+    var configurationSpaces: [String: PCITopology.Models] {
+        var spaces: [String: PCITopology.Models] = [:]
+        for host in board.pcieHosts {
+            for child in host.children {
+                guard let port = rootPorts.first(where: { $0.path == child.path }) else { continue }
+                if let requesterID = child.requesterID {
+                    spaces[host.path, default: [:]][requesterID] = port.port
+                }
+            }
+            for function in functions where function.endpoint.name.hasPrefix(host.path + "/") {
+                spaces[host.path, default: [:]][function.address.requesterID] = FunctionConfiguration(
+                    function: function.function
+                )
+            }
+        }
+        return spaces
     }
 
     // MARK: Clients' memory

@@ -1,5 +1,6 @@
 // How a machine is built beyond what its device tree says.
 
+package import IOMMU
 package import SMMUv3
 
 /// Choices of whoever runs a machine.
@@ -38,6 +39,8 @@ package struct MachineOptions: Sendable {
     package var pageBytes = 4096
     /// The own driver's kernel command line, as `iommu.strict=0`; docs/iommu.md has what it may say.
     package var append = ""
+    /// Time as the own driver sees it; a test brings its own.
+    package var driverClock: any DriverClock = MonotonicClock()
     /// Hears of what goes wrong with a device while it runs, for a log: on any thread, and not endlessly of any device.
     package var report: @Sendable (String) -> Void = { _ in }
 

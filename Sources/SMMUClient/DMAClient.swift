@@ -315,7 +315,7 @@ package final class DMAClient {
     }
 
     @discardableResult
-    private func call(
+    func call(
         _ request: DMARequest,
         payload: [UInt8] = [],
         _ body: (UnsafeRawBufferPointer) -> Void = { _ in }

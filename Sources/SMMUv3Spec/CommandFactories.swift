@@ -1,21 +1,21 @@
 // Each command with the fields that it has; what it does not have stays zero.
 
-package import AddressSpace
+public import AddressSpace
 
 /// NUM, SCALE, TTL and TG of a TLBI: a range of addresses, or a hint where the last descriptor lies.
 ///
 /// The range has (NUM + 1) * 2^SCALE granules. Needs IDR3.RIL; `TG` 0 means neither range nor hint.
-package struct TLBIRange: Hashable, Sendable {
+public struct TLBIRange: Hashable, Sendable {
     /// One less than the multiplier, 0 to 31.
-    package var num: UInt8
+    public var num: UInt8
     /// log2 of the multiplied number of granules, 0 to 31 (39 where IDR5.DS is 1).
-    package var scale: UInt8
+    public var scale: UInt8
     /// The level of the last descriptor, 1 to 3; 0 unknown.
-    package var ttl: UInt8
+    public var ttl: UInt8
     /// The granule as TG encodes it: `Granule.tlbiTG`.
-    package var tg: UInt8
+    public var tg: UInt8
 
-    package init(num: UInt8, scale: UInt8, ttl: UInt8, tg: UInt8) {
+    public init(num: UInt8, scale: UInt8, ttl: UInt8, tg: UInt8) {
         self.num = num
         self.scale = scale
         self.ttl = ttl
@@ -23,14 +23,14 @@ package struct TLBIRange: Hashable, Sendable {
     }
 
     /// A range of `granule`s.
-    package init(num: UInt8, scale: UInt8, ttl: UInt8, granule: Granule) {
+    public init(num: UInt8, scale: UInt8, ttl: UInt8, granule: Granule) {
         self.init(num: num, scale: scale, ttl: ttl, tg: granule.tlbiTG)
     }
 }
 
 extension Command {
     /// A command of that opcode with all its other bits zero.
-    package init(opcode: Opcode) {
+    public init(opcode: Opcode) {
         self.init()
         self.opcode = opcode
     }
@@ -38,7 +38,7 @@ extension Command {
     // MARK: Configuration
 
     /// CMD_CFGI_STE: forget the STE of a stream and the CDs reached through it; without `leaf` the L1STD too.
-    package static func cfgiSTE(_ streamID: StreamID, leaf: Bool) -> Self {
+    public static func cfgiSTE(_ streamID: StreamID, leaf: Bool) -> Self {
         var command = Self(opcode: .cfgiSTE)
         command.streamID = streamID
         command.leaf = leaf
@@ -46,7 +46,7 @@ extension Command {
     }
 
     /// CMD_CFGI_STE_RANGE: forget the aligned block of 2^(range + 1) STEs around a stream's.
-    package static func cfgiSTERange(_ streamID: StreamID, range: UInt8) -> Self {
+    public static func cfgiSTERange(_ streamID: StreamID, range: UInt8) -> Self {
         var command = Self(opcode: .cfgiSTERange)
         command.streamID = streamID
         command.range = range
@@ -54,14 +54,14 @@ extension Command {
     }
 
     /// CMD_CFGI_ALL, which is CMD_CFGI_STE_RANGE with Range 31: forget all configuration.
-    package static func cfgiAll() -> Self {
+    public static func cfgiAll() -> Self {
         var command = Self(opcode: .cfgiSTERange)
         command.range = 31
         return command
     }
 
     /// CMD_CFGI_CD: forget the CD of a substream; without `leaf` the L1CD too.
-    package static func cfgiCD(_ streamID: StreamID, _ substreamID: SubstreamID, leaf: Bool) -> Self {
+    public static func cfgiCD(_ streamID: StreamID, _ substreamID: SubstreamID, leaf: Bool) -> Self {
         var command = Self(opcode: .cfgiCD)
         command.streamID = streamID
         command.substreamID = substreamID
@@ -70,21 +70,21 @@ extension Command {
     }
 
     /// CMD_CFGI_CD_ALL: forget every CD of a stream.
-    package static func cfgiCDAll(_ streamID: StreamID) -> Self {
+    public static func cfgiCDAll(_ streamID: StreamID) -> Self {
         var command = Self(opcode: .cfgiCDAll)
         command.streamID = streamID
         return command
     }
 
     /// CMD_CFGI_VMS_PIDM: forget a virtual machine's PARTID map.
-    package static func cfgiVMSPIDM(vmid: UInt16) -> Self {
+    public static func cfgiVMSPIDM(vmid: UInt16) -> Self {
         var command = Self(opcode: .cfgiVMSPIDM)
         command.vmid = vmid
         return command
     }
 
     /// CMD_PREFETCH_CONFIG: hint that a stream will send.
-    package static func prefetchConfig(_ streamID: StreamID, _ substreamID: SubstreamID? = nil) -> Self {
+    public static func prefetchConfig(_ streamID: StreamID, _ substreamID: SubstreamID? = nil) -> Self {
         var command = Self(opcode: .prefetchConfig)
         command.streamID = streamID
         command.setSubstream(substreamID)
@@ -92,7 +92,7 @@ extension Command {
     }
 
     /// CMD_PREFETCH_ADDR: hint that a stream will use an address.
-    package static func prefetchAddr(
+    public static func prefetchAddr(
         _ streamID: StreamID,
         _ substreamID: SubstreamID? = nil,
         address: UInt64,
@@ -111,14 +111,14 @@ extension Command {
     // MARK: Translations of EL1
 
     /// CMD_TLBI_NH_ALL: forget stage 1 of a VMID.
-    package static func tlbiNHAll(vmid: UInt16) -> Self {
+    public static func tlbiNHAll(vmid: UInt16) -> Self {
         var command = Self(opcode: .tlbiNHAll)
         command.vmid = vmid
         return command
     }
 
     /// CMD_TLBI_NH_ASID: forget the non-global translations of an ASID.
-    package static func tlbiNHASID(vmid: UInt16, asid: UInt16) -> Self {
+    public static func tlbiNHASID(vmid: UInt16, asid: UInt16) -> Self {
         var command = Self(opcode: .tlbiNHASID)
         command.vmid = vmid
         command.asid = asid
@@ -126,7 +126,7 @@ extension Command {
     }
 
     /// CMD_TLBI_NH_VA: forget an address, or a range, of an ASID; without `leaf` the tables above it too.
-    package static func tlbiNHVA(
+    public static func tlbiNHVA(
         vmid: UInt16,
         asid: UInt16,
         address: UInt64,
@@ -140,8 +140,7 @@ extension Command {
     }
 
     /// CMD_TLBI_NH_VAA: forget an address, or a range, of every ASID.
-    package static func tlbiNHVAA(vmid: UInt16, address: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self
-    {
+    public static func tlbiNHVAA(vmid: UInt16, address: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self {
         var command = Self.byAddress(.tlbiNHVAA, address, leaf, range)
         command.vmid = vmid
         return command
@@ -150,17 +149,17 @@ extension Command {
     // MARK: Translations of EL2
 
     /// CMD_TLBI_EL2_ALL: forget all of EL2.
-    package static func tlbiEL2All() -> Self { Self(opcode: .tlbiEL2All) }
+    public static func tlbiEL2All() -> Self { Self(opcode: .tlbiEL2All) }
 
     /// CMD_TLBI_EL2_ASID: forget the non-global translations of an ASID of EL2-E2H.
-    package static func tlbiEL2ASID(asid: UInt16) -> Self {
+    public static func tlbiEL2ASID(asid: UInt16) -> Self {
         var command = Self(opcode: .tlbiEL2ASID)
         command.asid = asid
         return command
     }
 
     /// CMD_TLBI_EL2_VA: forget an address, or a range, of an ASID of EL2; EL2 without E2H has no ASIDs.
-    package static func tlbiEL2VA(
+    public static func tlbiEL2VA(
         asid: UInt16 = 0,
         address: UInt64,
         leaf: Bool,
@@ -172,21 +171,21 @@ extension Command {
     }
 
     /// CMD_TLBI_EL2_VAA: forget an address, or a range, of every ASID of EL2.
-    package static func tlbiEL2VAA(address: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self {
+    public static func tlbiEL2VAA(address: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self {
         byAddress(.tlbiEL2VAA, address, leaf, range)
     }
 
     // MARK: Translations of stage 2
 
     /// CMD_TLBI_S12_VMALL: forget both stages of a VMID.
-    package static func tlbiS12VMAll(vmid: UInt16) -> Self {
+    public static func tlbiS12VMAll(vmid: UInt16) -> Self {
         var command = Self(opcode: .tlbiS12VMAll)
         command.vmid = vmid
         return command
     }
 
     /// CMD_TLBI_S2_IPA: forget stage 2 of an intermediate physical address, or of a range.
-    package static func tlbiS2IPA(vmid: UInt16, ipa: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self {
+    public static func tlbiS2IPA(vmid: UInt16, ipa: UInt64, leaf: Bool, range: TLBIRange? = nil) -> Self {
         var command = Self.byAddress(.tlbiS2IPA, 0, leaf, range)
         command.vmid = vmid
         command.ipa = ipa
@@ -194,12 +193,12 @@ extension Command {
     }
 
     /// CMD_TLBI_NSNH_ALL: forget all Non-secure translations but those of EL2.
-    package static func tlbiNSNHAll() -> Self { Self(opcode: .tlbiNSNHAll) }
+    public static func tlbiNSNHAll() -> Self { Self(opcode: .tlbiNSNHAll) }
 
     // MARK: PCIe
 
     /// CMD_ATC_INV: invalidate 2^size pages of 4 KiB in a device's ATC; size 52 is everything.
-    package static func atcInv(
+    public static func atcInv(
         _ streamID: StreamID,
         _ substreamID: SubstreamID? = nil,
         address: UInt64,
@@ -216,7 +215,7 @@ extension Command {
     }
 
     /// CMD_PRI_RESP: answer a page request group, numbered 0 to 511.
-    package static func priResp(
+    public static func priResp(
         _ streamID: StreamID,
         _ substreamID: SubstreamID? = nil,
         prgIndex: UInt16,
@@ -233,7 +232,7 @@ extension Command {
     // MARK: Stalls
 
     /// CMD_RESUME: retry the stalled transaction `stag` of a stream (`ac`), or abort it (`ab`), or RAZ/WI.
-    package static func resume(_ streamID: StreamID, stag: UInt16, ac: Bool, ab: Bool) -> Self {
+    public static func resume(_ streamID: StreamID, stag: UInt16, ac: Bool, ab: Bool) -> Self {
         var command = Self(opcode: .resume)
         command.streamID = streamID
         command.stag = stag
@@ -243,7 +242,7 @@ extension Command {
     }
 
     /// CMD_STALL_TERM: abort every stalled transaction of a stream.
-    package static func stallTerm(_ streamID: StreamID) -> Self {
+    public static func stallTerm(_ streamID: StreamID) -> Self {
         var command = Self(opcode: .stallTerm)
         command.streamID = streamID
         return command
@@ -260,7 +259,7 @@ extension Command {
     ///   - msh: Shareability of the MSI; 3 is inner shareable.
     ///   - msiAttr: Memory type of the MSI; 0xF is write-back.
     /// - Returns: The command.
-    package static func sync(
+    public static func sync(
         cs: UInt8 = 0,
         msiAddress: UInt64 = 0,
         msiData: UInt32 = 0,
@@ -306,12 +305,12 @@ extension Command {
 extension Command {
     /// The specification's name, or of a reserved opcode its number; CMD_CFGI_ALL is told from
     /// CMD_CFGI_STE_RANGE.
-    package var name: String {
+    public var name: String {
         opcode == .cfgiSTERange && range == 31 ? "CMD_CFGI_ALL" : opcode.description
     }
 
     /// NUM, SCALE, TTL and TG together, SCALE with six bits where `ds` (IDR5.DS) is set.
-    package func tlbiRange(ds: Bool) -> TLBIRange {
+    public func tlbiRange(ds: Bool) -> TLBIRange {
         TLBIRange(num: num, scale: ds ? scaleDS : scale, ttl: ttl, tg: tg)
     }
 }

@@ -1,10 +1,10 @@
 // The fields of every command, for people.
 
 extension Command: FieldDecodable {
-    package var fields: [DecodedField] { Self.layout(for: opcode).decode(words) }
+    public var fields: [DecodedField] { Self.layout(for: opcode).decode(words) }
 
     /// The fields that a command of that opcode has; of a reserved opcode only the opcode itself.
-    package static func layout(for opcode: Opcode) -> [FieldLayout] {
+    public static func layout(for opcode: Opcode) -> [FieldLayout] {
         [Self.opcodeField] + (configuration(opcode) ?? invalidation(opcode) ?? other(opcode) ?? [])
     }
 

@@ -2,7 +2,7 @@
 
 extension Descriptor {
     /// Whose table a descriptor was found in.
-    package enum Stage: Hashable, Sendable {
+    public enum Stage: Hashable, Sendable {
         case stage1, stage2
     }
 
@@ -15,7 +15,7 @@ extension Descriptor {
     ///   - has52BitOutput: As for `outputAddress`.
     ///   - ds: As for `outputAddress`.
     /// - Returns: By bit number; of an invalid descriptor only the type. A 52-bit address is in one piece.
-    package func fields(
+    public func fields(
         stage: Stage,
         level: Int,
         granule: Granule,

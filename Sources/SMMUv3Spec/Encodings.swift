@@ -1,32 +1,32 @@
 // Open types for what a guest can write into a field: every value can be held, the named ones have names.
 
 /// STE.Config [3:1]: which stages a stream goes through.
-package struct StreamConfig: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct StreamConfig: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// Terminate without an event; every `0b0xx` behaves like it.
-    package static let abort = Self(rawValue: 0b000)
+    public static let abort = Self(rawValue: 0b000)
     /// Neither stage translates.
-    package static let bypass = Self(rawValue: 0b100)
+    public static let bypass = Self(rawValue: 0b100)
     /// Stage 1 translates, stage 2 is bypassed.
-    package static let stage1 = Self(rawValue: 0b101)
+    public static let stage1 = Self(rawValue: 0b101)
     /// Stage 2 translates, stage 1 is bypassed.
-    package static let stage2 = Self(rawValue: 0b110)
+    public static let stage2 = Self(rawValue: 0b110)
     /// Both stages translate.
-    package static let nested = Self(rawValue: 0b111)
+    public static let nested = Self(rawValue: 0b111)
 
     /// Whether traffic is terminated without an event (`0b0xx`).
-    package var abortsSilently: Bool { rawValue & 0b100 == 0 }
+    public var abortsSilently: Bool { rawValue & 0b100 == 0 }
     /// Whether stage 1 translates (`0b1x1`).
-    package var translatesStage1: Bool { rawValue & 0b101 == 0b101 }
+    public var translatesStage1: Bool { rawValue & 0b101 == 0b101 }
     /// Whether stage 2 translates (`0b11x`).
-    package var translatesStage2: Bool { rawValue & 0b110 == 0b110 }
+    public var translatesStage2: Bool { rawValue & 0b110 == 0b110 }
 }
 
 extension StreamConfig: CustomStringConvertible {
-    package var description: String {
+    public var description: String {
         guard !abortsSilently else { return "abort" }
         switch (translatesStage1, translatesStage2) {
         case (false, false): return "bypass"
@@ -38,7 +38,7 @@ extension StreamConfig: CustomStringConvertible {
 }
 
 /// The translation regime of a stream: what its TLB entries are tagged with.
-package enum StreamWorld: Hashable, Sendable, CaseIterable {
+public enum StreamWorld: Hashable, Sendable, CaseIterable {
     /// Non-secure EL1: what a guest or a bare-metal operating system at EL1 uses.
     case nsEL1
     /// Non-secure EL2 without E2H: one table, no ASID.
@@ -59,7 +59,7 @@ package enum StreamWorld: Hashable, Sendable, CaseIterable {
     /// - Parameters:
     ///   - strw: STE.STRW [95:94].
     ///   - e2H: CR2.E2H.
-    package init?(strw: UInt8, e2H: Bool) {
+    public init?(strw: UInt8, e2H: Bool) {
         switch strw & 0b11 {
         case 0b00: self = .nsEL1
         case 0b10: self = e2H ? .nsEL2E2H : .nsEL2
@@ -69,7 +69,7 @@ package enum StreamWorld: Hashable, Sendable, CaseIterable {
 
     /// Whether there is a second table for the upper half of addresses, and with it ASIDs and unprivileged
     /// access.
-    package var hasTwoRanges: Bool {
+    public var hasTwoRanges: Bool {
         switch self {
         case .nsEL1, .nsEL2E2H, .secure, .sEL2E2H: return true
         case .nsEL2, .sEL2, .el3: return false
@@ -77,7 +77,7 @@ package enum StreamWorld: Hashable, Sendable, CaseIterable {
     }
 
     /// The specification's name of it.
-    package var name: String {
+    public var name: String {
         switch self {
         case .nsEL1: return "NS-EL1"
         case .nsEL2: return "NS-EL2"
@@ -91,22 +91,22 @@ package enum StreamWorld: Hashable, Sendable, CaseIterable {
 }
 
 /// CMDQ_CONS.ERR [30:24] and ECMDQ_CONS.ERR_REASON: why a command queue stopped.
-package struct CommandError: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct CommandError: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// No error; never reported.
-    package static let cerrorNone = Self(rawValue: 0)
+    public static let cerrorNone = Self(rawValue: 0)
     /// An unknown or unsupported command, or an illegal parameter.
-    package static let cerrorIll = Self(rawValue: 1)
+    public static let cerrorIll = Self(rawValue: 1)
     /// The fetch of the command aborted.
-    package static let cerrorAbt = Self(rawValue: 2)
+    public static let cerrorAbt = Self(rawValue: 2)
     /// A CMD_SYNC could not complete a CMD_ATC_INV before it.
-    package static let cerrorAtcInvSync = Self(rawValue: 3)
+    public static let cerrorAtcInvSync = Self(rawValue: 3)
 
     /// The specification's name, or nil where the value is reserved.
-    package var name: String? {
+    public var name: String? {
         switch self {
         case .cerrorNone: return "CERROR_NONE"
         case .cerrorIll: return "CERROR_ILL"
@@ -118,20 +118,20 @@ package struct CommandError: RawRepresentable, Hashable, Sendable {
 }
 
 /// CLASS [105:104] of an event record: what was being translated when the fault came.
-package struct EventClass: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct EventClass: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// The fetch of a CD or L1CD.
-    package static let cd = Self(rawValue: 0b00)
+    public static let cd = Self(rawValue: 0b00)
     /// The fetch of a translation table descriptor.
-    package static let ttd = Self(rawValue: 0b01)
+    public static let ttd = Self(rawValue: 0b01)
     /// The transaction's own address.
-    package static let `in` = Self(rawValue: 0b10)
+    public static let `in` = Self(rawValue: 0b10)
 
     /// The specification's name, or nil where the value is reserved.
-    package var name: String? {
+    public var name: String? {
         switch self {
         case .cd: return "CD"
         case .ttd: return "TTD"
@@ -142,20 +142,20 @@ package struct EventClass: RawRepresentable, Hashable, Sendable {
 }
 
 /// CMD_SYNC.CS [13:12]: how the completion of a CMD_SYNC is told.
-package struct CompletionSignal: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct CompletionSignal: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// Only CMDQ_CONS moves.
-    package static let sigNone = Self(rawValue: 0)
+    public static let sigNone = Self(rawValue: 0)
     /// An MSI where MSIAddr says, or a wired interrupt.
-    package static let sigIRQ = Self(rawValue: 1)
+    public static let sigIRQ = Self(rawValue: 1)
     /// A wake-up event to processors.
-    package static let sigSEV = Self(rawValue: 2)
+    public static let sigSEV = Self(rawValue: 2)
 
     /// The specification's name, or nil where the value is reserved.
-    package var name: String? {
+    public var name: String? {
         switch self {
         case .sigNone: return "SIG_NONE"
         case .sigIRQ: return "SIG_IRQ"
@@ -166,15 +166,15 @@ package struct CompletionSignal: RawRepresentable, Hashable, Sendable {
 }
 
 /// CMD_PRI_RESP.Resp [77:76]: the answer to a page request group.
-package struct PageResponse: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct PageResponse: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// ResponseFailure, 0b1111 on PCIe.
-    package static let failure = Self(rawValue: 0)
+    public static let failure = Self(rawValue: 0)
     /// InvalidRequest, 0b0001 on PCIe.
-    package static let invalidRequest = Self(rawValue: 1)
+    public static let invalidRequest = Self(rawValue: 1)
     /// Success, 0b0000 on PCIe.
-    package static let success = Self(rawValue: 2)
+    public static let success = Self(rawValue: 2)
 }

@@ -1,10 +1,10 @@
 // Each event record with the fields that it has; what it does not have stays zero.
 
-package import AddressSpace
+public import AddressSpace
 
 extension EventRecord {
     /// A record of that number about a stream with all its other bits zero.
-    package init(_ number: EventNumber, streamID: StreamID, substreamID: SubstreamID? = nil) {
+    public init(_ number: EventNumber, streamID: StreamID, substreamID: SubstreamID? = nil) {
         self.init()
         self.number = number
         self.streamID = streamID
@@ -30,7 +30,7 @@ extension EventRecord {
     ///   - stag: Names the stalled transaction; nil where it is terminated.
     ///   - ttRnW: F_PERMISSION of a table access: it was a read.
     /// - Returns: The record.
-    package static func translationRelated(
+    public static func translationRelated(
         _ number: EventNumber,
         streamID: StreamID,
         substreamID: SubstreamID?,
@@ -58,7 +58,7 @@ extension EventRecord {
     }
 
     /// F_WALK_EABT: the fetch of the descriptor at `fetchAddress` aborted.
-    package static func walkExternalAbort(
+    public static func walkExternalAbort(
         streamID: StreamID,
         substreamID: SubstreamID?,
         pnu: Bool,
@@ -82,7 +82,7 @@ extension EventRecord {
     /// C_BAD_STREAMID, C_BAD_STE, F_STREAM_DISABLED, C_BAD_SUBSTREAMID and C_BAD_CD.
     ///
     /// C_BAD_SUBSTREAMID has no SSV: its SubstreamID always counts, and none is recorded as 0.
-    package static func configuration(
+    public static func configuration(
         _ number: EventNumber,
         streamID: StreamID,
         substreamID: SubstreamID?
@@ -93,7 +93,7 @@ extension EventRecord {
     }
 
     /// F_STE_FETCH, F_CD_FETCH and F_VMS_FETCH: the fetch of the structure at `fetchAddress` aborted.
-    package static func fetchAbort(
+    public static func fetchAbort(
         _ number: EventNumber,
         streamID: StreamID,
         substreamID: SubstreamID?,
@@ -107,7 +107,7 @@ extension EventRecord {
     }
 
     /// F_UUT: an unsupported transaction, with the properties it came with.
-    package static func unsupportedTransaction(
+    public static func unsupportedTransaction(
         streamID: StreamID,
         substreamID: SubstreamID?,
         pnu: Bool,
@@ -123,7 +123,7 @@ extension EventRecord {
     }
 
     /// F_BAD_ATS_TREQ: an ATS translation request that was refused.
-    package static func badATSTranslationRequest(
+    public static func badATSTranslationRequest(
         streamID: StreamID,
         substreamID: SubstreamID?,
         inputAddress: UInt64
@@ -134,7 +134,7 @@ extension EventRecord {
     }
 
     /// F_TRANSL_FORBIDDEN: ATS-translated traffic that was refused.
-    package static func translationForbidden(
+    public static func translationForbidden(
         streamID: StreamID,
         substreamID: SubstreamID?,
         rnw: Bool,
@@ -147,7 +147,7 @@ extension EventRecord {
     }
 
     /// F_TLB_CONFLICT: two TLB entries match; `ipa` counts with `s2`.
-    package static func tlbConflict(
+    public static func tlbConflict(
         streamID: StreamID,
         substreamID: SubstreamID?,
         pnu: Bool,
@@ -167,7 +167,7 @@ extension EventRecord {
     }
 
     /// F_CFG_CONFLICT: two configuration cache entries match.
-    package static func configurationConflict(
+    public static func configurationConflict(
         streamID: StreamID,
         substreamID: SubstreamID?,
         reason: UInt16 = 0
@@ -179,7 +179,7 @@ extension EventRecord {
 
     /// E_PAGE_REQUEST: a device hints that it will want `span` pages of 4 KiB; the permissions are yet to
     /// set.
-    package static func pageRequest(
+    public static func pageRequest(
         streamID: StreamID,
         substreamID: SubstreamID?,
         address: UInt64,
@@ -201,5 +201,5 @@ extension EventRecord {
 
 extension PRIEntry {
     /// Whether this is a stop marker, which ends the use of a PASID and wants no response.
-    package var isStopMarker: Bool { ssv && last && !r && !w }
+    public var isStopMarker: Bool { ssv && last && !r && !w }
 }

@@ -2,7 +2,7 @@
 
 extension EventRecord: FieldDecodable {
     /// The fields that mean something with this number, SSV, Stall, S2 and CLASS.
-    package var fields: [DecodedField] { Self.layout(for: number).filter(means).decode(words) }
+    public var fields: [DecodedField] { Self.layout(for: number).filter(means).decode(words) }
 
     private func means(_ field: FieldLayout) -> Bool {
         switch field.name {
@@ -15,7 +15,7 @@ extension EventRecord: FieldDecodable {
     }
 
     /// The fields that a record of that number has; of a reserved number those that every record has.
-    package static func layout(for number: EventNumber) -> [FieldLayout] {
+    public static func layout(for number: EventNumber) -> [FieldLayout] {
         let who = number == .cBadSubstreamID ? [substream, stream] : [ssvField, substream, stream]
         return [numberField] + who + details(number)
     }
@@ -75,7 +75,7 @@ extension EventRecord: FieldDecodable {
 
 extension PRIEntry: FieldDecodable {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("StreamID", 31, 0), .field("SubstreamID", 51, 32), .bit("Priv", 58, .flag("privileged", nil)),
         .bit("X", 59, .flag("execute", nil)), .bit("R", 60, .flag("read", nil)),
         .bit("W", 61, .flag("write", nil)),
@@ -85,7 +85,7 @@ extension PRIEntry: FieldDecodable {
     ]
 
     /// The fields that mean something with this SSV.
-    package var fields: [DecodedField] {
+    public var fields: [DecodedField] {
         Self.layout.filter { ssv || $0.name != "SubstreamID" }.decode(words)
     }
 }

@@ -1,55 +1,55 @@
 // The event queue's event numbers.
 
 /// Event number [7:0] of an event record: any byte can be held, the architecture's have names.
-package struct EventNumber: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct EventNumber: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// An unsupported transaction.
-    package static let fUUT = Self(rawValue: 0x01)
+    public static let fUUT = Self(rawValue: 0x01)
     /// The stream table does not reach the StreamID.
-    package static let cBadStreamID = Self(rawValue: 0x02)
+    public static let cBadStreamID = Self(rawValue: 0x02)
     /// The fetch of an STE or L1STD aborted.
-    package static let fSTEFetch = Self(rawValue: 0x03)
+    public static let fSTEFetch = Self(rawValue: 0x03)
     /// The STE is invalid.
-    package static let cBadSTE = Self(rawValue: 0x04)
+    public static let cBadSTE = Self(rawValue: 0x04)
     /// An ATS translation request that may not come.
-    package static let fBadATSTreq = Self(rawValue: 0x05)
+    public static let fBadATSTreq = Self(rawValue: 0x05)
     /// STE.S1DSS disallows the substream.
-    package static let fStreamDisabled = Self(rawValue: 0x06)
+    public static let fStreamDisabled = Self(rawValue: 0x06)
     /// An ATS-translated transaction that may not come.
-    package static let fTranslForbidden = Self(rawValue: 0x07)
+    public static let fTranslForbidden = Self(rawValue: 0x07)
     /// The CD table does not reach the SubstreamID.
-    package static let cBadSubstreamID = Self(rawValue: 0x08)
+    public static let cBadSubstreamID = Self(rawValue: 0x08)
     /// The fetch of a CD or L1CD aborted.
-    package static let fCDFetch = Self(rawValue: 0x09)
+    public static let fCDFetch = Self(rawValue: 0x09)
     /// The CD is invalid.
-    package static let cBadCD = Self(rawValue: 0x0A)
+    public static let cBadCD = Self(rawValue: 0x0A)
     /// The fetch of a translation table descriptor aborted.
-    package static let fWalkEABT = Self(rawValue: 0x0B)
+    public static let fWalkEABT = Self(rawValue: 0x0B)
     /// No translation.
-    package static let fTranslation = Self(rawValue: 0x10)
+    public static let fTranslation = Self(rawValue: 0x10)
     /// An address is too big for its stage.
-    package static let fAddrSize = Self(rawValue: 0x11)
+    public static let fAddrSize = Self(rawValue: 0x11)
     /// The Access flag is clear.
-    package static let fAccess = Self(rawValue: 0x12)
+    public static let fAccess = Self(rawValue: 0x12)
     /// The access is not permitted.
-    package static let fPermission = Self(rawValue: 0x13)
+    public static let fPermission = Self(rawValue: 0x13)
     /// Two TLB entries match.
-    package static let fTLBConflict = Self(rawValue: 0x20)
+    public static let fTLBConflict = Self(rawValue: 0x20)
     /// Two configuration cache entries match.
-    package static let fCFGConflict = Self(rawValue: 0x21)
+    public static let fCFGConflict = Self(rawValue: 0x21)
     /// Hint: a device will want a page.
-    package static let ePageRequest = Self(rawValue: 0x24)
+    public static let ePageRequest = Self(rawValue: 0x24)
     /// The fetch of a VMS aborted.
-    package static let fVMSFetch = Self(rawValue: 0x25)
+    public static let fVMSFetch = Self(rawValue: 0x25)
 
     /// The specification's name, such as `F_TRANSLATION`; nil where the value is reserved.
-    package var name: String? { Self.names[self] }
+    public var name: String? { Self.names[self] }
 
     /// Whether this is one of the four faults that a stage's fault configuration can stall or silence.
-    package var isTranslationRelated: Bool { (0x10...0x13).contains(rawValue) }
+    public var isTranslationRelated: Bool { (0x10...0x13).contains(rawValue) }
 
     private static let names: [EventNumber: String] = [
         .fUUT: "F_UUT",
@@ -74,9 +74,9 @@ package struct EventNumber: RawRepresentable, Hashable, Sendable {
     ]
 
     /// Every event number that the architecture names, in numerical order.
-    package static let all: [EventNumber] = names.keys.sorted { $0.rawValue < $1.rawValue }
+    public static let all: [EventNumber] = names.keys.sorted { $0.rawValue < $1.rawValue }
 }
 
 extension EventNumber: CustomStringConvertible {
-    package var description: String { name ?? "event 0x" + String(rawValue, radix: 16) }
+    public var description: String { name ?? "event 0x" + String(rawValue, radix: 16) }
 }

@@ -3,19 +3,19 @@
 import BitFields
 
 /// One field of a register, structure, command, event or descriptor, with what it holds.
-package struct DecodedField: Hashable, Sendable {
+public struct DecodedField: Hashable, Sendable {
     /// The name as the specification spells it, such as `S1ContextPtr`.
-    package let name: String
+    public let name: String
     /// The highest bit, counted across the whole structure: bit 0 of the second 64-bit word is 64.
-    package let high: Int
+    public let high: Int
     /// The lowest bit.
-    package let low: Int
+    public let low: Int
     /// What the field holds: right-aligned, but of an address field the address.
-    package let value: UInt64
+    public let value: UInt64
     /// What that stands for, in short words such as `4 KiB`; nil where there is nothing to say.
-    package let meaning: String?
+    public let meaning: String?
 
-    package init(name: String, high: Int, low: Int, value: UInt64, meaning: String?) {
+    public init(name: String, high: Int, low: Int, value: UInt64, meaning: String?) {
         self.name = name
         self.high = high
         self.low = low
@@ -26,7 +26,7 @@ package struct DecodedField: Hashable, Sendable {
 
 extension DecodedField: CustomStringConvertible {
     /// Such as `Config [3:1] = 0x5 (stage 1)`.
-    package var description: String {
+    public var description: String {
         let bits = high == low ? "[\(high)]" : "[\(high):\(low)]"
         let value = "0x" + String(value, radix: 16)
         return "\(name) \(bits) = \(value)" + (meaning.map { " (\($0))" } ?? "")
@@ -34,23 +34,23 @@ extension DecodedField: CustomStringConvertible {
 }
 
 /// A word or structure that can be shown field by field.
-package protocol FieldDecodable {
+public protocol FieldDecodable {
     /// The fields that mean something in what this holds, by bit number.
     var fields: [DecodedField] { get }
 }
 
 /// Where a field is and how its values read.
-package struct FieldLayout: Sendable {
+public struct FieldLayout: Sendable {
     /// The name as the specification spells it.
-    package let name: String
+    public let name: String
     /// The highest bit, counted across the whole structure.
-    package let high: Int
+    public let high: Int
     /// The lowest bit.
-    package let low: Int
+    public let low: Int
     /// Whether the field holds bits high to low of an address, left where they are.
-    package let isAddress: Bool
+    public let isAddress: Bool
     /// Whether it belongs to an extension, so that it is only worth showing where it is not zero.
-    package let isOptional: Bool
+    public let isOptional: Bool
     let meaning: Meaning
 
     /// A field of one bit.
@@ -97,5 +97,5 @@ extension [FieldLayout] {
 
 extension RegisterWord {
     /// Every field; those of extensions only where not zero.
-    package var fields: [DecodedField] { Self.layout.decode(UInt64(truncatingIfNeeded: rawValue)) }
+    public var fields: [DecodedField] { Self.layout.decode(UInt64(truncatingIfNeeded: rawValue)) }
 }

@@ -3,13 +3,13 @@
 // Swift 6.3 ignores @inlinable on the members of a package type that is not itself @usableFromInline.
 
 /// A translation granule: the size of a page and of a table.
-@usableFromInline
-package enum Granule: Hashable, Sendable, CaseIterable {
+
+public enum Granule: Hashable, Sendable, CaseIterable {
     case kib4, kib16, kib64
 
     /// log2 of a page's bytes: 12, 14 or 16.
     @inlinable
-    package var log2Bytes: Int {
+    public var log2Bytes: Int {
         switch self {
         case .kib4: return 12
         case .kib16: return 14
@@ -19,18 +19,18 @@ package enum Granule: Hashable, Sendable, CaseIterable {
 
     /// How many address bits one level resolves: 9, 11 or 13.
     @inlinable
-    package var stride: Int { log2Bytes &- 3 }
+    public var stride: Int { log2Bytes &- 3 }
 
     /// Bytes of a page.
     @inlinable
-    package var byteCount: UInt64 { 1 &<< UInt64(truncatingIfNeeded: log2Bytes) }
+    public var byteCount: UInt64 { 1 &<< UInt64(truncatingIfNeeded: log2Bytes) }
 
     /// log2 of the bytes that one descriptor of `level` (-1 to 3) covers.
     @inlinable
-    package func log2Bytes(ofLevel level: Int) -> Int { log2Bytes &+ stride &* (3 &- level) }
+    public func log2Bytes(ofLevel level: Int) -> Int { log2Bytes &+ stride &* (3 &- level) }
 
     /// The granule that CD.TG0 encodes: 0 4 KiB, 1 64 KiB, 2 16 KiB; nil where it is reserved.
-    package init?(tg0 field: UInt8) {
+    public init?(tg0 field: UInt8) {
         switch field {
         case 0b00: self = .kib4
         case 0b01: self = .kib64
@@ -40,7 +40,7 @@ package enum Granule: Hashable, Sendable, CaseIterable {
     }
 
     /// The granule that CD.TG1 encodes: 1 16 KiB, 2 4 KiB, 3 64 KiB; nil where it is reserved.
-    package init?(tg1 field: UInt8) {
+    public init?(tg1 field: UInt8) {
         switch field {
         case 0b01: self = .kib16
         case 0b10: self = .kib4
@@ -50,10 +50,10 @@ package enum Granule: Hashable, Sendable, CaseIterable {
     }
 
     /// The granule that STE.S2TG encodes, which is as CD.TG0.
-    package init?(s2TG field: UInt8) { self.init(tg0: field) }
+    public init?(s2TG field: UInt8) { self.init(tg0: field) }
 
     /// The granule that TG of a TLBI encodes: 1 4 KiB, 2 16 KiB, 3 64 KiB; nil for 0, no range.
-    package init?(tlbiTG field: UInt8) {
+    public init?(tlbiTG field: UInt8) {
         switch field {
         case 0b01: self = .kib4
         case 0b10: self = .kib16
@@ -63,7 +63,7 @@ package enum Granule: Hashable, Sendable, CaseIterable {
     }
 
     /// What CD.TG0 and STE.S2TG say for it.
-    package var tg0: UInt8 {
+    public var tg0: UInt8 {
         switch self {
         case .kib4: return 0b00
         case .kib64: return 0b01
@@ -72,7 +72,7 @@ package enum Granule: Hashable, Sendable, CaseIterable {
     }
 
     /// What CD.TG1 says for it.
-    package var tg1: UInt8 {
+    public var tg1: UInt8 {
         switch self {
         case .kib16: return 0b01
         case .kib4: return 0b10
@@ -81,10 +81,10 @@ package enum Granule: Hashable, Sendable, CaseIterable {
     }
 
     /// What STE.S2TG says for it.
-    package var s2TG: UInt8 { tg0 }
+    public var s2TG: UInt8 { tg0 }
 
     /// What TG of a TLBI says for it.
-    package var tlbiTG: UInt8 {
+    public var tlbiTG: UInt8 {
         switch self {
         case .kib4: return 0b01
         case .kib16: return 0b10
@@ -94,7 +94,7 @@ package enum Granule: Hashable, Sendable, CaseIterable {
 }
 
 extension Granule: CustomStringConvertible {
-    @usableFromInline package var description: String {
+    public var description: String {
         switch self {
         case .kib4: return "4 KiB"
         case .kib16: return "16 KiB"
@@ -104,7 +104,7 @@ extension Granule: CustomStringConvertible {
 }
 
 /// The three-bit encoding of address sizes in IDR5.OAS, CD.IPS and STE.S2PS.
-package enum AddressSize {
+public enum AddressSize {
     /// The number of address bits: 32, 36, 40, 42, 44, 48, 52 or 56.
     ///
     /// - Parameters:
@@ -112,7 +112,7 @@ package enum AddressSize {
     ///   - largest: The most bits that the version of the architecture knows, which larger encodings stand
     ///     for: 48 in SMMUv3.0, 52 up to v3.3, 56 in v3.4.
     /// - Returns: The number of bits, at most `largest`.
-    package static func bits(encoding: UInt8, largest: Int = 56) -> Int {
+    public static func bits(encoding: UInt8, largest: Int = 56) -> Int {
         let bits: Int
         switch encoding & 0b111 {
         case 0: bits = 32
@@ -128,7 +128,7 @@ package enum AddressSize {
     }
 
     /// The encoding of a number of address bits; nil where there is none.
-    package static func encoding(bits: Int) -> UInt8? {
+    public static func encoding(bits: Int) -> UInt8? {
         (0...7).first { self.bits(encoding: $0) == bits }
     }
 }

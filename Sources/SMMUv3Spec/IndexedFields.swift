@@ -4,22 +4,22 @@ import BitFields
 
 extension STE {
     /// S2POI<p>: the stage-2 overlay permission `index`, of whose number the low four bits count.
-    package func s2POI(at index: Int) -> UInt8 {
+    public func s2POI(at index: Int) -> UInt8 {
         UInt8(truncatingIfNeeded: s2POI &>> UInt64((index & 15) * 4)) & 0b1111
     }
 }
 
 extension CD {
     /// Attr<n> of MAIR: the memory attributes `index`, of whose number the low three bits count.
-    package func mair(at index: Int) -> UInt8 { UInt8(truncatingIfNeeded: mair &>> UInt64((index & 7) * 8)) }
+    public func mair(at index: Int) -> UInt8 { UInt8(truncatingIfNeeded: mair &>> UInt64((index & 7) * 8)) }
 
     /// PIIU<p>: the unprivileged base permission `index`, of whose number the low four bits count.
-    package func piiu(at index: Int) -> UInt8 {
+    public func piiu(at index: Int) -> UInt8 {
         UInt8(truncatingIfNeeded: piiu &>> UInt64((index & 15) * 3)) & 0b111
     }
 
     /// PIIP<p>: the privileged base permission `index`, of whose number the low four bits count.
-    package func piip(at index: Int) -> UInt8 {
+    public func piip(at index: Int) -> UInt8 {
         UInt8(truncatingIfNeeded: piip &>> UInt64((index & 15) * 3)) & 0b111
     }
 }

@@ -1,84 +1,84 @@
 // The command queue's opcodes.
 
 /// Opcode [7:0] of a command: any byte can be held, the architecture's have names.
-package struct Opcode: RawRepresentable, Hashable, Sendable {
-    package let rawValue: UInt8
+public struct Opcode: RawRepresentable, Hashable, Sendable {
+    public let rawValue: UInt8
 
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// Hint: fetch a stream's configuration.
-    package static let prefetchConfig = Self(rawValue: 0x01)
+    public static let prefetchConfig = Self(rawValue: 0x01)
     /// Hint: fetch a stream's translation of an address.
-    package static let prefetchAddr = Self(rawValue: 0x02)
+    public static let prefetchAddr = Self(rawValue: 0x02)
     /// Forget one STE.
-    package static let cfgiSTE = Self(rawValue: 0x03)
+    public static let cfgiSTE = Self(rawValue: 0x03)
     /// Forget a range of STEs; Range 31 is CMD_CFGI_ALL.
-    package static let cfgiSTERange = Self(rawValue: 0x04)
+    public static let cfgiSTERange = Self(rawValue: 0x04)
     /// Forget one CD.
-    package static let cfgiCD = Self(rawValue: 0x05)
+    public static let cfgiCD = Self(rawValue: 0x05)
     /// Forget every CD of a stream.
-    package static let cfgiCDAll = Self(rawValue: 0x06)
+    public static let cfgiCDAll = Self(rawValue: 0x06)
     /// Forget a virtual machine's PARTID map.
-    package static let cfgiVMSPIDM = Self(rawValue: 0x07)
+    public static let cfgiVMSPIDM = Self(rawValue: 0x07)
     /// Forget stage 1 of a VMID.
-    package static let tlbiNHAll = Self(rawValue: 0x10)
+    public static let tlbiNHAll = Self(rawValue: 0x10)
     /// Forget stage 1 of an ASID.
-    package static let tlbiNHASID = Self(rawValue: 0x11)
+    public static let tlbiNHASID = Self(rawValue: 0x11)
     /// Forget an address of an ASID.
-    package static let tlbiNHVA = Self(rawValue: 0x12)
+    public static let tlbiNHVA = Self(rawValue: 0x12)
     /// Forget an address of every ASID.
-    package static let tlbiNHVAA = Self(rawValue: 0x13)
+    public static let tlbiNHVAA = Self(rawValue: 0x13)
     /// Forget all of EL3.
-    package static let tlbiEL3All = Self(rawValue: 0x18)
+    public static let tlbiEL3All = Self(rawValue: 0x18)
     /// Forget an address of EL3.
-    package static let tlbiEL3VA = Self(rawValue: 0x1A)
+    public static let tlbiEL3VA = Self(rawValue: 0x1A)
     /// Forget all of EL2.
-    package static let tlbiEL2All = Self(rawValue: 0x20)
+    public static let tlbiEL2All = Self(rawValue: 0x20)
     /// Forget an ASID of EL2-E2H.
-    package static let tlbiEL2ASID = Self(rawValue: 0x21)
+    public static let tlbiEL2ASID = Self(rawValue: 0x21)
     /// Forget an address of EL2.
-    package static let tlbiEL2VA = Self(rawValue: 0x22)
+    public static let tlbiEL2VA = Self(rawValue: 0x22)
     /// Forget an address of EL2, every ASID.
-    package static let tlbiEL2VAA = Self(rawValue: 0x23)
+    public static let tlbiEL2VAA = Self(rawValue: 0x23)
     /// Forget both stages of a VMID.
-    package static let tlbiS12VMAll = Self(rawValue: 0x28)
+    public static let tlbiS12VMAll = Self(rawValue: 0x28)
     /// Forget stage 2 of an address.
-    package static let tlbiS2IPA = Self(rawValue: 0x2A)
+    public static let tlbiS2IPA = Self(rawValue: 0x2A)
     /// Forget all that is not of EL2.
-    package static let tlbiNSNHAll = Self(rawValue: 0x30)
+    public static let tlbiNSNHAll = Self(rawValue: 0x30)
     /// Invalidate a device's ATC.
-    package static let atcInv = Self(rawValue: 0x40)
+    public static let atcInv = Self(rawValue: 0x40)
     /// Answer a page request group.
-    package static let priResp = Self(rawValue: 0x41)
+    public static let priResp = Self(rawValue: 0x41)
     /// Retry or terminate a stalled transaction.
-    package static let resume = Self(rawValue: 0x44)
+    public static let resume = Self(rawValue: 0x44)
     /// Terminate a stream's stalled transactions.
-    package static let stallTerm = Self(rawValue: 0x45)
+    public static let stallTerm = Self(rawValue: 0x45)
     /// Complete all commands before it.
-    package static let sync = Self(rawValue: 0x46)
+    public static let sync = Self(rawValue: 0x46)
     /// Secure: forget all of EL2.
-    package static let tlbiSEL2All = Self(rawValue: 0x50)
+    public static let tlbiSEL2All = Self(rawValue: 0x50)
     /// Secure: forget an ASID of EL2-E2H.
-    package static let tlbiSEL2ASID = Self(rawValue: 0x51)
+    public static let tlbiSEL2ASID = Self(rawValue: 0x51)
     /// Secure: forget an address of EL2.
-    package static let tlbiSEL2VA = Self(rawValue: 0x52)
+    public static let tlbiSEL2VA = Self(rawValue: 0x52)
     /// Secure: forget an address of EL2, every ASID.
-    package static let tlbiSEL2VAA = Self(rawValue: 0x53)
+    public static let tlbiSEL2VAA = Self(rawValue: 0x53)
     /// Secure: forget both stages of a VMID.
-    package static let tlbiSS12VMAll = Self(rawValue: 0x58)
+    public static let tlbiSS12VMAll = Self(rawValue: 0x58)
     /// Secure: forget stage 2 of an address.
-    package static let tlbiSS2IPA = Self(rawValue: 0x5A)
+    public static let tlbiSS2IPA = Self(rawValue: 0x5A)
     /// Secure: forget all that is not of EL2.
-    package static let tlbiSNHAll = Self(rawValue: 0x60)
+    public static let tlbiSNHAll = Self(rawValue: 0x60)
     /// Forget the device permission table.
-    package static let dptiAll = Self(rawValue: 0x70)
+    public static let dptiAll = Self(rawValue: 0x70)
     /// Forget an address of the device permission table.
-    package static let dptiPA = Self(rawValue: 0x73)
+    public static let dptiPA = Self(rawValue: 0x73)
 
     /// The specification's name, such as `CMD_TLBI_NH_VA`; nil where the value is reserved.
     ///
     /// 0x04 is `CMD_CFGI_STE_RANGE` here: `Command.name` knows CMD_CFGI_ALL from it.
-    package var name: String? { Self.names[self] }
+    public var name: String? { Self.names[self] }
 
     private static let names: [Opcode: String] = [
         .prefetchConfig: "CMD_PREFETCH_CONFIG",
@@ -118,9 +118,9 @@ package struct Opcode: RawRepresentable, Hashable, Sendable {
     ]
 
     /// Every opcode that the architecture names, in numerical order.
-    package static let all: [Opcode] = names.keys.sorted { $0.rawValue < $1.rawValue }
+    public static let all: [Opcode] = names.keys.sorted { $0.rawValue < $1.rawValue }
 }
 
 extension Opcode: CustomStringConvertible {
-    package var description: String { name ?? "opcode 0x" + String(rawValue, radix: 16) }
+    public var description: String { name ?? "opcode 0x" + String(rawValue, radix: 16) }
 }

@@ -7,7 +7,7 @@ extension RegisterMap {
     ///   - offset: The register's offset from page 0.
     ///   - value: What it holds.
     /// - Returns: The fields by bit number.
-    package static func fields(at offset: UInt64, value: UInt64) -> [DecodedField] {
+    public static func fields(at offset: UInt64, value: UInt64) -> [DecodedField] {
         decoders[offset]?(value) ?? []
     }
 

@@ -2,7 +2,7 @@
 
 extension IDR0 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("S2P", 0),
         .bit("S1P", 1),
         .field("TTF", 3, 2, .names(["reserved", "LPAE", "VMSAv8-64", "LPAE and VMSAv8-64"])),
@@ -43,7 +43,7 @@ extension IDR0 {
 
 extension IDR1 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("SIDSIZE", 5, 0, .text { "\($0)-bit StreamIDs" }),
         .field("SSIDSIZE", 10, 6, .text { "\($0)-bit SubstreamIDs" }),
         .field("PRIQS", 15, 11, .text { "2^\($0) entries" }),
@@ -60,14 +60,14 @@ extension IDR1 {
 
 extension IDR2 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("BA_VATOS", 9, 0, .text { "VATOS page at 0x" + String(0x2_0000 + $0 * 0x1_0000, radix: 16) })
     ]
 }
 
 extension IDR3 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("HAD", 2),
         .bit("PBHA", 3),
         .bit("XNX", 4),
@@ -93,7 +93,7 @@ extension IDR3 {
 
 extension IDR5 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("OAS", 2, 0, .text(Meaning.addressSize)),
         .bit("GRAN4K", 4),
         .bit("GRAN16K", 5),
@@ -115,7 +115,7 @@ extension IDR5 {
 
 extension IDR6 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("LOG2NUMQ", 19, 16, .text { "\(UInt64(1) << $0) queues a page" }),
         .field("LOG2NUMP", 27, 24, .text { "\(UInt64(1) << $0) pages" }),
     ]
@@ -123,7 +123,7 @@ extension IDR6 {
 
 extension IIDR {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("Implementer", 11, 0, .text { $0 == 0x43B ? "Arm" : nil }),
         .field("Revision", 15, 12),
         .field("Variant", 19, 16),
@@ -133,7 +133,7 @@ extension IIDR {
 
 extension AIDR {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("ArchMinorRev", 3, 0, .text { $0 <= 4 ? "SMMUv3.\($0)" : "reserved" }),
         .field("ArchMajorRev", 7, 4, .text { $0 == 0 ? "SMMUv3" : "reserved" }),
     ]
@@ -141,7 +141,7 @@ extension AIDR {
 
 extension CR0 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("SMMUEN", 0, .flag("on", "off")),
         .bit("PRIQEN", 1, .flag("on", "off")),
         .bit("EVENTQEN", 2, .flag("on", "off")),
@@ -154,7 +154,7 @@ extension CR0 {
 
 extension CR1 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("QUEUE_IC", 1, 0, .names(["NC", "WB", "WT", "reserved, as NC"])),
         .field("QUEUE_OC", 3, 2, .names(["NC", "WB", "WT", "reserved, as NC"])),
         .field("QUEUE_SH", 5, 4, .names(["NSH", "reserved, as NSH", "OSH", "ISH"])),
@@ -166,7 +166,7 @@ extension CR1 {
 
 extension CR2 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("E2H", 0, .flag("EL2-E2H", "EL2")),
         .bit("RECINVSID", 1, .flag("recorded", "not recorded")),
         .bit("PTM", 2, .flag("broadcasts ignored", "broadcasts obeyed")),
@@ -176,14 +176,14 @@ extension CR2 {
 
 extension STATUSR {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("DORMANT", 0)
     ]
 }
 
 extension GBPA {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("MemAttr", 3, 0, .text(Meaning.memoryType)),
         .bit("MTCFG", 4, .flag("MemAttr", "incoming")),
         .field("ALLOCCFG", 11, 8, .text(Meaning.allocationHints)),
@@ -197,14 +197,14 @@ extension GBPA {
 
 extension AGBPA {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("IMPDEF", 31, 0)
     ]
 }
 
 extension IRQCtrl {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("GERROR_IRQEN", 0, .flag("on", "off")),
         .bit("PRIQ_IRQEN", 1, .flag("on", "off")),
         .bit("EVENTQ_IRQEN", 2, .flag("on", "off")),
@@ -213,7 +213,7 @@ extension IRQCtrl {
 
 extension GError {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("CMDQ_ERR", 0),
         .bit("EVENTQ_ABT_ERR", 2),
         .bit("PRIQ_ABT_ERR", 3),
@@ -229,21 +229,21 @@ extension GError {
 
 extension IRQCfg0 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .address("ADDR", 55, 2)
     ]
 }
 
 extension IRQCfg1 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("DATA", 31, 0)
     ]
 }
 
 extension IRQCfg2 {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("MemAttr", 3, 0, .text(Meaning.memoryType)),
         .field("SH", 5, 4, .names(["NSH", "reserved, as NSH", "OSH", "ISH"])),
         .bit("LO", 31, .flag("at each Last", "when not empty"), isOptional: true),
@@ -252,7 +252,7 @@ extension IRQCfg2 {
 
 extension StrtabBase {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .address("ADDR", 55, 6),
         .bit("RA", 62),
     ]
@@ -260,7 +260,7 @@ extension StrtabBase {
 
 extension StrtabBaseCfg {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("LOG2SIZE", 5, 0, .text { "2^\($0) streams" }),
         .field(
             "SPLIT",
@@ -274,7 +274,7 @@ extension StrtabBaseCfg {
 
 extension QueueBase {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("LOG2SIZE", 4, 0, .text { "2^\($0) entries" }),
         .address("ADDR", 55, 5),
         .bit("RA/WA", 62, .flag("allocate", nil)),
@@ -283,14 +283,14 @@ extension QueueBase {
 
 extension CmdqProd {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("WR", 19, 0)
     ]
 }
 
 extension CmdqCons {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("RD", 19, 0),
         .field("ERR", 30, 24, .text(Meaning.commandError)),
     ]
@@ -298,7 +298,7 @@ extension CmdqCons {
 
 extension OutputQueueProd {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("WR", 19, 0),
         .bit("OVFLG", 31),
     ]
@@ -306,7 +306,7 @@ extension OutputQueueProd {
 
 extension OutputQueueCons {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("RD", 19, 0),
         .bit("OVACKFLG", 31),
     ]
@@ -314,7 +314,7 @@ extension OutputQueueCons {
 
 extension CmdqControlPageBase {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("CMDQ_CONTROL_PAGE_PRESET", 0),
         .field("CMDQGS", 2, 1, .text { $0 == 1 ? "64 KiB" : "reserved" }),
         .address("ADDR", 55, 16),
@@ -323,7 +323,7 @@ extension CmdqControlPageBase {
 
 extension ECMDQProd {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("WR", 19, 0),
         .bit("ERRACK", 23),
         .bit("EN", 31, .flag("on", "off")),
@@ -332,7 +332,7 @@ extension ECMDQProd {
 
 extension ECMDQCons {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("RD", 19, 0),
         .bit("ERR", 23),
         .field("ERR_REASON", 26, 24, .text(Meaning.commandError)),
@@ -342,14 +342,14 @@ extension ECMDQCons {
 
 extension GATOSCtrl {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("RUN", 0, .flag("running", "idle"))
     ]
 }
 
 extension GATOSSid {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("STREAMID", 31, 0),
         .field("SUBSTREAMID", 51, 32),
         .bit("SSID_VALID", 52),
@@ -358,7 +358,7 @@ extension GATOSSid {
 
 extension GATOSAddr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("HTTUI", 6, .flag("no updates", nil)),
         .bit("InD", 7, .flag("instruction", "data")),
         .bit("RnW", 8, .flag("read", "write")),
@@ -370,7 +370,7 @@ extension GATOSAddr {
 
 extension GATOSPar {
     /// The fields of a translation, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("FAULT", 0, .flag("failed", "translated")),
         .field("SH", 9, 8, .names(["NSH", "reserved, as NSH", "OSH", "ISH"])),
         .bit("Size", 11, .flag("larger, see ADDR", "4 KiB")),
@@ -379,7 +379,7 @@ extension GATOSPar {
     ]
 
     /// The fields of a failure, by bit number.
-    package static let faultLayout: [FieldLayout] = [
+    public static let faultLayout: [FieldLayout] = [
         .bit("FAULT", 0, .flag("failed", "translated")),
         .field(
             "REASON",
@@ -394,19 +394,19 @@ extension GATOSPar {
         .field("IMPDEF", 63, 60, isOptional: true),
     ]
 
-    package var fields: [DecodedField] { (fault ? Self.faultLayout : Self.layout).decode(rawValue) }
+    public var fields: [DecodedField] { (fault ? Self.faultLayout : Self.layout).decode(rawValue) }
 }
 
 extension VATOSSel {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("VMID", 15, 0)
     ]
 }
 
 extension PMCGEvtyper {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("EVENT", 15, 0, .text(Meaning.counterEvent)),
         .bit("FILTER_PARTID", 16),
         .bit("FILTER_PMG", 17),
@@ -420,14 +420,14 @@ extension PMCGEvtyper {
 
 extension PMCGSmr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("STREAMID", 31, 0)
     ]
 }
 
 extension PMCGCfgr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("NCTR", 5, 0, .text { "\($0 + 1) counters" }),
         .field("SIZE", 13, 8, .text { "\($0 + 1) bits" }),
         .bit("RELOC_CTRS", 20),
@@ -441,21 +441,21 @@ extension PMCGCfgr {
 
 extension PMCGCr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("E", 0, .flag("on", "off"))
     ]
 }
 
 extension PMCGCapr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("CAPTURE", 0)
     ]
 }
 
 extension PMCGScr {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("SO", 0),
         .bit("NSRA", 1),
         .bit("NSMSI", 2),
@@ -467,21 +467,21 @@ extension PMCGScr {
 
 extension PMCGIRQCtrl {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("IRQEN", 0, .flag("on", "off"))
     ]
 }
 
 extension PMCGIRQStatus {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("IRQ_ABT", 0)
     ]
 }
 
 extension MPAMIDR {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("PARTID_MAX", 15, 0),
         .field("PMG_MAX", 23, 16),
     ]
@@ -489,7 +489,7 @@ extension MPAMIDR {
 
 extension GMPAM {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("SO_PARTID", 15, 0),
         .field("SO_PMG", 23, 16),
         .bit("Update", 31, isOptional: true),
@@ -498,7 +498,7 @@ extension GMPAM {
 
 extension GBPMPAM {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("GBP_PARTID", 15, 0),
         .field("GBP_PMG", 23, 16),
         .bit("Update", 31, isOptional: true),

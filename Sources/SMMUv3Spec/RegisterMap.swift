@@ -1,17 +1,17 @@
 // The registers by name, for tools and traces.
 
 /// One register: where it is and what it is.
-package struct RegisterInfo: Hashable, Sendable {
+public struct RegisterInfo: Hashable, Sendable {
     /// The name as the specification spells it, such as `SMMU_CR0`.
-    package let name: String
+    public let name: String
     /// Bytes from page 0.
-    package let offset: UInt64
+    public let offset: UInt64
     /// 4 or 8.
-    package let byteCount: Int
+    public let byteCount: Int
     /// Who may do what, such as `RW while SMMUEN is 0`.
-    package let access: String
+    public let access: String
     /// What it is, in a short phrase.
-    package let summary: String
+    public let summary: String
 
     init(_ name: String, _ offset: UInt64, _ byteCount: Int, _ access: String, _ summary: String) {
         self.name = name
@@ -23,9 +23,9 @@ package struct RegisterInfo: Hashable, Sendable {
 }
 
 /// The Non-secure registers of an SMMU.
-package enum RegisterMap {
+public enum RegisterMap {
     /// Every register of page 0 and page 1, by offset.
-    package static let all: [RegisterInfo] = [
+    public static let all: [RegisterInfo] = [
         RegisterInfo("SMMU_IDR0", RegisterOffset.idr0, 4, "RO", "what the SMMU can do"),
         RegisterInfo("SMMU_IDR1", RegisterOffset.idr1, 4, "RO", "sizes and presets"),
         RegisterInfo("SMMU_IDR2", RegisterOffset.idr2, 4, "RO", "where the VATOS page lies"),
@@ -267,18 +267,18 @@ package enum RegisterMap {
     ]
 
     /// The register of that name, whatever the case, with or without `SMMU_`; nil where there is none.
-    package static func register(named name: String) -> RegisterInfo? {
+    public static func register(named name: String) -> RegisterInfo? {
         all.register(named: name, prefix: "SMMU_")
     }
 
     /// The register that has a byte at `offset`; nil where there is none.
-    package static func register(at offset: UInt64) -> RegisterInfo? { all.register(at: offset) }
+    public static func register(at offset: UInt64) -> RegisterInfo? { all.register(at: offset) }
 }
 
 /// The registers of a performance monitor counter group; of those there are many of, the first.
-package enum PMCGRegisterMap {
+public enum PMCGRegisterMap {
     /// Every register of page 0, by offset.
-    package static let all: [RegisterInfo] = [
+    public static let all: [RegisterInfo] = [
         RegisterInfo(
             "SMMU_PMCG_EVCNTR0",
             PMCGRegisterOffset.evcntr,
@@ -438,12 +438,12 @@ package enum PMCGRegisterMap {
     ]
 
     /// The register of that name, whatever the case, with or without `SMMU_PMCG_`; nil where there is none.
-    package static func register(named name: String) -> RegisterInfo? {
+    public static func register(named name: String) -> RegisterInfo? {
         all.register(named: name, prefix: "SMMU_PMCG_")
     }
 
     /// The register that has a byte at `offset`; nil where there is none.
-    package static func register(at offset: UInt64) -> RegisterInfo? { all.register(at: offset) }
+    public static func register(at offset: UInt64) -> RegisterInfo? { all.register(at: offset) }
 }
 
 extension [RegisterInfo] {

@@ -2,7 +2,7 @@
 
 extension STE: FieldDecodable {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("V", 0, .flag("valid", "invalid")),
         .field("Config", 3, 1, .text { StreamConfig(rawValue: UInt8(truncatingIfNeeded: $0)).description }),
         .field(
@@ -100,7 +100,7 @@ extension STE: FieldDecodable {
     ]
 
     /// The fields that the hardware looks at with this V and Config; those of extensions only where not zero.
-    package var fields: [DecodedField] { Self.layout.filter(isLookedAt).decode(words) }
+    public var fields: [DecodedField] { Self.layout.filter(isLookedAt).decode(words) }
 
     private func isLookedAt(_ field: FieldLayout) -> Bool {
         guard v, !config.abortsSilently else { return field.high <= 3 }
@@ -123,7 +123,7 @@ extension STE: FieldDecodable {
 
 extension CD: FieldDecodable {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field("T0SZ", 5, 0, .text { "\(64 - $0)-bit addresses" }),
         .field("TG0", 7, 6, .names(["4 KiB", "64 KiB", "16 KiB", "reserved"])),
         .field("IR0", 9, 8, .names(["NC", "WB RA WA", "WT RA", "WB RA no-WA"])),
@@ -188,7 +188,7 @@ extension CD: FieldDecodable {
 
     /// The fields that the hardware looks at with this V, EPD0, EPD1; those of extensions only where not
     /// zero.
-    package var fields: [DecodedField] { Self.layout.filter(isLookedAt).decode(words) }
+    public var fields: [DecodedField] { Self.layout.filter(isLookedAt).decode(words) }
 
     private func isLookedAt(_ field: FieldLayout) -> Bool {
         guard v else { return field.name == "V" }
@@ -202,7 +202,7 @@ extension CD: FieldDecodable {
 
 extension L1STD: FieldDecodable {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .field(
             "Span",
             4,
@@ -214,15 +214,15 @@ extension L1STD: FieldDecodable {
         .address("L2Ptr", 55, 6),
     ]
 
-    package var fields: [DecodedField] { Self.layout.filter { span != 0 || $0.name == "Span" }.decode(word) }
+    public var fields: [DecodedField] { Self.layout.filter { span != 0 || $0.name == "Span" }.decode(word) }
 }
 
 extension L1CD: FieldDecodable {
     /// Every field, by bit number.
-    package static let layout: [FieldLayout] = [
+    public static let layout: [FieldLayout] = [
         .bit("V", 0, .flag("valid", "invalid")),
         .address("L2Ptr", 55, 12),
     ]
 
-    package var fields: [DecodedField] { Self.layout.filter { v || $0.name == "V" }.decode(word) }
+    public var fields: [DecodedField] { Self.layout.filter { v || $0.name == "V" }.decode(word) }
 }

@@ -3,7 +3,7 @@
 import BitFields
 
 /// A register as a typed word: any value can be held and read, reserved bits included.
-package protocol RegisterWord: FieldDecodable, Hashable, Sendable {
+public protocol RegisterWord: FieldDecodable, Hashable, Sendable {
     /// `UInt32` or `UInt64`, as wide as the register.
     associatedtype RawValue: FixedWidthInteger & UnsignedInteger & Sendable
 
@@ -18,7 +18,7 @@ package protocol RegisterWord: FieldDecodable, Hashable, Sendable {
 
 extension RegisterWord {
     /// All zero.
-    package init() { self.init(rawValue: 0) }
+    public init() { self.init(rawValue: 0) }
 }
 
 extension UInt64 {

@@ -1,7 +1,7 @@
 // The address map as readers see it: plain words that never change once they are published.
 
-package import AddressSpace
-package import DeviceModel
+public import AddressSpace
+public import DeviceModel
 import GuestMemory
 import Synchronization
 
@@ -110,7 +110,7 @@ struct BusSnapshot {
 ///
 /// For ports: counting references to the bus would cost a hit as much as all the rest of it.
 // SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
-package struct BusView: @unchecked Sendable {
+public struct BusView: @unchecked Sendable {
     /// In memory of its own, which nothing else shares: every access reads it.
     let published: UnsafeMutablePointer<Atomic<UnsafeMutablePointer<BusSnapshot>>>
 
@@ -131,14 +131,14 @@ package struct BusView: @unchecked Sendable {
     var snapshot: UnsafeMutablePointer<BusSnapshot> { published.pointee.load(ordering: .acquiring) }
 
     /// As ``SystemBus/copyOut(at:into:)``.
-    package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
+    public func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
         throws(BusError)
     {
         try SystemBus.copyOut(at: address, into: buffer, in: snapshot)
     }
 
     /// As ``SystemBus/copyIn(_:at:)``.
-    package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
+    public func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
         try SystemBus.copyIn(buffer, at: address, in: snapshot)
     }
 }

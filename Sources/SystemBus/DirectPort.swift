@@ -1,21 +1,21 @@
 // The port of a device that no SMMU stands before.
 
-package import AddressSpace
-package import DeviceModel
-package import Glibc
+public import AddressSpace
+public import DeviceModel
+public import Glibc
 import GuestMemory
 
 /// A device's view of plain memory: its addresses are physical addresses.
 ///
 /// A device cannot tell it from a port behind an SMMU, except that nothing is translated and nothing is recorded.
-package final class DirectPort: DMAPort {
+public final class DirectPort: DMAPort {
     private let bus: SystemBus
     private let view: BusView
     private let tracker: TransactionTracker
     private let slot: TransactionTracker.Slot
 
     /// - Parameter tracker: Where the port shows that it is inside a transaction; it outlives the port.
-    package init(bus: SystemBus, tracker: TransactionTracker) {
+    public init(bus: SystemBus, tracker: TransactionTracker) {
         self.bus = bus
         view = bus.view
         self.tracker = tracker
@@ -24,7 +24,7 @@ package final class DirectPort: DMAPort {
 
     deinit { tracker.releaseSlot(slot) }
 
-    package func read(
+    public func read(
         at address: IOVirtualAddress,
         into buffer: UnsafeMutableRawBufferPointer,
         _ attributes: TransactionAttributes
@@ -38,7 +38,7 @@ package final class DirectPort: DMAPort {
         }
     }
 
-    package func write(
+    public func write(
         _ buffer: UnsafeRawBufferPointer,
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
@@ -52,7 +52,7 @@ package final class DirectPort: DMAPort {
         }
     }
 
-    package func lend(
+    public func lend(
         _ ranges: [DMARange],
         for direction: DMADirection,
         _ attributes: TransactionAttributes,

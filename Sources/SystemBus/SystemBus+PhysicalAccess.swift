@@ -1,12 +1,12 @@
 // Memory and registers as a CPU or a driver reaches them.
 
-package import AddressSpace
+public import AddressSpace
 import CLinux
-package import DeviceModel
+public import DeviceModel
 import Glibc
 
 extension SystemBus: PhysicalAccess {
-    package func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64 {
+    public func load(_ width: AccessWidth, at address: PhysicalAddress) throws(BusError) -> UInt64 {
         let map = enter()
         defer { leave() }
         if let record = map.pointee.window(containing: address.rawValue) {
@@ -29,7 +29,7 @@ extension SystemBus: PhysicalAccess {
         return value
     }
 
-    package func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
+    public func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) throws(BusError) {
         let map = enter()
         defer { leave() }
         if let record = map.pointee.window(containing: address.rawValue) {
@@ -55,7 +55,7 @@ extension SystemBus: PhysicalAccess {
     /// Reads bytes of RAM; a negative count reads none.
     ///
     /// The result is as long as asked for where RAM is: a caller that passes on a stranger's count bounds it first.
-    package func read(_ byteCount: Int, at address: PhysicalAddress) throws(BusError) -> [UInt8] {
+    public func read(_ byteCount: Int, at address: PhysicalAddress) throws(BusError) -> [UInt8] {
         guard byteCount > 0 else { return [] }
         let map = enter()
         defer { leave() }
@@ -74,7 +74,7 @@ extension SystemBus: PhysicalAccess {
         return bytes
     }
 
-    package func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
+    public func write(_ bytes: [UInt8], at address: PhysicalAddress) throws(BusError) {
         let map = enter()
         defer { leave() }
         try map.pointee.checkRAM(byteCount: UInt64(bytes.count), at: address, isWrite: true)
@@ -89,7 +89,7 @@ extension SystemBus: PhysicalAccess {
         if let failure { throw failure }
     }
 
-    package func fill(_ byte: UInt8, byteCount: UInt64, at address: PhysicalAddress) throws(BusError) {
+    public func fill(_ byte: UInt8, byteCount: UInt64, at address: PhysicalAddress) throws(BusError) {
         let map = enter()
         defer { leave() }
         try map.pointee.checkRAM(byteCount: byteCount, at: address, isWrite: true)
@@ -108,7 +108,7 @@ extension SystemBus: PhysicalAccess {
         }
     }
 
-    package func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress)
+    public func compareExchange64(expected: UInt64, desired: UInt64, at address: PhysicalAddress)
         throws(BusError) -> UInt64
     {
         let map = enter()
@@ -124,7 +124,7 @@ extension SystemBus: PhysicalAccess {
 
 extension SystemBus {
     /// Whether a window of registers answers at an address.
-    package func isRegisterWindow(at address: PhysicalAddress) -> Bool {
+    public func isRegisterWindow(at address: PhysicalAddress) -> Bool {
         let map = enter()
         defer { leave() }
         return map.pointee.window(containing: address.rawValue) != nil

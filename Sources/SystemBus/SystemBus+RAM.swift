@@ -1,9 +1,9 @@
 // What the SMMU does to memory at every transaction: no lock, no allocation, no reference count.
 
-package import AddressSpace
+public import AddressSpace
 import CLinux
-package import DeviceModel
-package import GuestMemory
+public import DeviceModel
+public import GuestMemory
 
 // An access that the kernel cannot back (a peer truncated the file) reads zeroes and sets the record's flag before
 // it returns, so the flag is looked at after the access. Before a store it is looked at too: what a peer sends to
@@ -55,7 +55,7 @@ extension SystemBus {
     ///
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.lost`.
-    package func loadRAM64(at address: PhysicalAddress) throws(BusError) -> UInt64 {
+    public func loadRAM64(at address: PhysicalAddress) throws(BusError) -> UInt64 {
         let map = snapshot
         guard !map.pointee.isRemote(address) else { return try map.pointee.loadRemote(8, at: address) }
         let (host, record) = try map.pointee.locate(8, at: address, alignment: 8)
@@ -65,7 +65,7 @@ extension SystemBus {
     }
 
     /// Reads two consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
-    package func loadRAM64x2(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
+    public func loadRAM64x2(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
         let map = snapshot
         guard !map.pointee.isRemote(address) else {
             var words = SIMD2<UInt64>()
@@ -79,7 +79,7 @@ extension SystemBus {
     }
 
     /// Reads eight consecutive words, each as ``loadRAM64(at:)`` does, in no particular order.
-    package func loadRAM64x8(at address: PhysicalAddress) throws(BusError) -> SIMD8<UInt64> {
+    public func loadRAM64x8(at address: PhysicalAddress) throws(BusError) -> SIMD8<UInt64> {
         let map = snapshot
         guard !map.pointee.isRemote(address) else {
             var words = SIMD8<UInt64>()
@@ -105,7 +105,7 @@ extension SystemBus {
     ///
     /// - Throws: ``BusError``: `.unassigned` where no RAM is (a register window included), `.refused` where the
     ///   address is not a multiple of 8, `.readOnly`, `.lost`.
-    package func storeRAM64(_ value: UInt64, at address: PhysicalAddress) throws(BusError) {
+    public func storeRAM64(_ value: UInt64, at address: PhysicalAddress) throws(BusError) {
         let map = snapshot
         guard !map.pointee.isRemote(address) else {
             return try map.pointee.storeRemote(value, 8, at: address)
@@ -116,7 +116,7 @@ extension SystemBus {
     }
 
     /// Writes an aligned 32-bit word of RAM, as ``storeRAM64(_:at:)`` does.
-    package func storeRAM32(_ value: UInt32, at address: PhysicalAddress) throws(BusError) {
+    public func storeRAM32(_ value: UInt32, at address: PhysicalAddress) throws(BusError) {
         let map = snapshot
         guard !map.pointee.isRemote(address) else {
             return try map.pointee.storeRemote(UInt64(value), 4, at: address)
@@ -127,7 +127,7 @@ extension SystemBus {
     }
 
     /// Writes four consecutive words, each as ``storeRAM64(_:at:)`` does, in ascending order.
-    package func storeRAM64x4(_ value: SIMD4<UInt64>, at address: PhysicalAddress) throws(BusError) {
+    public func storeRAM64x4(_ value: SIMD4<UInt64>, at address: PhysicalAddress) throws(BusError) {
         let map = snapshot
         guard !map.pointee.isRemote(address) else {
             for index in 0..<4 { try map.pointee.storeRemoteWord(value[index], index, after: address) }
@@ -148,7 +148,7 @@ extension SystemBus {
     ///
     /// - Returns: Nil where the bytes are not all in one entry of RAM, it is lost, or is not writable and `access`
     ///   is ``MemoryAccess/write``.
-    package func hostPointer(at address: PhysicalAddress, count: Int, for access: MemoryAccess = .write)
+    public func hostPointer(at address: PhysicalAddress, count: Int, for access: MemoryAccess = .write)
         -> UnsafeMutableRawPointer?
     {
         let first = address.rawValue
@@ -191,7 +191,7 @@ extension SystemBus {
     ///
     /// - Throws: ``BusError`` with the address of the first byte that got no answer; the bytes before it may have
     ///   been read.
-    package func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
+    public func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
         throws(BusError)
     {
         try Self.copyOut(at: address, into: buffer, in: snapshot)
@@ -233,7 +233,7 @@ extension SystemBus {
     ///
     /// - Throws: ``BusError`` with the address of the first byte that was not taken; the bytes before it may have
     ///   been written.
-    package func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
+    public func copyIn(_ buffer: UnsafeRawBufferPointer, at address: PhysicalAddress) throws(BusError) {
         try Self.copyIn(buffer, at: address, in: snapshot)
     }
 

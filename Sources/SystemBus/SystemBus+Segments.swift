@@ -1,8 +1,8 @@
 // RAM as the host's segments, for system calls that move bytes.
 
-package import AddressSpace
-package import DeviceModel
-package import Glibc
+public import AddressSpace
+public import DeviceModel
+public import Glibc
 import GuestMemory
 
 extension SystemBus {
@@ -13,7 +13,7 @@ extension SystemBus {
     ///
     /// - Returns: Whether they are all RAM of this process that can be used so; where not, `segments` may have
     ///   grown all the same.
-    package func appendSegments(
+    public func appendSegments(
         at address: PhysicalAddress,
         byteCount: Int,
         for direction: DMADirection,

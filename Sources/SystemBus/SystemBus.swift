@@ -1,8 +1,8 @@
 // The physical address map: what is there, and how it changes while others read it.
 
-package import AddressSpace
-package import DeviceModel
-package import GuestMemory
+public import AddressSpace
+public import DeviceModel
+public import GuestMemory
 import Synchronization
 
 /// The machine's physical address space: RAM and register windows.
@@ -21,7 +21,7 @@ import Synchronization
 //
 // SAFETY of @unchecked Sendable: the map and what is retired are behind a Mutex, the pointer is atomic, and the
 // snapshots that it points at do not change.
-package final class SystemBus: @unchecked Sendable {
+public final class SystemBus: @unchecked Sendable {
     /// What the map holds at a range.
     private enum Content: Sendable {
         case ram(MemoryRegion)
@@ -59,12 +59,12 @@ package final class SystemBus: @unchecked Sendable {
     }
 
     /// The map as it is now, for those who keep the bus alive by other means.
-    package let view: BusView
+    public let view: BusView
     private let changes = Changes()
     private let readers = CountedReaders()
 
     /// An address space in which nothing is.
-    package init() {
+    public init() {
         view = BusView(publishing: Self.makeSnapshot(of: AddressMap()))
     }
 
@@ -130,7 +130,7 @@ extension SystemBus {
     ///
     /// - Throws: ``AddressConflict`` with what is there already; nothing changes. A region that would leave the
     ///   64-bit space conflicts with the last byte of it.
-    package func addRAM(_ region: MemoryRegion, at address: PhysicalAddress, name: String)
+    public func addRAM(_ region: MemoryRegion, at address: PhysicalAddress, name: String)
         throws(AddressConflict)
     {
         guard let range = AddressRange(start: address.rawValue, byteCount: region.byteCount) else {
@@ -144,7 +144,7 @@ extension SystemBus {
     /// The bus holds the target. One that holds the bus in turn goes only once it is removed and reclaimed.
     ///
     /// - Throws: ``AddressConflict`` with what is there already; nothing changes.
-    package func addWindow(_ target: any RegisterTarget, at range: AddressRange, name: String)
+    public func addWindow(_ target: any RegisterTarget, at range: AddressRange, name: String)
         throws(AddressConflict)
     {
         try add(Occupant(name: name, content: .window(WindowBox(target))), at: range)
@@ -154,7 +154,7 @@ extension SystemBus {
     /// exchanges, which are refused, and for host pointers, of which there are none.
     ///
     /// - Throws: ``AddressConflict`` with what is there already; nothing changes.
-    package func addRemote(
+    public func addRemote(
         _ memory: any RemoteMemory,
         at range: AddressRange,
         isWritable: Bool,
@@ -167,7 +167,7 @@ extension SystemBus {
     /// Takes a peer's memory with exactly this range out of the map, if there is some.
     ///
     /// Accesses that are under way may still ask for it until the caller has waited for them.
-    package func removeRemote(at range: AddressRange) {
+    public func removeRemote(at range: AddressRange) {
         remove(at: range) { if case .remote = $0 { true } else { false } }
     }
 
@@ -175,7 +175,7 @@ extension SystemBus {
     ///
     /// Accesses that are under way may still reach it until the caller has waited for them.
     @discardableResult
-    package func removeRAM(at range: AddressRange) -> MemoryRegion? {
+    public func removeRAM(at range: AddressRange) -> MemoryRegion? {
         let occupant = remove(at: range) { if case .ram = $0 { true } else { false } }
         guard case .ram(let region) = occupant?.content else { return nil }
         return region
@@ -184,19 +184,19 @@ extension SystemBus {
     /// Takes the window with exactly this range out of the map, if there is one.
     ///
     /// Accesses that are under way may still reach it until the caller has waited for them.
-    package func removeWindow(at range: AddressRange) {
+    public func removeWindow(at range: AddressRange) {
         remove(at: range) { if case .window = $0 { true } else { false } }
     }
 
     /// How often the map has changed: what to hand to ``reclaim(through:)``.
-    package var generation: UInt64 { changes.state.withLock { $0.generation } }
+    public var generation: UInt64 { changes.state.withLock { $0.generation } }
 
     /// Frees what was removed up to and including the change that made `generation`.
     ///
     /// The caller takes ``generation``, waits until every access that began before has ended (see the type's
     /// description), and then calls this. It never waits itself: while accesses of ``PhysicalAccess`` are under
     /// way nothing is freed, and the last of them does it when it ends.
-    package func reclaim(through generation: UInt64) {
+    public func reclaim(through generation: UInt64) {
         changes.state.withLock { state in
             // What is removed later is not meant, even where it happens before this is carried out.
             state.reclaimable = max(state.reclaimable, min(generation, state.generation))
@@ -222,7 +222,7 @@ extension SystemBus {
     /// Frees everything that was removed.
     ///
     /// For callers that know that nobody else is using the bus, or has since the last change.
-    package func reclaim() { reclaim(through: .max) }
+    public func reclaim() { reclaim(through: .max) }
 
     private func add(_ occupant: Occupant, at range: AddressRange) throws(AddressConflict) {
         let conflict: AddressConflict? = changes.state.withLock { state in
@@ -250,7 +250,10 @@ extension SystemBus {
 
     private func publish(_ state: inout State, removing occupant: Occupant?) {
         state.generation &+= 1
-        let old = view.published.pointee.exchange(Self.makeSnapshot(of: state.map), ordering: .sequentiallyConsistent)
+        let old = view.published.pointee.exchange(
+            Self.makeSnapshot(of: state.map),
+            ordering: .sequentiallyConsistent
+        )
         state.retired.append(Retired(generation: state.generation, snapshot: old, occupant: occupant))
     }
 
@@ -302,20 +305,20 @@ extension SystemBus {
 
 extension SystemBus {
     /// One thing in the map, for people.
-    package struct Entry: Hashable, Sendable {
-        package enum Kind: String, Hashable, Sendable {
+    public struct Entry: Hashable, Sendable {
+        public enum Kind: String, Hashable, Sendable {
             case ram
             case window
             case remote
         }
 
-        package let range: AddressRange
-        package let name: String
-        package let kind: Kind
+        public let range: AddressRange
+        public let name: String
+        public let kind: Kind
     }
 
     /// Everything in the map, in ascending order of address.
-    package var entries: [Entry] {
+    public var entries: [Entry] {
         changes.state.withLock { state in
             state.map.entries.map { entry in
                 let kind: Entry.Kind =
@@ -330,7 +333,7 @@ extension SystemBus {
     }
 
     /// The RAM that holds an address, and how far into its region that is.
-    package func ramSlice(containing address: PhysicalAddress) -> (region: MemoryRegion, offset: UInt64)? {
+    public func ramSlice(containing address: PhysicalAddress) -> (region: MemoryRegion, offset: UInt64)? {
         changes.state.withLock { state in
             guard let entry = state.map.entry(containing: address.rawValue),
                 case .ram(let region) = entry.value.content
@@ -340,15 +343,15 @@ extension SystemBus {
     }
 
     /// A part of a range that is RAM, in one region.
-    package struct RAMSlice: Sendable {
-        package let range: AddressRange
-        package let region: MemoryRegion
+    public struct RAMSlice: Sendable {
+        public let range: AddressRange
+        public let region: MemoryRegion
         /// Where in the region the part begins.
-        package let offset: UInt64
+        public let offset: UInt64
     }
 
     /// All that is RAM of a range of physical addresses, in ascending order.
-    package func ramSlices(in range: AddressRange) -> [RAMSlice] {
+    public func ramSlices(in range: AddressRange) -> [RAMSlice] {
         changes.state.withLock { state in
             state.map.entries.compactMap { entry in
                 guard case .ram(let region) = entry.value.content, entry.range.overlaps(range),

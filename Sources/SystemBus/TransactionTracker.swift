@@ -1,6 +1,6 @@
 // Transactions in flight: who is inside one, and how to wait for those to leave without stopping anyone.
 
-import CLinux
+public import CLinux
 import Synchronization
 
 /// Knows which requesters are between translating an address and having finished with the memory behind it.
@@ -15,15 +15,15 @@ import Synchronization
 /// every thread of the process, then looks at the slots. A requester whose entry the waiter does not see entered
 /// after that barrier, and so looks at the caches after it too. Where the kernel has no membarrier, entering
 /// takes a fence instead.
-package final class TransactionTracker: Sendable {
+public final class TransactionTracker: Sendable {
     /// One requester's place in the tracker.
     ///
     /// Owned by one thread at a time.
-    package struct Slot: @unchecked Sendable {
+    public struct Slot: @unchecked Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// [0] a sequence number, odd while inside; [1...] the owner's counters.
-        @usableFromInline package let words: UnsafeMutablePointer<UInt64>
-        @usableFromInline package let needsFence: Bool
+        public let words: UnsafeMutablePointer<UInt64>
+        public let needsFence: Bool
 
         init(words: UnsafeMutablePointer<UInt64>, needsFence: Bool) {
             (self.words, self.needsFence) = (words, needsFence)
@@ -31,26 +31,26 @@ package final class TransactionTracker: Sendable {
 
         /// Marks the start of a transaction: from here on a waiter waits for ``leave()``.
         @inline(__always)  // Two stores: a call would cost more than the work.
-        @inlinable package func enter() {
+        @inlinable public func enter() {
             smmud_store_u64(words, words.pointee &+ 1)
             if needsFence { smmud_fence_seq_cst() } else { smmud_compiler_barrier() }
         }
 
         /// Marks the end of a transaction: all its accesses to memory happened before.
         @inline(__always)  // One store.
-        @inlinable package func leave() {
+        @inlinable public func leave() {
             smmud_store_u64(words, words.pointee &+ 1)
         }
 
         /// Adds to the owner's counter `index`, 1 up to ``TransactionTracker/counterCount``.
         @inline(__always)  // A load and a store.
-        @inlinable package func count(_ index: Int, _ amount: UInt64 = 1) {
+        @inlinable public func count(_ index: Int, _ amount: UInt64 = 1) {
             smmud_store_u64(words + index, words[index] &+ amount)
         }
     }
 
     /// How many counters beside the sequence number a slot has.
-    package static let counterCount = 7
+    public static let counterCount = 7
 
     /// 128 bytes: two cache lines, because the adjacent-line prefetcher pairs them.
     private static let wordsPerSlot = 16
@@ -68,7 +68,7 @@ package final class TransactionTracker: Sendable {
     private let storage = Mutex(Storage())
     private let needsFence: Bool
 
-    package init() {
+    public init() {
         needsFence = !smmud_membarrier_register()
     }
 
@@ -81,7 +81,7 @@ package final class TransactionTracker: Sendable {
     /// Takes a slot for one requester.
     ///
     /// The tracker must outlive it.
-    package func acquireSlot() -> Slot {
+    public func acquireSlot() -> Slot {
         storage.withLock { storage in
             if storage.slots.free.isEmpty {
                 let count = Self.wordsPerSlot * Self.slotsPerChunk
@@ -101,7 +101,7 @@ package final class TransactionTracker: Sendable {
     /// Gives a slot back.
     ///
     /// Its owner is not inside a transaction and does not use it again.
-    package func releaseSlot(_ slot: Slot) {
+    public func releaseSlot(_ slot: Slot) {
         storage.withLock { storage in
             for index in 0..<Self.counterCount {
                 storage.slots.retired[index] &+= slot.words[index + 1]
@@ -113,7 +113,7 @@ package final class TransactionTracker: Sendable {
     }
 
     /// The sum of every owner's counter `index`, 1 up to ``counterCount``.
-    package func total(_ index: Int) -> UInt64 {
+    public func total(_ index: Int) -> UInt64 {
         storage.withLock { storage in
             var sum = storage.slots.retired[index - 1]
             for chunk in storage.slots.chunks {
@@ -131,7 +131,7 @@ package final class TransactionTracker: Sendable {
     ///
     /// - Returns: How many transactions it had to wait for.
     @discardableResult
-    package func waitForTransactionsInFlight() -> Int {
+    public func waitForTransactionsInFlight() -> Int {
         if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
         let inside = storage.withLock { storage in
             var inside: [(words: InsideSlot, sequence: UInt64)] = []

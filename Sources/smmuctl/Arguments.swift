@@ -48,7 +48,12 @@ extension SMMUSelector: ExpressibleByArgument {
     package init?(argument: String) { self.init(text: argument) }
 }
 
-extension DomainKind: ExpressibleByArgument {}
+extension DomainName: ExpressibleByArgument {
+    package init?(argument: String) {
+        guard !argument.isEmpty else { return nil }
+        self.init(rawValue: argument)
+    }
+}
 extension TransactionParameters.Access: ExpressibleByArgument {}
 
 extension Permissions: ExpressibleByArgument {
@@ -63,6 +68,19 @@ extension CompletionKind {
             client.timeoutMilliseconds = 1000
             guard let board = try? client.call(Methods.MachineDescribe.self, Nothing()) else { return [] }
             return board.endpoints.flatMap { [$0.name] + $0.aliases }
+        }
+    }
+}
+
+extension CompletionKind {
+    /// The names of domains, of the daemon that runs, if one runs.
+    static var domains: CompletionKind {
+        .custom { _, _, _ in
+            let fixed = [DomainName.dma, .identity, .blocked].map(\.rawValue)
+            guard let client = try? ControlClient(path: SocketPaths.control) else { return fixed }
+            client.timeoutMilliseconds = 1000
+            guard let result = try? client.call(Methods.IOMMUDomains.self, Nothing()) else { return fixed }
+            return fixed + result.domains.compactMap(\.name).filter { !fixed.contains($0) }
         }
     }
 }

@@ -96,7 +96,7 @@ struct IRQ: ParsableCommand {
 }
 
 /// The next notification; a daemon that goes away while it is followed is a connection that was lost.
-private func following(_ client: ControlClient) throws(ClientError) -> ControlNotificationLine {
+func following(_ client: ControlClient) throws(ClientError) -> ControlNotificationLine {
     guard let line = try client.nextNotification() else {
         throw .disconnected(reason: "the daemon closed it")
     }

@@ -87,25 +87,24 @@ struct Mappings: ParsableCommand {
 
 struct Attach: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Puts a device into a domain of another kind.",
+        abstract: "Puts a device, and its group, into another domain.",
         discussion: """
             dma: the device reaches what is mapped for it. identity: it reaches physical memory, untranslated. \
-            blocked: it reaches nothing.
+            blocked: it reaches nothing. Any other name is that of a domain made by 'smmuctl domains make', which \
+            several devices can share.
 
             Example: smmuctl attach 0000:00:01.0 identity
             """
     )
     @OptionGroup var global: GlobalOptions
     @Argument(help: "The device's name or alias.", completion: .devices) var device: String
-    @Argument(help: "dma, identity or blocked.") var domain: DomainKind
+    @Argument(help: "dma, identity, blocked, or a domain's own name.", completion: .domains)
+    var domain: DomainName
 
     func run() throws {
         let result = try global.call(Methods.IOMMUAttach.self, .init(device: device, domain: domain))
         let others = result.group.filter { $0 != result.device }
         let along = others.isEmpty ? "" : ", and with it \(others.joined(separator: ", "))"
-        try global.print(
-            result,
-            as: "\(result.device) is in a domain of kind \(result.domain.rawValue)\(along)\n"
-        )
+        try global.print(result, as: "\(result.device) is in the domain \(result.domain.rawValue)\(along)\n")
     }
 }

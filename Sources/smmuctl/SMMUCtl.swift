@@ -25,11 +25,11 @@ struct SMMUCtl: ParsableCommand {
             64 wrong usage.
             """,
         subcommands: [
-            Board.self, Map.self, Unmap.self, Mappings.self, Attach.self, DMA.self, Translate.self,
-            Explain.self,
-            Events.self, IRQ.self, Regs.self, Mem.self, MMIO.self, Stat.self, Stats.self, Log.self,
-            Version.self,
-            Shutdown.self,
+            Board.self, Map.self, Unmap.self, Mappings.self, Alloc.self, Free.self, Attach.self, Groups.self,
+            GroupType.self,
+            Domains.self, Device.self, SVA.self, StrictLazy.self, DMA.self, Translate.self, Explain.self,
+            Events.self, IRQ.self, Dmesg.self, Trace.self, Regs.self, Mem.self, MMIO.self, Stat.self,
+            Stats.self, Log.self, Version.self, Shutdown.self,
         ]
     )
     @OptionGroup var global: GlobalOptions

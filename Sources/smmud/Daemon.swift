@@ -13,7 +13,7 @@ import UnixSignals
 struct DaemonConfiguration: Sendable {
     static let version = "0.1.0"
 
-    var boardPath: String
+    var board: BoardFiles
     var controlPath: String
     var dmaPath: String
     /// The directory of the usual places, which is made where it is missing; nil where neither socket is there.
@@ -51,14 +51,14 @@ enum Daemon {
         let (controlListener, dmaListener) = try makeListeners(configuration)
         var options = configuration.machine
         options.report = { logger.warning("\($0)") }
-        let machine = try Machine.load(configuration.boardPath, options: options)
+        let machine = try Machine.load(configuration.board, options: options)
         for complaint in machine.startDriver() { logger.warning("\(complaint)") }
         let trigger = ShutdownTrigger()
         let service = ControlService(
             machine: machine,
             information: DaemonInformation(
                 version: DaemonConfiguration.version,
-                source: configuration.boardPath,
+                source: configuration.board.source,
                 dmaSocket: absolutePath(configuration.dmaPath),
                 requestShutdown: { trigger.request() }
             )

@@ -9,9 +9,9 @@ struct Failure: Error {
     enum Code: Int32 {
         /// The command line asks for what cannot be (EX_USAGE).
         case usage = 64
-        /// The device tree is wrong (EX_DATAERR).
+        /// The device tree or the IORT is wrong (EX_DATAERR).
         case board = 65
-        /// The device tree's file cannot be read (EX_NOINPUT).
+        /// The board's files cannot be read (EX_NOINPUT).
         case file = 66
         /// Another process serves the socket (EX_UNAVAILABLE).
         case inUse = 69

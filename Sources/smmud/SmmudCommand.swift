@@ -14,19 +14,37 @@ struct SmmudCommand: AsyncParsableCommand {
         commandName: "smmud",
         abstract: "Runs the I/O side of an Arm machine: its SMMUv3s, interrupts, memory and endpoints.",
         discussion: """
-            Loads a device tree blob, builds what it describes, and serves two Unix sockets: one for control \
-            (JSON-RPC; see smmuctl) and one for DMA. Prints a line that starts with "smmud: ready:" when clients \
-            are served. SIGTERM and SIGINT stop it.
+            Loads a device tree blob, or an ACPI table IORT instead of it or beside it, builds what they describe, \
+            and serves two Unix sockets: one for control (JSON-RPC; see smmuctl) and one for DMA. Prints a line that \
+            starts with "smmud: ready:" when clients are served. SIGTERM and SIGINT stop it.
 
-            Exit codes: 0 stopped, or checked and found good; 64 wrong options; 65 the device tree is wrong, with \
-            one line for each problem; 66 the file cannot be read; 69 another process serves a socket; 70 a \
-            mistake in smmud; 71 the host refuses memory, threads or file descriptors; 73 a socket cannot be made.
+            Exit codes: 0 stopped, or checked and found good; 64 wrong options; 65 the device tree or the IORT is \
+            wrong, with one line for each problem; 66 a file cannot be read; 69 another process serves a socket; \
+            70 a mistake in smmud; 71 the host refuses memory, threads or file descriptors; 73 a socket cannot be \
+            made.
             """,
         version: DaemonConfiguration.version
     )
 
     @Argument(help: "The device tree blob.", completion: .file(extensions: ["dtb"]))
-    var board: String
+    var board: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "An ACPI table IORT, which describes SMMUs and their devices instead of the tree or beside it. See docs/iort.md.",
+            valueName: "file"
+        ),
+        completion: .file(extensions: ["aml", "dat"])
+    )
+    var iort: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "RAM that the tree does not have; can be repeated. An IORT has none.",
+            valueName: "address,size"
+        )
+    )
+    var ram: [RAMArgument] = []
 
     @Option(help: ArgumentHelp("The control socket's path.", valueName: "path"), completion: .file())
     var control: String?
@@ -125,7 +143,13 @@ struct SmmudCommand: AsyncParsableCommand {
     @Option(help: "The least severe messages to log on standard error.")
     var logLevel: LogLevel = .notice
 
+    /// What describes the board.
+    private var boardFiles: BoardFiles { BoardFiles(tree: board, iort: iort, ram: ram.map(\.range)) }
+
     func validate() throws {
+        guard board != nil || iort != nil else {
+            throw ValidationError("A board is needed: a device tree blob, or an IORT with --iort FILE.")
+        }
         let sizes = [
             ("--tlb-entries", tlbEntries, Self.cacheEntriesMax),
             ("--config-cache-entries", configCacheEntries, Self.cacheEntriesMax),
@@ -178,9 +202,9 @@ struct SmmudCommand: AsyncParsableCommand {
     }
 
     private func printBoard() throws(Failure) {
-        let machine = try Machine.load(board, options: machineOptions())
+        let machine = try Machine.load(boardFiles, options: machineOptions())
         defer { machine.stop() }
-        let information = DaemonInformation(version: DaemonConfiguration.version, source: board)
+        let information = DaemonInformation(version: DaemonConfiguration.version, source: boardFiles.source)
         let description = ControlService(machine: machine, information: information).describe()
         do throws(ControlError) {
             let text = json ? try BoardReport.json(description) : BoardReport.text(description)
@@ -191,7 +215,7 @@ struct SmmudCommand: AsyncParsableCommand {
     }
 
     private func printLayout() throws(Failure) {
-        let machine = try Machine.load(board, options: machineOptions())
+        let machine = try Machine.load(boardFiles, options: machineOptions())
         defer { machine.stop() }
         Output.write(try VFIOUserLayout(machine).text)
     }
@@ -227,7 +251,7 @@ struct SmmudCommand: AsyncParsableCommand {
         let directory = SocketPaths.directory
         let isUsed = [controlPath, dmaPath].contains { $0.hasPrefix(directory + "/") }
         return DaemonConfiguration(
-            boardPath: board,
+            board: boardFiles,
             controlPath: controlPath,
             dmaPath: dmaPath,
             directory: isUsed ? directory : nil,

@@ -117,7 +117,8 @@ struct DMADocumentationTests {
             (.hello, "HELLO"), (.echo, "ECHO"), (.open, "OPEN"), (.close, "CLOSE"), (.read, "READ"),
             (.write, "WRITE"),
             (.attachBuffer, "ATTACH_BUFFER"), (.detachBuffer, "DETACH_BUFFER"), (.ramInfo, "RAM_INFO"),
-            (.ramFile, "RAM_FD"),
+            (.ramFile, "RAM_FD"), (.processMap, "PROCESS_MAP"), (.processUnmap, "PROCESS_UNMAP"),
+            (.processBind, "PROCESS_BIND"), (.processUnbind, "PROCESS_UNBIND"),
         ]
         for (opcode, name) in opcodes { #expect(text.contains("\n| \(opcode.rawValue) | \(name) |")) }
         let flags: [(DMAFlags, String)] = [

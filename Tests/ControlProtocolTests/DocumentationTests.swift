@@ -140,6 +140,10 @@ struct ControlDocumentationTests {
         case .notification(let line):
             if let event = try line.parameters(as: EventNotification.self) {
                 written = try ControlAnswer.notification(event)
+            } else if let command = try line.parameters(as: CommandNotification.self) {
+                written = try ControlAnswer.notification(command)
+            } else if let log = try line.parameters(as: LogNotification.self) {
+                written = try ControlAnswer.notification(log)
             } else {
                 let signal = try line.parameters(as: InterruptNotification.self)
                 written = try ControlAnswer.notification(try #require(signal))

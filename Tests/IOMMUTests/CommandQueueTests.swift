@@ -43,7 +43,7 @@ struct CommandQueueTests {
         #expect(throws: SMMUDriverError.commandQueueTimeout(producer: 132, consumer: 4)) {
             try driver.device.commands.issue([.tlbiNSNHAll()], thenSync: false)
         }
-        #expect(driver.messages.last == "CMDQ timeout [hwprod 0x00000084, hwcons 0x00000004]")
+        #expect(driver.messages.last == "CMDQ timeout")
         // It recovers when the SMMU does.
         bench.smmu.script { $0.isQueueHung = false }
         bench.smmu.runCommands()

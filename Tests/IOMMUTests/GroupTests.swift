@@ -47,7 +47,7 @@ struct KernelParameterTests {
         #expect(KernelParameters("iommu.strict=0 iommu.passthrough=1").defaultDomainKind == .identity)
         #expect(
             KernelParameters("iommu.strict=0").announcement.last
-                == "iommu: DMA domain TLB invalidation policy: lazy mode"
+                == "iommu: DMA domain TLB invalidation policy: lazy mode (set via kernel command line)"
         )
     }
 }
@@ -208,7 +208,8 @@ struct GroupTests {
         #expect(group.owner == nil)
         #expect(
             core.sysfs["/sys/kernel/iommu_groups/0/reserved_regions"]
-                == "0x0000000042000000 0x0000000042001fff direct\n"
+                == "0x0000000008000000 0x00000000080fffff msi\n"
+                + "0x0000000042000000 0x0000000042001fff direct\n"
         )
         driver.stop()
     }

@@ -27,6 +27,7 @@ final class ModelBench {
     let frames: PhysicalFrameAllocator
     let eventq: InterruptLine
     let gerror: InterruptLine
+    let priq: InterruptLine
 
     /// - Parameters:
     ///   - identification: What the SMMU says of itself.
@@ -40,6 +41,7 @@ final class ModelBench {
         }
         eventq = line("eventq")
         gerror = line("gerror")
+        priq = line("priq")
         try bus.addRAM(
             .anonymous(byteCount: Self.buffersByteCount, name: "buffers"),
             at: PhysicalAddress(Self.buffers),
@@ -57,7 +59,7 @@ final class ModelBench {
             identification: identification,
             options: options,
             bus: bus,
-            interrupts: .init(eventQueue: eventq, globalError: gerror)
+            interrupts: .init(eventQueue: eventq, globalError: gerror, pageRequestQueue: priq)
         )
         let registers = try #require(AddressRange(start: Self.window.rawValue, byteCount: 0x2_0000))
         try bus.addWindow(smmu, at: registers, name: "iommu")
@@ -78,7 +80,7 @@ final class ModelBench {
             registerBase: Self.window,
             registerByteCount: 0x2_0000,
             frames: frames,
-            interrupts: .named(eventq: eventq, gerror: gerror),
+            interrupts: .named(eventq: eventq, gerror: gerror, priq: priq),
             options: options
         )
     }

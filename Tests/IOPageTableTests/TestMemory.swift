@@ -179,6 +179,7 @@ struct PageTableBench: ~Copyable {
         isCoherent: Bool = true,
         partialUnmap: PartialUnmapPolicy = .refuse,
         stage: PageTableStage = .one,
+        tracksDirtyState: Bool = false,
         frameLimit: Int = .max
     ) throws {
         memory = SparseRAM()
@@ -189,7 +190,8 @@ struct PageTableBench: ~Copyable {
             inputAddressBits: input,
             outputAddressBits: output,
             isCoherent: isCoherent,
-            partialUnmap: partialUnmap
+            partialUnmap: partialUnmap,
+            tracksDirtyState: tracksDirtyState
         )
         table = try IOPageTable(configuration: configuration, memory: memory, frames: frames)
         log.frames = frames

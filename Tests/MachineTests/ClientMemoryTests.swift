@@ -241,6 +241,36 @@ struct MappedMemoryTests {
         second.unmapAll()
     }
 
+    @Test("functions of one group may be lent the same at the same IOVA; it goes with the last of them")
+    func sharedInAGroup() throws {
+        defer { machine.stop() }
+        let functions = try ["0000:00:05.0", "0000:00:05.1"].map { try #require(machine.endpoint(named: $0)) }
+        let file = try ClientFile(byteCount: 0x1_0000)
+        let memories = functions.map { machine.makeClientMemory(for: $0) }
+        for memory in memories { try memory.map(range(0x1_0000, 0x1_0000), file.source()) }
+        // Another thing there is a conflict, as in one VFIO container.
+        #expect(throws: VFIOUserError.exists) {
+            try machine.makeClientMemory(for: functions[1]).map(
+                range(0x1_0000, 0x1_0000),
+                try ClientFile(byteCount: 0x1_0000).source()
+            )
+        }
+        memories[0].unmapAll()
+        let ports = try functions.map { function in
+            let stream = try #require(function.streams.first)
+            return machine.makePort(
+                for: RequesterIdentity(smmuIndex: function.smmuIndex, streamID: stream)
+            )
+        }
+        try ports[0].write([9], at: 0x1_0000)
+        #expect(try file.bytes(at: 0, 1) == [9])
+        memories[1].unmapAll()
+        for port in ports {
+            let fault = #expect(throws: DMAFault.self) { try port.read(1, at: 0x1_0000) }
+            #expect(fault?.cause == .event(0x10))
+        }
+    }
+
     @Test("what cannot be mapped is refused, and leaves nothing behind")
     func refusals() throws {
         defer { machine.stop() }

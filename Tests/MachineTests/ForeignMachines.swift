@@ -148,7 +148,8 @@ final class NearMachine {
     }
 
     func attach(_ kind: DomainKind) throws {
-        _ = try client.call(Methods.IOMMUAttach.self, .init(device: place, domain: kind))
+        let domain = DomainName(rawValue: kind.rawValue)
+        _ = try client.call(Methods.IOMMUAttach.self, .init(device: place, domain: domain))
     }
 
     // MARK: Memory

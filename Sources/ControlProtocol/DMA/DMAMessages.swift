@@ -12,7 +12,7 @@ package struct DMARequest: Equatable, Sendable {
     package var id: UInt64
     /// A handle from OPEN; an SMMU's index with ``DMAFlags/direct``; a region's index in RAM_FD.
     package var endpoint: UInt32
-    /// A StreamID, with ``DMAFlags/direct`` or ``DMAFlags/stream``.
+    /// A StreamID, with ``DMAFlags/direct`` or ``DMAFlags/stream``; a ``DMAProtection`` in PROCESS_MAP.
     package var stream: UInt32
     /// A SubstreamID, with ``DMAFlags/substream``.
     package var substream: UInt32

@@ -74,12 +74,33 @@ package struct DMAOpcode: RawRepresentable, Hashable, Sendable {
     package static let ringOpen = Self(rawValue: 11)
     /// Ends a ring: when it is answered nobody touches its memory any more.
     package static let ringClose = Self(rawValue: 12)
+    /// Makes part of a file an area of the client's address space; the file's descriptor comes along.
+    package static let processMap = Self(rawValue: 13)
+    /// Takes part of the address space away: when it is answered no device reaches it.
+    package static let processUnmap = Self(rawValue: 14)
+    /// Has an endpoint work in the client's address space.
+    package static let processBind = Self(rawValue: 15)
+    /// The reverse.
+    package static let processUnbind = Self(rawValue: 16)
 
     /// Set in an answer's opcode beside the request's.
     package static let answerBit: UInt16 = 0x8000
 
     /// Whether a daemon of this version knows it.
-    package var isKnown: Bool { (Self.hello.rawValue...Self.ringClose.rawValue).contains(rawValue) }
+    package var isKnown: Bool { (Self.hello.rawValue...Self.processUnbind.rawValue).contains(rawValue) }
+}
+
+/// What devices may do in an area of a client's address space; the bits are those of `mmap`.
+package struct DMAProtection: OptionSet, Hashable, Sendable {
+    package let rawValue: UInt32
+    package init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    package static let read = Self(rawValue: 1 << 0)
+    package static let write = Self(rawValue: 1 << 1)
+    package static let execute = Self(rawValue: 1 << 2)
+
+    /// All that this version defines.
+    package static let all: Self = [.read, .write, .execute]
 }
 
 /// How a request is meant.

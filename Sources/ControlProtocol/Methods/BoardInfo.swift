@@ -451,6 +451,8 @@ package enum DomainKind: String, Codable, Sendable, CaseIterable {
     case identity
     /// Nothing.
     case blocked
+    /// What was mapped in a domain that somebody made.
+    case unmanaged
 }
 
 /// Something in the tree that is odd and was not refused.

@@ -125,13 +125,16 @@ package struct Counter: Codable, Sendable, Equatable {
 /// One line that a driver logged.
 package struct LogLine: Codable, Sendable, Equatable {
     package var sequence: Size
-    /// Who logged it: an SMMU's path.
+    /// Who logged it: an SMMU's path, or `iommu` for what all share.
     package var source: String
     package var text: String
+    /// When, in microseconds since the daemon's driver started.
+    package var microseconds: Size?
 
-    package init(sequence: Size, source: String, text: String) {
+    package init(sequence: Size, source: String, text: String, microseconds: Size? = nil) {
         self.sequence = sequence
         self.source = source
         self.text = text
+        self.microseconds = microseconds
     }
 }

@@ -88,15 +88,15 @@ extension Methods {
         }
     }
 
-    /// Puts an endpoint into a domain of another kind.
+    /// Puts an endpoint, and its group, into another domain.
     package enum IOMMUAttach: ControlMethod {
         package static let name = "iommu.attach"
         package struct Parameters: Codable, Sendable, Equatable {
             /// An endpoint's name or one of its aliases.
             package var device: String
-            package var domain: DomainKind
+            package var domain: DomainName
 
-            package init(device: String, domain: DomainKind) {
+            package init(device: String, domain: DomainName) {
                 self.device = device
                 self.domain = domain
             }
@@ -104,15 +104,39 @@ extension Methods {
         package struct Result: Codable, Sendable, Equatable {
             /// The endpoint's name.
             package var device: String
-            package var domain: DomainKind
+            package var domain: DomainName
             /// Everyone who came along, because the hardware cannot tell them apart: the endpoint's group.
             package var group: [String]
 
-            package init(device: String, domain: DomainKind, group: [String] = []) {
+            package init(device: String, domain: DomainName, group: [String] = []) {
                 self.device = device
                 self.domain = domain
                 self.group = group
             }
+        }
+    }
+}
+
+/// Which domain: `dma`, `identity`, `blocked`, or the name of one that somebody made.
+package struct DomainName: RawRepresentable, Hashable, Sendable, Codable {
+    package let rawValue: String
+
+    package init(rawValue: String) { self.rawValue = rawValue }
+
+    /// The group's own.
+    package static let dma = Self(rawValue: DomainKind.dma.rawValue)
+    /// Physical memory, untranslated.
+    package static let identity = Self(rawValue: DomainKind.identity.rawValue)
+    /// Nothing.
+    package static let blocked = Self(rawValue: DomainKind.blocked.rawValue)
+
+    /// What kind it is; nil for a domain with a name of its own.
+    package var kind: DomainKind? {
+        switch self {
+        case .dma: .dma
+        case .identity: .identity
+        case .blocked: .blocked
+        default: nil
         }
     }
 }

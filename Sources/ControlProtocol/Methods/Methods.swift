@@ -14,11 +14,17 @@ package enum Methods {
         BusLoad.self, BusStore.self,
         MemoryRead.self, MemoryWrite.self, MemoryFill.self, MemoryAllocate.self, MemoryFree.self,
         IOMMUMap.self, IOMMUUnmap.self, IOMMUMappings.self, IOMMUAttach.self,
+        SVAList.self, SVABind.self, SVAUnbind.self,
         Translate.self, Explain.self,
         DMARead.self, DMAWrite.self, DMACopy.self,
         EventsList.self, EventsSubscribe.self, EventsUnsubscribe.self,
         InterruptsList.self, InterruptsSubscribe.self, InterruptsUnsubscribe.self,
-        Stats.self, DriverLog.self,
+        IOMMUAllocate.self, IOMMUFree.self,
+        IOMMUGroups.self, IOMMUGroupType.self,
+        IOMMUDomains.self, IOMMUDomainMake.self, IOMMUDomainFree.self, IOMMUCompare.self,
+        DeviceAdd.self, DeviceRemove.self, DeviceBind.self, DeviceUnbind.self,
+        Stats.self, DriverLog.self, DriverLogSubscribe.self, DriverLogUnsubscribe.self,
+        DriverTrace.self, DriverCounts.self, DriverTraceSubscribe.self, DriverTraceUnsubscribe.self,
     ]
 }
 

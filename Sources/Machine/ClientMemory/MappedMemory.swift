@@ -91,6 +91,8 @@ final class MappedMemory: VFIOUserMemory {
     private struct Piece {
         var physical: UInt64
         var file: SharedFileRange?
+        /// Where it was mapped: the device may be in another by the time it is taken back.
+        var domain: ManagedDomain
     }
 
     private let memory: LentMemory
@@ -131,14 +133,19 @@ final class MappedMemory: VFIOUserMemory {
             windows.release(physical, file)
             throw error
         }
+        let domain: ManagedDomain
         do throws(ControlError) {
-            _ = try endpoint.map(
-                Methods.IOMMUMap.Parameters(
+            domain = try endpoint.mappingDomain(of: nil)
+            // Another function of the group may have lent the same: its client has a connection for each.
+            _ = try domain.map(
+                ManagedDomain.Request(
                     device: endpoint.endpoint.name,
-                    iova: Hex(range.address),
-                    address: Hex(physical),
-                    length: Size(range.byteCount),
-                    permissions: ControlProtocol.Permissions(read: true, write: range.isWritable)
+                    iova: range.address,
+                    physical: physical,
+                    byteCount: range.byteCount,
+                    permissions: ControlProtocol.Permissions(read: true, write: range.isWritable),
+                    isCoherent: endpoint.endpoint.isCoherent,
+                    isShared: true
                 )
             )
         } catch {
@@ -146,7 +153,7 @@ final class MappedMemory: VFIOUserMemory {
             windows.release(physical, file)
             throw Self.wireError(error)
         }
-        book.withLock { $0.insert(range, Piece(physical: physical, file: file)) }
+        book.withLock { $0.insert(range, Piece(physical: physical, file: file, domain: domain)) }
     }
 
     func unmap(address: UInt64, byteCount: UInt64) throws(VFIOUserError) {
@@ -162,12 +169,11 @@ final class MappedMemory: VFIOUserMemory {
 
     private func giveBack(_ range: VFIOUserMemoryRange, _ piece: Piece) {
         // Somebody may have unmapped it over the control socket: what counts is that it is gone.
-        _ = try? endpoint.unmap(
-            Methods.IOMMUUnmap.Parameters(
-                device: endpoint.endpoint.name,
-                iova: Hex(range.address),
-                length: Size(range.byteCount)
-            )
+        _ = try? piece.domain.unmap(
+            at: range.address,
+            range.byteCount,
+            of: endpoint.endpoint.name,
+            isShared: true
         )
         memory.remove(address: piece.physical, byteCount: range.byteCount, user: ObjectIdentifier(self))
         windows.release(piece.physical, piece.file)

@@ -65,8 +65,11 @@ package final class ControlService: Sendable {
         addRegisterMethods(to: &dispatcher)
         addMemoryMethods(to: &dispatcher)
         addIOMMUMethods(to: &dispatcher)
+        addGroupMethods(to: &dispatcher)
+        addTraceMethods(to: &dispatcher)
         addTransactionMethods(to: &dispatcher)
         addEventMethods(to: &dispatcher)
+        addSVAMethods(to: &dispatcher)
         return dispatcher
     }
 

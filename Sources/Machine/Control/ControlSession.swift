@@ -2,6 +2,7 @@
 
 import ControlProtocol
 import DeviceModel
+import IOMMU
 import Synchronization
 
 /// What one client hears of without asking.
@@ -15,6 +16,8 @@ package final class ControlSession: Sendable {
     enum Item: Sendable {
         case event(MachineEvent)
         case interrupt(source: Int, InterruptSignal, count: UInt64)
+        case command(SentCommand, smmuIndex: Int)
+        case log(ControlProtocol.LogLine)
     }
 
     private struct State: Sendable {
@@ -23,6 +26,8 @@ package final class ControlSession: Sendable {
         var isClosed = false
         var events: EventTap?
         var interrupts: [Int: LineTap] = [:]
+        var commands: CommandTap?
+        var log: LogTap?
     }
     private let state = Mutex(State())
     private let wakeUp = Semaphore()
@@ -54,6 +59,8 @@ package final class ControlSession: Sendable {
     package func close() {
         unsubscribeFromEvents()
         unsubscribeFromInterrupts(nil)
+        unsubscribeFromCommands()
+        unsubscribeFromLog()
         state.withLock { $0.isClosed = true }
         wakeUp.signal()
     }
@@ -74,7 +81,9 @@ package final class ControlSession: Sendable {
 
     /// Whether anything is subscribed to.
     package var hasSubscriptions: Bool {
-        state.withLock { $0.events != nil || !$0.interrupts.isEmpty }
+        state.withLock {
+            $0.events != nil || !$0.interrupts.isEmpty || $0.commands != nil || $0.log != nil
+        }
     }
 
     /// Hears of events from now on, of one SMMU or of all; replaces an earlier subscription.
@@ -118,7 +127,65 @@ package final class ControlSession: Sendable {
         for (source, tap) in taps { service.machine.interrupts[source].line.disconnect(tap) }
     }
 
+    /// Hears of commands from now on, of one SMMU or of all; replaces an earlier subscription.
+    func subscribeToCommands(ofSMMU smmuIndex: Int?) {
+        unsubscribeFromCommands()
+        guard let followers = service.machine.operatingSystem.value?.followers else { return }
+        let tap = CommandTap(session: self, smmuIndex: smmuIndex)
+        state.withLock { $0.commands = tap }
+        followers.add(tap)
+    }
+
+    func unsubscribeFromCommands() {
+        let tap = state.withLock { state in
+            defer { state.commands = nil }
+            return state.commands
+        }
+        if let tap { service.machine.operatingSystem.value?.followers.remove(tap) }
+    }
+
+    /// Hears of the drivers' lines from now on; replaces an earlier subscription.
+    ///
+    /// - Returns: The number of the first line that it may hear of.
+    func subscribeToLog() -> UInt64 {
+        unsubscribeFromLog()
+        guard let log = service.machine.operatingSystem.value?.log else { return 0 }
+        let tap = LogTap(session: self)
+        state.withLock { $0.log = tap }
+        return log.add(tap)
+    }
+
+    func unsubscribeFromLog() {
+        let tap = state.withLock { state in
+            defer { state.log = nil }
+            return state.log
+        }
+        if let tap { service.machine.operatingSystem.value?.log.remove(tap) }
+    }
+
     // The machine holds its listeners, so these must not hold the session.
+
+    private final class CommandTap: CommandFollower {
+        private let session: Weak
+        let smmuIndex: Int?
+
+        init(session: ControlSession, smmuIndex: Int?) {
+            self.session = Weak(session)
+            self.smmuIndex = smmuIndex
+        }
+
+        func commandWasSent(_ command: SentCommand, toSMMU smmuIndex: Int) {
+            session.value?.note(.command(command, smmuIndex: smmuIndex))
+        }
+    }
+
+    private final class LogTap: DriverLogListener {
+        private let session: Weak
+
+        init(session: ControlSession) { self.session = Weak(session) }
+
+        func lineWasLogged(_ line: ControlProtocol.LogLine) { session.value?.note(.log(line)) }
+    }
 
     private final class EventTap: MachineEventListener {
         private let session: Weak

@@ -124,6 +124,12 @@ extension ControlService {
                 )
             case .interrupt(let source, let signal, let count):
                 return try ControlAnswer.notification(notification(source, signal, count, dropped))
+            case .command(let command, let smmuIndex):
+                return try ControlAnswer.notification(
+                    CommandNotification(command: commandInfo(command, ofSMMU: smmuIndex), dropped: dropped)
+                )
+            case .log(let line):
+                return try ControlAnswer.notification(LogNotification(line: line, dropped: dropped))
             }
         } catch {
             // Text and numbers can always be written; were it not so, the client misses this one.

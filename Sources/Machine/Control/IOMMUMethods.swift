@@ -20,6 +20,15 @@ extension ControlService {
             }
             return Methods.IOMMUMappings.Result(mappings: service.machine.mappings(of: endpoint))
         }
+        dispatcher.on(Methods.IOMMUAllocate.self) { parameters, session throws(ControlError) in
+            let service = session.service
+            return try service.machine.allocate(parameters, for: try service.endpoint(parameters.device))
+        }
+        dispatcher.on(Methods.IOMMUFree.self) { parameters, session throws(ControlError) in
+            let service = session.service
+            try service.machine.free(parameters.iova.value, of: try service.endpoint(parameters.device))
+            return Nothing()
+        }
         dispatcher.on(Methods.IOMMUAttach.self) { parameters, session throws(ControlError) in
             let service = session.service
             return try service.machine.attach(try service.endpoint(parameters.device), to: parameters.domain)

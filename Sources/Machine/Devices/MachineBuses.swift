@@ -10,7 +10,8 @@ import SystemBus
 
 /// Builds host bridges as the tree has them.
 struct MachineBuses {
-    private struct Port {
+    /// A root port of the tree.
+    struct Port: Sendable {
         /// The node's path.
         let path: String
         let port: PCIRootPort
@@ -18,7 +19,7 @@ struct MachineBuses {
 
     private(set) var bridges: [PCIHostBridge] = []
     private var hosts: [PCIeHostNode] = []
-    private var rootPorts: [Port] = []
+    private(set) var rootPorts: [Port] = []
 
     /// Where a function of these buses is to stand, and by what number its requests go up.
     struct Seat {

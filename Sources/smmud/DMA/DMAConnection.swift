@@ -24,6 +24,7 @@ struct DMAConnection: ~Copyable {
     private var buffers: HandleTable<GuestMemory.MemoryRegion>
     private var rings: HandleTable<DMARing>
     private var descriptors = DescriptorQueue()
+    private var process: ConnectionProcess
     /// Positions in the stream from the client: received up to here, and done with up to here.
     private var receivedByteCount: UInt64 = 0
     private var consumedByteCount: UInt64 = 0
@@ -41,6 +42,7 @@ struct DMAConnection: ~Copyable {
         self.limits = limits
         decoder = DMARequestDecoder(limits: limits)
         requesters = Requesters(machine: machine, countMax: Int(limits.endpointsMax))
+        process = ConnectionProcess(machine)
         buffers = HandleTable(countMax: Int(limits.buffersMax))
         rings = HandleTable(countMax: Self.ringCountMax)
     }
@@ -114,6 +116,10 @@ struct DMAConnection: ~Copyable {
             case .detachBuffer: try detach(request)
             case .ringOpen: try openRing(request)
             case .ringClose: try closeRing(request)
+            case .processMap: try mapProcess(request)
+            case .processUnmap: output.append(try process.unmap(request))
+            case .processBind: output.append(try process.bind(request, requesters.identity(of: request)))
+            case .processUnbind: output.append(try process.unbind(request, requesters.identity(of: request)))
             case .ramInfo: sendMemoryInfo(request)
             case .ramFile: return try sendMemoryFile(request)
             case .hello where consumedByteCount == 0: output.append(.hello(to: request, limits))
@@ -294,6 +300,14 @@ struct DMAConnection: ~Copyable {
         ring.stop()
         if let reason = ring.breakage { throw DMARejection(.failed, reason) }
         output.append(DMAResponse(to: request))
+    }
+
+    private mutating func mapProcess(_ request: DMARequest) throws(DMARejection) {
+        // As in ATTACH_BUFFER.
+        guard let descriptor = descriptors.removeFirst() else {
+            throw DMARejection(.noDescriptor, "no file descriptor came with PROCESS_MAP")
+        }
+        output.append(try process.map(request, descriptor))
     }
 
     private mutating func sendMemoryInfo(_ request: DMARequest) {

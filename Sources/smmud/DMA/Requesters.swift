@@ -52,6 +52,15 @@ struct Requesters {
         return port
     }
 
+    /// Who an endpoint that is open issues transactions as.
+    func identity(of request: DMARequest) throws(DMARejection) -> RequesterIdentity {
+        if request.flags.contains(.direct) { return try directIdentity(of: request) }
+        guard let endpoint = endpoints[request.endpoint] else {
+            throw DMARejection(.notFound, "endpoint \(request.endpoint) is not open")
+        }
+        return endpoint.identity
+    }
+
     private mutating func directPort(for request: DMARequest) throws(DMARejection) -> any DMAPort {
         let place =
             Int(truncatingIfNeeded: (request.stream ^ (request.stream >> 16)) &+ request.endpoint &* 31)

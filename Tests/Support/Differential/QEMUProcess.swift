@@ -10,9 +10,9 @@ package struct QEMUError: Error, CustomStringConvertible {
 }
 
 /// One QEMU under `-accel qtest`, and the lines to and from it.
-final class QEMUProcess {
+package final class QEMUProcess {
     /// QEMU as a command, without options.
-    typealias Command = [String]
+    package typealias Command = [String]
 
     let ram: GuestRAM
     private let process: pid_t
@@ -21,9 +21,9 @@ final class QEMUProcess {
     private var output: [UInt8] = []
     private var received: [UInt8] = []
     private var position = 0
-    private(set) var outstanding = 0
+    package private(set) var outstanding = 0
 
-    init(_ command: Command, _ shape: MachineShape, folder: String) throws {
+    package init(_ command: Command, _ shape: MachineShape, folder: String) throws {
         let path = folder + "/qtest"
         let file = folder + "/ram"
         let listener = try Self.listen(path)
@@ -55,7 +55,7 @@ final class QEMUProcess {
     }
 
     /// Takes the names of the socket and of the memory away: QEMU has opened both when it has answered once.
-    func removeFiles() { for file in files { unlink(file) } }
+    package func removeFiles() { for file in files { unlink(file) } }
 
     deinit {
         removeFiles()
@@ -130,20 +130,24 @@ final class QEMUProcess {
     // MARK: Lines
 
     /// Adds a line; ``flush()`` sends it.
-    func ask(_ line: String) {
+    package func ask(_ line: String) {
         output.append(contentsOf: line.utf8)
         output.append(UInt8(ascii: "\n"))
         outstanding += 1
     }
 
-    func write32(_ address: UInt64, _ value: UInt64) { ask("writel 0x\(hex(address)) 0x\(hex(value))") }
-    func write64(_ address: UInt64, _ value: UInt64) { ask("writeq 0x\(hex(address)) 0x\(hex(value))") }
-    func read32(_ address: UInt64) { ask("readl 0x\(hex(address))") }
+    package func write32(_ address: UInt64, _ value: UInt64) {
+        ask("writel 0x\(hex(address)) 0x\(hex(value))")
+    }
+    package func write64(_ address: UInt64, _ value: UInt64) {
+        ask("writeq 0x\(hex(address)) 0x\(hex(value))")
+    }
+    package func read32(_ address: UInt64) { ask("readl 0x\(hex(address))") }
 
     /// Sends what was added and waits for all answers.
     ///
     /// - Returns: What those that read have read, in order.
-    func flush() throws -> [UInt64] {
+    package func flush() throws -> [UInt64] {
         try send()
         var values: [UInt64] = []
         while outstanding > 0 {
