@@ -36,6 +36,7 @@ package final class BareMachine {
     package let smmu: SMMUv3
     private var nextTable = Layout.tables + 0x1000
     private var commandProducer: UInt64 = 0
+    private let windowByteCount: UInt64
 
     /// Builds the machine with its SMMU in reset.
     ///
@@ -43,13 +44,16 @@ package final class BareMachine {
     ///   - memory: Its RAM, at ``Layout/ram``; what it holds is used as it is.
     ///   - identification: What its SMMU says of itself.
     ///   - interrupts: The SMMU's outputs; unconnected unless given.
+    ///   - windowByteCount: How much the SMMU's registers take: optional pages stand behind page 1.
     package init(
         memory: MemoryRegion,
         identification: Identification = .stage1(),
         options: SMMUv3Options,
-        interrupts: SMMUv3.Interrupts = SMMUv3.Interrupts()
+        interrupts: SMMUv3.Interrupts = SMMUv3.Interrupts(),
+        windowByteCount: UInt64 = RegisterOffset.windowByteCount
     ) throws {
         self.memory = memory
+        self.windowByteCount = windowByteCount
         try bus.addRAM(memory, at: PhysicalAddress(Layout.ram), name: "ram")
         smmu = SMMUv3(
             name: "smmu",
@@ -58,7 +62,7 @@ package final class BareMachine {
             bus: bus,
             interrupts: interrupts
         )
-        guard let window = AddressRange(start: Layout.window, byteCount: RegisterOffset.windowByteCount)
+        guard let window = AddressRange(start: Layout.window, byteCount: windowByteCount)
         else {
             preconditionFailure("the window is in the address space")
         }
@@ -68,7 +72,7 @@ package final class BareMachine {
     /// Takes the SMMU off the bus: the bus holds it, and it holds the bus, so neither would ever go.
     deinit {
         smmu.stop()
-        if let window = AddressRange(start: Layout.window, byteCount: RegisterOffset.windowByteCount) {
+        if let window = AddressRange(start: Layout.window, byteCount: windowByteCount) {
             bus.removeWindow(at: window)
         }
         bus.reclaim()

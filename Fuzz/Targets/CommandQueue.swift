@@ -61,7 +61,7 @@ func fuzzCommandQueue(_ input: inout FuzzInput) {
 }
 
 /// A command: mostly one that there is, with fields that mean something.
-private func command(_ input: inout FuzzInput) -> Command {
+func command(_ input: inout FuzzInput) -> Command {
     let shape = input.next()
     guard shape & 0xC0 != 0xC0 else {
         return Command(words: [input.next(UInt64.self), input.next(UInt64.self)])
@@ -80,8 +80,10 @@ private func command(_ input: inout FuzzInput) -> Command {
 }
 
 /// The queue as its driver left it, and the checks of each command.
-private struct CheckedQueue {
+struct CheckedQueue {
     let machine: BareMachine
+    /// SMMU_CR0 as its driver left it.
+    var control: UInt32 = 0b1101
     private var submitted: UInt32 = 0
     private var acknowledged: UInt32 = 0
     /// Somebody else has written the queue's registers: nothing is known of it any more.
@@ -97,7 +99,7 @@ private struct CheckedQueue {
             && UInt64(read(RegisterOffset.cmdqBase))
                 == BareMachine.Layout.commandQueue | BareMachine.Layout.log2Commands
             && read(RegisterOffset.cmdqBase + 4) == 0 && read(RegisterOffset.gerrorn) == acknowledged
-            && read(RegisterOffset.cr0) == 0b1101
+            && read(RegisterOffset.cr0) == control
     }
 
     /// Queues a command, lets it run, and goes on after its error.
@@ -109,19 +111,24 @@ private struct CheckedQueue {
         let isIdle = waitUntilIdle()
         if !isUntouched { isOutOfHand = true }
         guard !isIdle, !isOutOfHand else { return }
+        let error = recover(at: before)
+        precondition(error == .cerrorIll || error == .cerrorAtcInvSync, "another error than could be")
+        if waitUntilIdle() || !isUntouched { return }
+        // The CMD_SYNC waited for invalidate requests in vain; they are given up, and the next one does not.
+        precondition(recover(at: before) == .cerrorAtcInvSync, "a CMD_SYNC is illegal")
+        precondition(waitUntilIdle() || !isUntouched, "the queue does not go on")
+    }
+
+    /// As Linux goes on: a CMD_SYNC in the command's place, then the acknowledgement of all that there is.
+    private mutating func recover(at index: UInt32) -> CommandError {
         let gerror = read(RegisterOffset.gerror)
         let consumer = CmdqCons(rawValue: read(RegisterOffset.cmdqCons))
-        precondition(consumer.rd == before, "the queue does not stand at the command")
-        precondition(
-            consumer.err == .cerrorIll || consumer.err == .cerrorAtcInvSync,
-            "another error than could be"
-        )
-        // As Linux goes on: a CMD_SYNC in its place, then the acknowledgement of all that there is.
-        let slot = UInt64(before) & ((1 << BareMachine.Layout.log2Commands) - 1)
+        precondition(consumer.rd == index, "the queue does not stand at the command")
+        let slot = UInt64(index) & ((1 << BareMachine.Layout.log2Commands) - 1)
         try? machine.store(0x46, 0, at: BareMachine.Layout.commandQueue + slot * 16)
         try? machine.write32(RegisterOffset.gerrorn, UInt64(gerror))
         acknowledged = gerror
-        precondition(waitUntilIdle() || !isUntouched, "the queue does not go on")
+        return consumer.err
     }
 
     /// Waits until every command is consumed, or the queue has stopped.

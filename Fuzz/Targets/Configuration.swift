@@ -14,6 +14,8 @@ private let entryFields: [(high: Int, low: Int)] = [
     (179, 179),
     (180, 180), (181, 181), (182, 182), (183, 183), (184, 184), (185, 185), (186, 186), (194, 194),
     (195, 195),
+    // S1MPAM, PARTID, PMG, VMSPtr: of the last, the bits that are in RAM here.
+    (90, 90), (287, 272), (327, 320), (344, 332),
 ]
 
 /// The same of a CD.
@@ -23,6 +25,8 @@ private let contextFields: [(high: Int, low: Int)] = [
     (39, 39), (40, 40), (41, 41), (42, 42), (43, 43), (44, 44), (45, 45), (46, 46), (47, 47), (63, 48),
     (65, 65),
     (66, 66), (67, 67), (129, 129), (130, 130),
+    // PARTID, PMG.
+    (367, 352), (375, 368),
 ]
 
 /// Pointers: to where something is, to elsewhere in RAM, and to nobody.
@@ -87,7 +91,7 @@ private func setField(
     try? machine.store(old & ~mask | value & mask, at: address)
 }
 
-/// S1ContextPtr, S2TTB, TTB0 or TTB1, or a first-level descriptor.
+/// S1ContextPtr, S2TTB, VMSPtr, TTB0 or TTB1, or a first-level descriptor.
 private func setPointer(_ input: inout FuzzInput, _ machine: BareMachine) {
     let pointer = input.pick(pointers)
     let kind = input.next()
@@ -97,7 +101,12 @@ private func setPointer(_ input: inout FuzzInput, _ machine: BareMachine) {
         let old = (try? machine.load(address)) ?? 0
         try? machine.store(old & ~mask | pointer & mask, at: address)
     }
-    switch kind % 5 {
+    switch kind % 6 {
+    case 5:
+        // VMSPtr is bits 375:332 of an STE: the whole word is of MPAM.
+        let address = entry(&input) + 40
+        let old = (try? machine.load(address)) ?? 0
+        try? machine.store(old & 0xFFF | pointer & 0xF_FFFF_FFFF_F000, at: address)
     case 0: set(entry(&input))
     case 1: set(entry(&input) + 24)
     case 2: set(context(&input) + 8)

@@ -34,8 +34,10 @@ struct FuzzMachine {
         }
     }
 
-    /// - Parameter flags: Chooses among the SMMU's options.
-    init(flags: UInt8) throws {
+    /// - Parameters:
+    ///   - flags: Chooses among the SMMU's options.
+    ///   - windowByteCount: Larger than 0x2_0000 has the optional pages, too, where the SMMU has both stages.
+    init(flags: UInt8, windowByteCount: UInt64 = RegisterOffset.windowByteCount) throws {
         var options = SMMUv3Options()
         options.commandExecution = .inline
         options.eventLogCapacity = 8
@@ -43,16 +45,20 @@ struct FuzzMachine {
         options.configurationCacheEntries = flags & 2 == 0 ? 8 : 0
         options.cachesInvalidStructures = flags & 4 == 0
         options.aliasesPage1InPage0 = flags & 8 != 0
-        let identification: Identification =
+        // Who does not complete an invalidate request at once does not before the next CMD_SYNC.
+        options.atcInvalidationTimeoutMilliseconds = 0
+        var identification: Identification =
             switch flags >> 4 & 3 {
             case 2: .full(outputAddressBits: 52)
             case 3: .stage1()
             default: .full()
             }
+        identification.addOptionalPages(within: windowByteCount)
         machine = try BareMachine(
             memory: Self.emptyMemory(),
             identification: identification,
-            options: options
+            options: options,
+            windowByteCount: windowByteCount
         )
         let smmu = machine.smmu
         port = smmu.makePort(for: StreamID(1), canStall: false)
@@ -96,13 +102,28 @@ struct FuzzMachine {
         }
     }
 
+    /// Lets the streams of ``attachStages()`` and stream 1 use ATS: STE.EATS.
+    ///
+    /// - Parameter isSplit: Stream 3, which has both stages, is given IPAs.
+    func enableATS(isSplit: Bool) throws {
+        for stream in 1...3 as ClosedRange<UInt64> {
+            let word = BareMachine.Layout.streamTable + stream * 64 + 8
+            let eats: UInt64 = stream == 3 && isSplit ? 0b10 : 0b01
+            // EATS: bits 93:92 of the STE.
+            try machine.store(try machine.load(word) & ~(0b11 << 28) | eats << 28, at: word)
+        }
+    }
+
     /// One DMA that the input describes.
-    func transact(_ input: inout FuzzInput, at address: UInt64) {
+    ///
+    /// - Parameter isTranslated: It has a translated address, as a function with an ATC sends.
+    func transact(_ input: inout FuzzInput, at address: UInt64, isTranslated: Bool = false) {
         let shape = input.next()
         let attributes = TransactionAttributes(
             substreamID: shape & 1 != 0 ? SubstreamID(UInt32(input.next(UInt16.self))) : nil,
             isPrivileged: shape & 2 != 0,
-            isInstruction: shape & 4 != 0
+            isInstruction: shape & 4 != 0,
+            isTranslated: isTranslated
         )
         let count = shape & 8 != 0 ? Int(input.next(UInt16.self)) : Int(input.next() & 0x1F)
         let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])

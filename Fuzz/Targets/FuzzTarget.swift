@@ -13,6 +13,12 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case configuration
     /// Page tables of both stages in memory, and DMA through them.
     case tables
+    /// Translation requests, translated transactions and page requests of functions, and the commands that answer them.
+    case addressTranslation = "ats"
+    /// Enhanced command queues: their registers, their commands and their errors.
+    case enhancedQueues = "enhanced-queues"
+    /// Translation by register: GATOS and VATOS.
+    case translationOperations = "atos"
     /// A counter group's registers, its SMMU at work, and its messages.
     case counters
     /// Configuration space and BARs of a host bridge's functions, their DMA and their messages.
@@ -41,6 +47,9 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .commandQueue: fuzzCommandQueue(&input)
         case .configuration: fuzzConfiguration(&input)
         case .tables: fuzzTables(&input)
+        case .addressTranslation: fuzzAddressTranslation(&input)
+        case .enhancedQueues: fuzzEnhancedQueues(&input)
+        case .translationOperations: fuzzTranslationOperations(&input)
         case .counters: fuzzCounters(&input)
         case .pci: fuzzPCI(&input)
         case .deviceTree: fuzzDeviceTree(input.rest)

@@ -13,7 +13,9 @@ private let interestingOffsets: [UInt64] = [
     RegisterOffset.irqCtrl, RegisterOffset.gerror, RegisterOffset.gerrorn, RegisterOffset.gerrorIrqCfg0,
     RegisterOffset.strtabBase, RegisterOffset.strtabBaseCfg, RegisterOffset.cmdqBase, RegisterOffset.cmdqProd,
     RegisterOffset.cmdqCons, RegisterOffset.eventqBase, RegisterOffset.eventqProd, RegisterOffset.eventqCons,
-    RegisterOffset.priqBase, RegisterOffset.gatosCtrl, 0xA8, 0xAC, 0x8,
+    RegisterOffset.priqBase, RegisterOffset.gatosCtrl, 0xA8, 0xAC, 0x8, RegisterOffset.gmpam,
+    RegisterOffset.gbpmpam, RegisterOffset.priqProd, RegisterOffset.priqCons, RegisterOffset.vatosSel, 0xC8,
+    0xCC,
 ]
 
 func fuzzRegisters(_ input: inout FuzzInput) {

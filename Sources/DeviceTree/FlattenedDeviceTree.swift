@@ -28,6 +28,9 @@ package struct FlattenedDeviceTree: Equatable, Sendable {
     ///   are instead, where that can be told.
     package init(_ bytes: [UInt8]) throws(DeviceTreeErrors) {
         try Self.checkHeader(bytes)
+        guard !Self.hasEndlessProperty(bytes) else {
+            throw Self.malformed("has a property that is longer than the blob")
+        }
         var log = DiagnosticLog()
         // libfdt wants its blob aligned to 8 bytes, which an array's storage does not promise.
         let blob = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 8)

@@ -67,7 +67,7 @@ extension SMMUv3 {
             signalSync(address: address, data: data, epoch: pending.epoch)
         case .doneWithProcessorEvent:
             advance(past: pending)
-            interrupts.processorEvent?.pulse()
+            sendProcessorEvent()
         case .failed(let error):
             fail(pending, error)
             return false
@@ -117,7 +117,13 @@ extension SMMUv3 {
             return waiting == 1 &<< UInt32(registers.cmdqLog2Entries)
         }
         // A processor that waits for room waits for an event.
-        if wasFull, identification.idr0.sev { interrupts.processorEvent?.pulse() }
+        if wasFull, identification.idr0.sev { sendProcessorEvent() }
+    }
+
+    /// What a processor's WFE waits for, as its own SEV would send it.
+    private func sendProcessorEvent() {
+        count(.processorEvents)
+        interrupts.processorEvent?.pulse()
     }
 
     /// Stops the queue at the command: CMDQ_CONS.ERR, then GERROR.CMDQ_ERR.

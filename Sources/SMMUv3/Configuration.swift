@@ -38,6 +38,12 @@ package struct SMMUv3Options: Equatable, Sendable {
     package var refusesIllegalAccesses = true
     /// How many event records are kept for people to look at, whether or not the queue took them.
     package var eventLogCapacity = 1024
+    /// Whether SMMU_IDR0.SEV says that SIG_SEV, and room in a command queue that was full, wake processors that
+    /// wait for an event.
+    ///
+    /// The SMMU sends the event then: it is counted, and goes to ``SMMUv3/Interrupts/processorEvent``. Whoever connects
+    /// nobody there should leave this off: software that relies on the event sleeps until something else wakes it.
+    package var sendsProcessorEvents = false
     /// How long a function may take to complete an ATS invalidate request, until CMD_SYNC gives it up.
     ///
     /// PCIe gives it a minute.

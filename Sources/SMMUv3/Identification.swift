@@ -85,7 +85,7 @@ package struct Identification: Equatable, Sendable {
         result.idr0.ttf = 0b11  // AArch32 LPAE tables too.
         result.idr0.hyp = true  // Mandatory from v3.2 on with both stages.
         result.idr0.vmid16 = true
-        // SEV stays 0: no processor's event register can be reached from here, and who relies on it sleeps long.
+        // SEV is an option: no processor's event register can be reached from here, and who relies on it sleeps long.
         result.idr0.msi = true
         result.idr0.stallModel = 0b00  // Stall or terminate, as each stream is configured.
         result.idr5.stallMax = 256

@@ -79,6 +79,8 @@ package final class SMMUv3: Sendable {
         interrupts: Interrupts = Interrupts()
     ) {
         self.name = name
+        var identification = identification
+        if options.sendsProcessorEvents { identification.idr0.sev = true }
         self.identification = identification
         self.options = options
         self.bus = bus
@@ -202,6 +204,7 @@ final class Counters: Sendable {
         case walks, descriptorFetches, configurationFetches, faults, stalls
         case eventsRecorded, eventsDropped
         case commands, commandErrors, syncs, transactionsAwaited
+        case processorEvents
         case translationRequests, pageRequests
 
         var text: String {
@@ -217,6 +220,7 @@ final class Counters: Sendable {
             case .commandErrors: "command-errors"
             case .syncs: "syncs"
             case .transactionsAwaited: "sync-awaited-transactions"
+            case .processorEvents: "processor-events"
             case .translationRequests: "ats-translation-requests"
             case .pageRequests: "pri-page-requests"
             }

@@ -92,6 +92,12 @@ extension SMMUv3Options {
                 "ignore",
                 "abort"
             ) { $0.refusesIllegalAccesses = $1 },
+            choice(
+                "processor-events",
+                "Whether SMMU_IDR0.SEV says that the SMMU wakes processors, which the machine only counts.",
+                "no",
+                "yes"
+            ) { $0.sendsProcessorEvents = $1 },
         ]
     }
 

@@ -72,6 +72,59 @@ struct DifferentialTests {
         #expect(judged > 50)
     }
 
+    @Test(
+        "where TTB0 is counts for QEMU before the other half of a wrong CD does, and for the architecture never"
+    )
+    func orderWithinContexts() throws {
+        let model = try Self.makeModel(MachineShape())
+        defer { model.stop() }
+        let fixture = Fixture(.nested)
+        fixture.cd.ttb0 = Fixture.unmapped
+        (fixture.cd.epd1, fixture.cd.t1SZ, fixture.cd.tg1) = (false, 60, 2)
+        fixture.boot()
+        fixture.write()
+        var referee: Referee?
+        let run = fixture.finished("order")
+        model.beforeDMA = { [unowned model] index, dma in
+            referee = Scene(ram: model.ram, run: run, dma: dma, index: index).referee
+        }
+        let outcome = try model.run(run)
+        var badContext = EventRecord()
+        badContext.words[0] = 0x08_0000_000A
+        #expect(outcome.dmas == [DMAOutcome(records: [badContext])])
+        // F_TRANSLATION of stage 2, CLASS TT, with RnW 1 whatever the transaction is.
+        var unmapped = EventRecord()
+        unmapped.words[0] = 0x08_0000_0010
+        unmapped.words[1] = 1 << 35 | 1 << 39 | 1 << 40
+        unmapped.words[2] = Fixture.address
+        unmapped.words[3] = Fixture.unmapped
+        let names = try #require(referee).names(
+            model: outcome.dmas[0],
+            qemu: DMAOutcome(records: [unmapped])
+        )
+        #expect(names.contains("nested-root-translated-with-cd"))
+    }
+
+    @Test("a case finds nothing in the queues' memory of what a case before it left there")
+    func queueMemory() throws {
+        let model = try Self.makeModel(MachineShape(stages: .stage1))
+        defer { model.stop() }
+        func fixture() -> Fixture {
+            let fixture = Fixture(.stage1)
+            fixture.leaf(0, Layout.scratch | 0xF43)
+            fixture.boot()
+            return fixture
+        }
+        let first = fixture()
+        first.write()
+        _ = try model.run(first.finished("writes"))
+        #expect(model.ram.load32(Layout.scratch) == Layout.writtenWord(0))
+        let second = fixture()
+        second.read()
+        let outcome = try model.run(second.finished("reads"))
+        #expect(outcome.dmas == [DMAOutcome()])
+    }
+
     @Test("QEMU's profile is what QEMU 11.1.3's registers read")
     func profile() {
         let both = Identification.qemu()

@@ -296,4 +296,21 @@ struct MessageTests {
             #expect(sink.count == (hasEvent ? 3 : 0))
         }
     }
+
+    @Test(
+        "the option processor-events sets IDR0.SEV, and each event is counted; without it SIG_SEV is SIG_NONE"
+    )
+    func processorEventOption() throws {
+        for sends in [true, false] {
+            var options = TestGuest.inlineOptions
+            try options.set("processor-events=\(sends ? "yes" : "no")")
+            let guest = try TestGuest(GuestSetup(identification: .full(), options: options))
+            #expect(try guest.read32(0x0) >> 14 & 1 == (sends ? 1 : 0))
+            try guest.issue(RawCommand(low: 0x2046, high: 0), RawCommand(low: 0x46, high: 0))
+            #expect(try guest.activeErrors == 0)
+            #expect(try guest.commandCons == guest.commandProd, "both are consumed")
+            let count = guest.smmu.statistics.first { $0.name == "processor-events" }?.value
+            #expect(count == (sends ? 1 : 0))
+        }
+    }
 }

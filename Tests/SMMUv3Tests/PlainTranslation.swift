@@ -32,6 +32,22 @@ struct PlainContext {
     var e0pd1 = false
     /// NS-EL2: one half, one privilege.
     var isSingle = false
+    /// Tables of VMSAv8-32: 32-bit addresses, which the sizes of the halves share out.
+    var isAArch32 = false
+    var uwxn = false
+
+    /// VMSAv8-32: whether the upper half translates an address; nil where neither does.
+    ///
+    /// A half of 32 bits takes what the other one leaves.
+    func isUpperOf32Bits(_ va: UInt64) -> Bool? {
+        let end: UInt64 = 1 << 32
+        let lowerBits = lower?.inputBits ?? 32
+        let upperBits = upper?.inputBits ?? 32
+        let upperStart = upperBits < 32 ? end - (1 << UInt64(upperBits)) : nil
+        let lowerEnd = lowerBits < 32 ? 1 << UInt64(lowerBits) : upperStart ?? end
+        if va < lowerEnd { return false }
+        return va >= upperStart ?? lowerEnd && va < end ? true : nil
+    }
 }
 
 struct PlainAccess {
@@ -57,6 +73,8 @@ struct PlainTranslation {
     var stage2: PlainStage?
     var s2PTW = false
     var hasXNX = true
+    /// Stage 2's tables are of VMSAv8-32: what cannot be read cannot be executed.
+    var isStage2AArch32 = false
     /// nil where no RAM is.
     var load: (UInt64) -> UInt64?
 
@@ -158,7 +176,8 @@ struct PlainTranslation {
             let isWrite = eventClass == 2 && access.isWrite
             isPermitted = leaf.word >> (isWrite ? 7 : 6) & 1 == 1
         } else {
-            isPermitted = xn == 0 || xn == (access.isPrivileged ? 3 : 1)
+            let isReadable = !isStage2AArch32 || leaf.word >> 6 & 1 == 1
+            isPermitted = isReadable && (xn == 0 || xn == (access.isPrivileged ? 3 : 1))
         }
         guard isPermitted else { throw fault(0x13) }
         // Device types without FWB: 0b00xx, and the Reserved 0b0100, 0b1000 and 0b1100.
@@ -169,11 +188,15 @@ struct PlainTranslation {
 
     private func first(_ va: UInt64, _ context: PlainContext, _ access: PlainAccess) throws -> UInt64 {
         func fault(_ event: UInt64) -> PlainFault { PlainFault(event: event) }
-        let isUpper = !context.isSingle && va >> 55 & 1 == 1
+        var isUpper = !context.isSingle && va >> 55 & 1 == 1
+        if context.isAArch32 {
+            guard let upper = context.isUpperOf32Bits(va) else { throw fault(0x10) }
+            isUpper = upper
+        }
         if isUpper ? context.e0pd1 : context.e0pd0, !access.isPrivileged { throw fault(0x10) }
         guard let stage = isUpper ? context.upper : context.lower else { throw fault(0x10) }
         let top = (isUpper ? context.tbi1 : context.tbi0) ? 55 : 63
-        for bit in stage.inputBits...63 where bit <= top {
+        for bit in stage.inputBits...63 where bit <= top && !context.isAArch32 {
             guard va >> UInt64(bit) & 1 == (isUpper ? 1 : 0) else { throw fault(0x10) }
         }
         let leaf = try walk(
@@ -204,8 +227,12 @@ struct PlainTranslation {
         let pxn = leaf.word >> 53 & 1 == 1 || leaf.tables >> 59 & 1 == 1
         if access.isInstruction, !access.isWrite {
             if access.isPrivileged {
-                return !pxn && !(isUser && !isReadOnly) && !(context.wxn && !isReadOnly)
+                if uxn, context.isAArch32 { return false }
+                let isUserWritable = isUser && !isReadOnly
+                return !pxn && !(isUserWritable && (context.uwxn || !context.isAArch32))
+                    && !(context.wxn && !isReadOnly)
             }
+            if !isUser, context.isAArch32 { return false }
             return !uxn && !(context.wxn && isUser && !isReadOnly)
         }
         if access.isPrivileged { return !(access.isWrite && isReadOnly) && !(context.pan && isUser) }

@@ -8,6 +8,22 @@ import Testing
 
 @testable import SMMUv3
 
+/// Whose tables they are.
+struct RandomWorld: Sendable, CustomTestStringConvertible {
+    var name: String
+    var strw: UInt64 = 0
+    var isE2H = false
+    var isAArch32 = false
+
+    static let el1 = RandomWorld(name: "NS-EL1")
+    static let el2 = RandomWorld(name: "NS-EL2", strw: 2)
+    static let e2h = RandomWorld(name: "NS-EL2-E2H", strw: 2, isE2H: true)
+    static let aarch32 = RandomWorld(name: "VMSAv8-32", isAArch32: true)
+
+    var hasUpperHalf: Bool { strw == 0 || isE2H }
+    var testDescription: String { name }
+}
+
 /// One stream with random tables of one or two stages.
 struct RandomStream {
     static let id: UInt64 = 5
@@ -15,6 +31,7 @@ struct RandomStream {
     static let vmid: UInt64 = 0x321
 
     let guest: TestGuest
+    let world: RandomWorld
     var lower: RandomStage?
     var upper: RandomStage?
     var second: RandomStage?
@@ -23,17 +40,30 @@ struct RandomStream {
     /// What is looked up.
     var addresses: [UInt64] = []
 
-    init(config: UInt64, _ random: inout SplitMix) throws {
+    init(config: UInt64, world: RandomWorld = .el1, _ random: inout SplitMix) throws {
+        self.world = world
         let isLarge = random.next() % 2 == 0
         guest = try TestGuest.full(bits: isLarge ? 52 : 48)
         let bus = guest.bus
         plain = PlainTranslation(load: { try? bus.loadRAM64(at: PhysicalAddress($0)) })
-        var ste = STEWords(config: config, s2VMID: Self.vmid)
+        if world.strw != 0 {
+            // CR2.E2H, with RECINVSID and PTM as they were; CR2 is guarded by SMMUEN.
+            try guest.write32(0x20, 0b1100)
+            try guest.write32(0x2C, world.isE2H ? 0b111 : 0b110)
+            try guest.write32(0x20, 0b1101)
+        }
+        var ste = STEWords(config: config, strw: world.strw, s2VMID: Self.vmid)
         // Stage 1's tables need room in the IPA space.
         let largest: UInt64 = config == 0b111 ? 32 : 48
-        if config & 0b010 != 0 { ste.extra = try makeStage2(isLarge, largest, &random).words }
+        if config & 0b010 != 0 {
+            let isSmall = world.isAArch32 && (config == 0b110 || random.next() % 2 == 0)
+            ste.extra =
+                try isSmall
+                ? makeAArch32Stage2(config == 0b111, &random).words
+                : makeStage2(isLarge, largest, &random).words
+        }
         if config & 0b001 != 0 {
-            let cd = try makeContext(isLarge, &random)
+            let cd = try world.isAArch32 ? makeAArch32Context(&random) : makeContext(isLarge, &random)
             contextAddress = try place(cd, &random)
             ste.s1ContextPtr = contextAddress
         }
@@ -50,7 +80,7 @@ struct RandomStream {
     }
 
     /// An address in RAM, one beyond, or any.
-    private static func output(_ random: inout SplitMix) -> UInt64 {
+    static func output(_ random: inout SplitMix) -> UInt64 {
         switch random.next() % 8 {
         case 0: random.next() & 0xF_FFFF_FFFF_FFFF
         case 1: random.next() & 0xFFFF_FFFF
@@ -120,6 +150,8 @@ struct RandomStream {
         let e0pd0 = random.next() % 8 == 0
         cd.extra[1] = bit(e0pd0, 66 - 64)
         var context = PlainContext(tbi0: cd.tbi0, tbi1: cd.tbi1, wxn: cd.wxn, pan: cd.pan, e0pd0: e0pd0)
+        // NS-EL2 knows no unprivileged accesses, and so does not refuse them.
+        if !world.hasUpperHalf { (context.isSingle, context.e0pd0) = (true, false) }
         let memory: any TableMemory
         if let second {
             memory = IntermediateTables(guest, second, flaws: 10)
@@ -156,7 +188,7 @@ struct RandomStream {
             firstSize, tg(first.plain.granule, false), first.plain.had, first.plain.base
         )
         context.lower = first.plain
-        if random.next() % 2 == 0 {
+        if world.hasUpperHalf, random.next() % 2 == 0 {
             let (other, otherSize) = try makeHalf(&random)
             upper = other
             (cd.t1SZ, cd.tg1, cd.had1, cd.ttb1) = (
@@ -196,13 +228,20 @@ struct RandomStream {
         let offset = random.next() & ((1 << bits) - 1) & ~7
         try half.fill(offset, &random)
         try fillSecond(of: offset, half, &random)
-        var address = isUpper ? offset | ~((1 << bits) - 1) : offset
+        var address = inputAddress(offset, half)
         switch random.next() % 16 {
         case 0: address ^= 1 << (56 + random.next() % 8)
         case 1: address ^= 1 << (bits + random.next() % (64 - bits))
         default: break
         }
         return address
+    }
+
+    /// The address that has this offset in a half.
+    func inputAddress(_ offset: UInt64, _ half: RandomStage) -> UInt64 {
+        guard half === upper else { return offset }
+        let address = offset | ~((1 << UInt64(half.plain.inputBits)) - 1)
+        return world.isAArch32 ? address & 0xFFFF_FFFF : address
     }
 
     /// Stage 2's tables for what stage 1 gives for an address.

@@ -177,7 +177,11 @@ final class RandomStage {
     func randomDescriptor(_ level: Int, _ random: inout SplitMix) throws -> UInt64 {
         let dice = random.next() % 100
         if dice < 4 { return random.next() & ~1 }
-        if dice < 6 { return random.next() | 1 }
+        if dice < 6 {
+            let word = random.next() | 1
+            // Of 48 random bits few are an address of 40: some are, so that there is a walk to go on.
+            return plain.outputBits == 40 && word >> 63 == 1 ? word & ~0xFF00_0000_0000 : word
+        }
         if level < 3, dice < 70 {
             let next = try memory.makeTable(1 << UInt64(plain.granule), &random)
             let hierarchical = !isStage2 && random.next() % 3 == 0 ? random.next() << 59 & ~(1 << 63) : 0

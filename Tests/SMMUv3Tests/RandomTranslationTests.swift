@@ -51,15 +51,29 @@ struct RandomTranslationTests {
         }
     }
 
+    /// Each STE.Config with each world that it can have.
+    struct Shape: Sendable, CustomTestStringConvertible {
+        var config: UInt64
+        var world = RandomWorld.el1
+
+        var testDescription: String { "Config 0b\(String(config, radix: 2)), \(world.name)" }
+
+        static let all =
+            [0b101, 0b110, 0b111].map { Shape(config: $0) }
+            + [0b101, 0b110, 0b111].map { Shape(config: $0, world: .aarch32) }
+            + [RandomWorld.el2, .e2h].map { Shape(config: 0b101, world: $0) }
+    }
+
     @Test(
         "every answer, record and all, is what a plain reading of the specification gives",
-        arguments: [0b101, 0b110, 0b111] as [UInt64]
+        arguments: Shape.all
     )
-    func plainReading(_ config: UInt64) throws {
+    func plainReading(_ shape: Shape) throws {
+        let config = shape.config
         var kinds: Set<Kind> = []
         for seed in 1...60 as ClosedRange<UInt64> {
             var random = SplitMix(seed: seed &* 1000 &+ config)
-            let stream = try RandomStream(config: config, &random)
+            let stream = try RandomStream(config: config, world: shape.world, &random)
             let bits = stream.guest.smmu.identification.outputAddressBits
             for address in stream.addresses {
                 for access in RandomStream.accesses {
@@ -79,12 +93,12 @@ struct RandomTranslationTests {
 
     @Test(
         "after any change and the invalidation that it needs, caches answer as memory does",
-        arguments: [0b101, 0b110, 0b111] as [UInt64],
+        arguments: Shape.all,
         Array(1...8 as ClosedRange<UInt64>)
     )
-    func caches(_ config: UInt64, _ seed: UInt64) throws {
-        var random = SplitMix(seed: seed &* 7919 &+ config)
-        let stream = try RandomStream(config: config, &random)
+    func caches(_ shape: Shape, _ seed: UInt64) throws {
+        var random = SplitMix(seed: seed &* 7919 &+ shape.config)
+        let stream = try RandomStream(config: shape.config, world: shape.world, &random)
         for round in 0..<16 {
             for address in stream.addresses {
                 for access in RandomStream.accesses {
@@ -115,8 +129,10 @@ struct RandomTranslationTests {
             // There may be no room for a table any more: then nothing is mapped.
             try half.store(victim.entry, (try? half.randomDescriptor(victim.level, &random)) ?? 0)
             let wasLeaf = victim.level == 3 || victim.word & 3 == 1
-            let isUpper = half === stream.upper
-            let va = isUpper ? offset | ~((1 << UInt64(half.plain.inputBits)) - 1) : offset
+            let va = stream.inputAddress(offset, half)
+            if stream.world.strw != 0 {
+                return try invalidateAtEL2(stream, half, va, wasLeaf ? victim.level : nil, &random)
+            }
             switch random.next() % 6 {
             case 4 where wasLeaf, 5 where wasLeaf:
                 try stream.guest.sync(range(0x12 + random.next() % 2, va, victim.level, half, &random))
@@ -146,6 +162,26 @@ struct RandomTranslationTests {
         try stream.guest.sync(Raw.cfgiCDAll(RandomStream.id))
     }
 
+    /// The TLBIs of NS-EL2, which has no ASIDs, and of NS-EL2-E2H.
+    ///
+    /// - Parameter leafLevel: nil where the descriptor was none of a leaf.
+    private func invalidateAtEL2(
+        _ stream: RandomStream,
+        _ half: RandomStage,
+        _ va: UInt64,
+        _ leafLevel: Int?,
+        _ random: inout SplitMix
+    ) throws {
+        let asid = RandomStream.asid
+        switch (random.next() % 5, leafLevel) {
+        case (0, .some): try stream.guest.sync(Raw.tlbiEL2VA(va, asid: asid))
+        case (1, .some): try stream.guest.sync(Raw.tlbiEL2VAA(va))
+        case (2, let level?), (3, let level?):
+            try stream.guest.sync(range(0x22 + random.next() % 2, va, level, half, &random))
+        default: try stream.guest.sync(Raw.tlbiEL2ASID(asid), Raw.tlbiEL2All)
+        }
+    }
+
     /// A TLBI by a range that a leaf is in, with the leaf's level or without.
     private func range(
         _ opcode: UInt64,
@@ -164,7 +200,8 @@ struct RandomTranslationTests {
         let before = first >> bits >= 4 && bits - UInt64(granule) == scale ? random.next() % 4 : 0
         var num = before + random.next() % 4
         if !hasTTL, scale == 0, num == 0 { num = 1 }
-        let tag = RandomStream.vmid << 32 | (opcode == 0x12 ? RandomStream.asid << 48 : 0)
+        let vmid = opcode & 0xF0 == 0x20 && opcode != 0x2A ? 0 : RandomStream.vmid
+        let tag = vmid << 32 | (opcode == 0x12 || opcode == 0x22 ? RandomStream.asid << 48 : 0)
         let tg = UInt64(granule - 10) / 2
         let ttl = hasTTL ? UInt64(level) : 0
         return RawCommand(

@@ -200,6 +200,27 @@ package struct DeviationCase: Sendable {
                 $0.boot()
                 $0.read()
             },
+            DeviationCase(
+                "nested-root-translated-with-cd",
+                "a CD that is wrong in its other half is C_BAD_CD, wherever TTB0 is",
+                .nested
+            ) {
+                $0.cd.ttb0 = Fixture.unmapped
+                ($0.cd.epd1, $0.cd.t1SZ, $0.cd.tg1) = (false, 60, 2)
+                $0.boot()
+                $0.read()
+            },
+            DeviationCase(
+                "nested-table-abort-tells-ipa",
+                "FetchAddr is the descriptor's that could not be fetched, not the IPA of the table it is for",
+                .nested
+            ) {
+                // Stage 2 has a table where no RAM is, for the GiB in which stage 1 has one.
+                $0.builder.poke(Fixture.root, 0x1_4020_0000 | 3)
+                $0.builder.poke(Fixture.root2 + 5 * 8, Layout.nowhere | 3)
+                $0.boot()
+                $0.read()
+            },
             DeviationCase("ttrnw-zero", "TTRnW is 1 where a descriptor's fetch is refused", .nested) {
                 $0.splitTables()
                 $0.page2(Fixture.root, Fixture.root | 0x7BF)

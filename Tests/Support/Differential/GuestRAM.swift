@@ -42,6 +42,11 @@ final class GuestRAM {
         }
     }
 
+    /// Empties what is below the stream table: queues, and where QEMU's devices put what they read.
+    ///
+    /// Tables may map it, and a case must not find there what a case before it left on one side alone.
+    func clearQueues() { memset(base, 0, Int(Layout.streamTable - Layout.ram)) }
+
     /// Where tables or data hold a word at an offset in its page.
     func find(_ word: UInt32, offset: UInt64) -> UInt64? {
         var index = Int(Layout.streamTable - Layout.ram + offset)

@@ -58,6 +58,7 @@ package final class ModelRunner {
     package func run(_ run: Case) throws -> CaseOutcome {
         if !isClean { ram.reset() }
         isClean = true
+        ram.clearQueues()
         var outcome = CaseOutcome()
         try write32(RegisterOffset.cr0, 0)
         try write32(RegisterOffset.gerrorn, UInt64(acknowledgedErrors))

@@ -105,6 +105,8 @@ package final class QEMURunner {
         (producer, events) = (0, 0)
         var reads: [Reading] = []
         var values = try process.flush()
+        // The devices have their pattern.
+        ram.clearQueues()
         var index = 0
         for step in run.steps {
             if case .store(let address, let words) = step {

@@ -46,13 +46,16 @@ struct Quirks: OptionSet, Hashable {
     /// F_CD_FETCH has its address in dword 2.
     static let cdFetchAddressEarly = Quirks(rawValue: 1 << 15)
 
+    /// Nested: where stage 2's walk for a stage-1 table below the first aborts, FetchAddr is the table's IPA.
+    static let tableAbortTellsIPA = Quirks(rawValue: 1 << 16)
+
     /// A hit in QEMU's TLB: APTable is not kept there.
-    static let apTableForgotten = Quirks(rawValue: 1 << 16)
+    static let apTableForgotten = Quirks(rawValue: 1 << 24)
     /// A hit in QEMU's TLB with both stages: stage 2's permissions are not kept there.
-    static let stage2PermissionsForgotten = Quirks(rawValue: 1 << 17)
+    static let stage2PermissionsForgotten = Quirks(rawValue: 1 << 25)
 
     /// Those of walks and records, without caches.
-    static let all = Quirks(rawValue: (1 << 16) - 1)
+    static let all = Quirks(rawValue: (1 << 17) - 1)
 
     /// Each with its name in the report.
     static let named: [(Quirks, String)] = [
@@ -72,5 +75,6 @@ struct Quirks: OptionSet, Hashable {
         (.ttRnWZero, "ttrnw-zero"),
         (.wholeIPA, "ipa-low-bits"),
         (.cdFetchAddressEarly, "cd-fetch-address"),
+        (.tableAbortTellsIPA, "nested-table-abort-tells-ipa"),
     ]
 }

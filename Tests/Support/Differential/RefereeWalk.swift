@@ -124,20 +124,25 @@ struct RefereeWalk {
             }
             cd.words[index] = word
         }
-        guard isContextValid else { throw PlainFault(number: 0x0A, isAlwaysRecorded: true) }
+        try checkContext()
         return true
     }
 
-    /// C_BAD_CD where not, in both halves whichever is used.
-    private var isContextValid: Bool {
-        guard cd.v, cd.aa64, cd.a, !cd.s, !cd.ha, !cd.hd, !cd.endi || cd.epd0 && cd.epd1 else { return false }
+    /// C_BAD_CD where the CD is not valid, in both halves whichever is used.
+    ///
+    /// QEMU translates TTB0 before it looks at the other half: a stage-2 fault there comes before what is wrong here.
+    private func checkContext() throws {
+        let bad = PlainFault(number: 0x0A, isAlwaysRecorded: true)
+        guard cd.v, cd.aa64, cd.a, !cd.s, !cd.ha, !cd.hd else { throw bad }
+        let isRootTranslated = quirks.contains(.rootTranslatedWithCD) && ste.config.translatesStage2
         for isUpper in [false, true] where !(isUpper ? cd.epd1 : cd.epd0) {
-            guard let stage = stage1(isUpper: isUpper), stage.base >> UInt64(stage.shape.outputBits) == 0
+            guard !cd.endi, let stage = stage1(isUpper: isUpper),
+                stage.base >> UInt64(stage.shape.outputBits) == 0
             else {
-                return false
+                throw bad
             }
+            if isRootTranslated { _ = try second(stage.base, eventClass: 1, isStructure: true) }
         }
-        return true
     }
 
     private func stage1(isUpper: Bool) -> PlainStage? {
@@ -161,11 +166,6 @@ struct RefereeWalk {
     /// Stage 1; nil where the CD is not one that this knows.
     private func first(_ address: UInt64) throws -> UInt64? {
         let isUpper = address >> 55 & 1 == 1
-        if quirks.contains(.rootTranslatedWithCD), ste.config.translatesStage2 {
-            for (isDisabled, table) in [(cd.epd0, cd.ttb0), (cd.epd1, cd.ttb1)] where !isDisabled {
-                _ = try second(table, eventClass: 1, isStructure: true)
-            }
-        }
         guard !(isUpper ? cd.epd1 : cd.epd0) else { throw PlainFault(number: 0x10) }
         guard let stage = stage1(isUpper: isUpper) else { return nil }
         let ignoresTop = isUpper && !quirks.contains(.tbi0ForBoth) ? cd.tbi1 : cd.tbi0
@@ -288,6 +288,8 @@ struct RefereeWalk {
             var fault = way.fault(0x0B)
             fault.address = address
             if !way.stage.isStage2 { fault.eventClass = 1 }
+            let isForTable = way.stage.isStage2 && way.eventClass == 1 && !way.isStructure
+            if isForTable, quirks.contains(.tableAbortTellsIPA) { fault.address = way.input }
             throw fault
         }
         return word
