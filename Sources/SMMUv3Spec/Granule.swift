@@ -1,6 +1,6 @@
 // Translation granules and address sizes, and the several ways in which fields encode them.
 
-// Swift 6.3 ignores @inlinable on the members of a package type that is not itself @usableFromInline.
+// Swift 6.3 ignores @inlinable on the members of a package type that is not itself .
 
 /// A translation granule: the size of a page and of a table.
 
