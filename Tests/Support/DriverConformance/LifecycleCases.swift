@@ -46,11 +46,19 @@ extension ConformanceCase {
         try expectEqual(features.outputAddressBits, [32, 36, 40, 42, 44, 48, 52, 48][Int(idr5 & 7)], "OAS")
     }
 
+    /// SMMUEN, EVENTQEN and CMDQEN; PRIQEN and ATSCHK where there are page requests and ATS.
+    private static func enabled(_ rig: Rig) -> UInt32 {
+        let flags = rig.driver.features.flags
+        return 0xD | (flags.contains(.pageRequests) ? 0x2 : 0)
+            | (flags.contains(.translationRequests) ? 0x10 : 0)
+    }
+
     private static func reset(_ bench: any ConformanceBench) throws {
         let rig = try Rig(bench)
-        try expectEqual(try rig.register(RegisterOffset.cr0), 0xD, "CR0")
-        try expectEqual(try rig.register(RegisterOffset.cr0ack), 0xD, "CR0ACK")
-        try expectEqual(try rig.register(RegisterOffset.irqCtrlack), 5, "IRQ_CTRLACK")
+        let hasPageRequests = rig.driver.features.flags.contains(.pageRequests)
+        try expectEqual(try rig.register(RegisterOffset.cr0), enabled(rig), "CR0")
+        try expectEqual(try rig.register(RegisterOffset.cr0ack), enabled(rig), "CR0ACK")
+        try expectEqual(try rig.register(RegisterOffset.irqCtrlack), hasPageRequests ? 7 : 5, "IRQ_CTRLACK")
         try expectEqual(try rig.register(RegisterOffset.strtabBaseCfg), 0x1_0210, "STRTAB_BASE_CFG")
         // CFGI_ALL, TLBI_EL2_ALL where there is Hyp, TLBI_NSNH_ALL, each with a CMD_SYNC.
         let count: UInt32 = rig.driver.features.flags.contains(.hypervisor) ? 6 : 4
@@ -127,7 +135,7 @@ extension ConformanceCase {
             second.messages.contains("SMMU currently enabled! Resetting..."),
             "the log says nothing of the SMMU that was on"
         )
-        try expectEqual(try second.register(RegisterOffset.cr0ack), 0xD, "CR0ACK")
+        try expectEqual(try second.register(RegisterOffset.cr0ack), enabled(second), "CR0ACK")
         // Nothing that was cached is left: the stream has no entry any more.
         try second.expectAborts(0, 0x1000, BoardLayout.buffers)
         try second.expectEvents([.cBadStreamID], 0, 0x1000, isRead: false)
