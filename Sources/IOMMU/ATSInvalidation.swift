@@ -98,7 +98,7 @@ extension SMMUv3Driver {
     ///
     /// Linux: arm_smmu_ats_supported.
     func wantsATS(_ endpoint: IOMMUEndpoint, in domain: IOMMUDomain) -> Bool {
-        features.flags.contains(.translationRequests) && domain.kind.translates
+        features.flags.contains(.translationRequests) && domain.asid != nil
             && endpoint.services?.hasATS == true
     }
 

@@ -114,7 +114,8 @@ extension SMMUDriverError {
     package var errorName: String {
         switch self {
         case .registerWindowTooSmall, .domainOfAnotherSMMU, .unsupportedGranule, .domainDoesNotTranslate,
-            .substreamNeedsTranslation, .noStreams, .endpointNeedsDirectRegions, .invalidCookie,
+            .substreamNeedsTranslation, .substreamNeedsStage1, .noStreams, .endpointNeedsDirectRegions,
+            .invalidCookie,
             .reservedRange:
             "EINVAL"
         case .unsupportedHardware: "ENXIO"
@@ -122,8 +123,9 @@ extension SMMUDriverError {
         case .bus: "EIO"
         case .stopped, .unknownEndpoint: "ENODEV"
         case .noMemory, .iovasExhausted: "ENOMEM"
-        case .noDirtyTracking: "EOPNOTSUPP"
-        case .asidsExhausted: "EBUSY"
+        case .noDirtyTracking, .noNesting: "EOPNOTSUPP"
+        case .asidsExhausted, .substreamsInUse: "EBUSY"
+        case .vmidsExhausted: "ENOSPC"
         case .streamOutOfRange, .substreamOutOfRange: "ERANGE"
         case .streamInUse: "ENODEV"
         case .substreamInUse: "EBUSY"

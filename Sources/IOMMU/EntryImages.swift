@@ -64,6 +64,38 @@ extension STE {
         if unsubstreamed == .bypasses, features.flags.contains(.attributeOverrides) { entry.shCfg = 0b01 }
         return entry
     }
+
+    /// Stage 2 alone.
+    ///
+    /// Linux: arm_smmu_make_s2_domain_ste.
+    static func translatingStage2(
+        _ configuration: PageTableConfiguration,
+        root: PhysicalAddress,
+        vmid: UInt16,
+        canStall: Bool,
+        features: SMMUFeatures
+    ) -> STE {
+        var entry = STE()
+        entry.v = true
+        entry.config = .stage2
+        if features.flags.contains(.attributeOverrides) { entry.shCfg = 0b01 }
+        let controls = configuration.stageTwoControls
+        entry.s2FWB = controls.s2FWB
+        entry.s2VMID = vmid
+        entry.s2T0SZ = controls.s2T0SZ
+        entry.s2SL0 = controls.s2SL0
+        entry.s2IR0 = controls.s2IR0
+        entry.s2OR0 = controls.s2OR0
+        entry.s2SH0 = controls.s2SH0
+        entry.s2TG = controls.s2TG
+        entry.s2PS = controls.s2PS
+        entry.s2AA64 = true
+        entry.s2PTW = true
+        entry.s2S = canStall
+        entry.s2R = true
+        entry.s2TTB = root.rawValue
+        return entry
+    }
 }
 
 extension CD {

@@ -36,13 +36,19 @@ package final class IOMMUDomain: Sendable {
         _ kind: IOMMUDomainKind,
         device: SMMUv3Device,
         granule: PageTableGranule?,
-        tracksDirtyState: Bool = false
+        tracksDirtyState: Bool = false,
+        isNestingParent: Bool = false
     ) throws(SMMUDriverError) {
         originalKind = kind
         self.device = device
         translation =
             kind.translates
-            ? try DomainTranslation(device, granule: granule, tracksDirtyState: tracksDirtyState) : nil
+            ? try DomainTranslation(
+                device,
+                granule: granule,
+                tracksDirtyState: tracksDirtyState,
+                isNestingParent: isNestingParent
+            ) : nil
         if kind == .dmaFQ { startFlushQueue() }
     }
 
@@ -58,7 +64,12 @@ package final class IOMMUDomain: Sendable {
     }
 
     /// The ASID that the domain's translations carry; nil where it does not translate.
-    package var asid: UInt16? { translation?.tag.asid }
+    package var asid: UInt16? {
+        guard let tag = translation?.tag, tag.vmid == nil else { return nil }
+        return tag.asid
+    }
+    /// The VMID that a stage-2 domain's translations carry; nil for any other.
+    package var vmid: UInt16? { translation?.tag.vmid }
     /// The page table's shape; nil where the domain does not translate.
     package var configuration: PageTableConfiguration? { translation?.configuration }
     /// The page table's address, as CD.TTB0 says it; nil where the domain does not translate.
@@ -161,22 +172,33 @@ final class DomainTranslation: Sendable {
     let iovaCache = IOVARangeCache()
     let doorbells = Mutex(MSIDoorbells())
 
-    init(_ device: SMMUv3Device, granule: PageTableGranule?, tracksDirtyState: Bool)
-        throws(SMMUDriverError)
-    {
+    /// Stage 1 where the SMMU has it, unless it is to be a parent of nested domains; stage 2 otherwise.
+    ///
+    /// Linux: arm_smmu_domain_alloc_paging_flags, arm_smmu_domain_finalise.
+    init(
+        _ device: SMMUv3Device,
+        granule: PageTableGranule?,
+        tracksDirtyState: Bool,
+        isNestingParent: Bool
+    ) throws(SMMUDriverError) {
         let features = device.features
-        guard !tracksDirtyState || features.flags.contains(.hardwareDirtyState) else {
+        guard !isNestingParent || features.flags.contains(.nesting) else { throw .noNesting }
+        let isStage2 = isNestingParent || !features.flags.contains(.stage1)
+        guard !tracksDirtyState || features.flags.contains(.hardwareDirtyState) && !isStage2 else {
             throw .noDirtyTracking
         }
         let granule = try Self.choose(granule ?? device.options.granule, features)
-        guard let asid = device.asids.allocate(bits: features.asidBits) else {
-            throw .asidsExhausted(count: (1 << features.asidBits) - 1)
+        let numbers = isStage2 ? device.vmids : device.asids
+        let bits = isStage2 ? features.vmidBits : features.asidBits
+        guard let number = numbers.allocate(bits: bits) else {
+            throw isStage2 ? .vmidsExhausted(count: (1 << bits) - 1) : .asidsExhausted(count: (1 << bits) - 1)
         }
         do {
             let configuration = try PageTableConfiguration(
+                stage: isStage2 ? .two(forcesWriteBack: false) : .one,
                 granule: granule,
-                inputAddressBits: features.virtualAddressBits,
-                outputAddressBits: features.inputAddressBits,
+                inputAddressBits: isStage2 ? features.outputAddressBits : features.virtualAddressBits,
+                outputAddressBits: isStage2 ? features.outputAddressBits : features.inputAddressBits,
                 isCoherent: features.flags.contains(.coherent),
                 partialUnmap: device.options.partialUnmap,
                 tracksDirtyState: tracksDirtyState
@@ -195,12 +217,13 @@ final class DomainTranslation: Sendable {
             )
             state = Mutex(State(table: table, iovas: iovas))
         } catch {
-            device.asids.free(asid)
+            numbers.free(number)
             throw .pageTable(error)
         }
         self.device = device
         tag = TLBTag(
-            asid: asid,
+            asid: isStage2 ? 0 : number,
+            vmid: isStage2 ? number : nil,
             granule: granule,
             usesE2H: device.usesE2H,
             hasRanges: features.flags.contains(.rangeInvalidation)
@@ -212,17 +235,22 @@ final class DomainTranslation: Sendable {
         do throws(SMMUDriverError) {
             try flushAll()
             giveBackRetiredMemory()
-            device.asids.free(tag.asid)
+            freeNumber()
         } catch {
             if device.isOff(error) {
                 giveBackRetiredMemory()
-                device.asids.free(tag.asid)
+                freeNumber()
                 return
             }
-            // The SMMU may still walk: tables and ASID are lost rather than used twice.
-            device.log.note(.error, "ASID \(tag.asid) and its tables are lost: \(error)")
+            // The SMMU may still walk: tables and number are lost rather than used twice.
+            let number = tag.vmid.map { "VMID \($0)" } ?? "ASID \(tag.asid)"
+            device.log.note(.error, "\(number) and its tables are lost: \(error)")
             state.withLock { $0.table.abandonTables() }
         }
+    }
+
+    private func freeNumber() {
+        if let vmid = tag.vmid { device.vmids.free(vmid) } else { device.asids.free(tag.asid) }
     }
 
     private func giveBackRetiredMemory() {

@@ -32,6 +32,8 @@ package enum SMMUDriverError: Error, Equatable, Sendable {
     case noMemory(purpose: String, PhysicalPageError)
     /// Every ASID is in use.
     case asidsExhausted(count: Int)
+    /// Every VMID is in use; 0 is none.
+    case vmidsExhausted(count: Int)
     /// No free range of IOVAs is that large.
     case iovasExhausted(byteCount: UInt64)
     /// The page table refused.
@@ -64,6 +66,12 @@ package enum SMMUDriverError: Error, Equatable, Sendable {
     case domainDoesNotTranslate(IOMMUDomainKind)
     /// A SubstreamID takes a translating domain, beside a stream whose own domain is of any kind.
     case substreamNeedsTranslation(IOMMUDomainKind)
+    /// The SMMU, or its erratum, has no stage 1 on stage 2, so nothing can be a parent of nested domains.
+    case noNesting
+    /// SubstreamIDs translate by CDs, which a stage-2 domain has none of.
+    case substreamNeedsStage1
+    /// A stage-2 domain would take the CDs of these SubstreamIDs away.
+    case substreamsInUse(endpoint: String)
     /// The SMMU does not note what is written (IDR0.HTTU), or the domain was not made for it.
     case noDirtyTracking
     /// The domain takes no MSI cookie, or has one.
@@ -88,6 +96,7 @@ extension SMMUDriverError: CustomStringConvertible {
         case .stopped: "the SMMU's driver has been stopped"
         case .noMemory(let purpose, let error): "no memory for \(purpose): \(error)"
         case .asidsExhausted(let count): "all \(count) ASIDs are in use"
+        case .vmidsExhausted(let count): "all \(count) VMIDs are in use"
         case .iovasExhausted(let byteCount): "no free range of 0x\(hex(byteCount)) bytes of IOVAs"
         case .pageTable(let error): "\(error)"
         case .reservedRange(let range): "\(range) is reserved"
@@ -110,6 +119,10 @@ extension SMMUDriverError: CustomStringConvertible {
         case .domainDoesNotTranslate(let kind): "a domain of kind \(kind) maps nothing"
         case .substreamNeedsTranslation(let kind):
             "a SubstreamID needs a translating domain, not one of kind \(kind)"
+        case .noNesting: "nesting is not supported"
+        case .substreamNeedsStage1: "a SubstreamID needs a stage-1 domain"
+        case .substreamsInUse(let endpoint):
+            "\(endpoint) has SubstreamIDs that are attached: detach them before it gets a stage-2 domain"
         case .noDirtyTracking: "dirty tracking is not supported"
         case .invalidCookie(let reason): reason
         case .endpointNeedsDirectRegions(let endpoint):

@@ -7,7 +7,7 @@ import IOPageTable
 import SMMUv3Spec
 import Synchronization
 
-/// Hands out ASIDs; one for all SMMUs, as in the kernel, or one for each.
+/// Hands out ASIDs, one for all SMMUs, as in the kernel, or one for each; and each SMMU's VMIDs.
 package final class ASIDAllocator: Sendable {
     /// Which are in use; 0 is never handed out.
     private let used: Mutex<[Bool]>
@@ -48,6 +48,8 @@ final class SMMUv3Device: Sendable {
     let frames: any PhysicalPageAllocator
     let commands: CommandQueue
     let asids: ASIDAllocator
+    /// Linux: vmid_map. 0 is the VMID of stage 1.
+    let vmids = ASIDAllocator()
     let log: DriverLog
     let flushTimer: FlushTimer
     let atsMasters = ATSMasters()

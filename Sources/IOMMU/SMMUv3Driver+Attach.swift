@@ -178,6 +178,10 @@ extension SMMUv3Driver {
                 if domain.kind == .blocked, endpoint.needsDirectRegions {
                     throw .endpointNeedsDirectRegions(endpoint.name)
                 }
+                // Linux: EBUSY.
+                guard domain.vmid == nil || !state.usesSubstreams else {
+                    throw .substreamsInUse(endpoint: endpoint.name)
+                }
                 state.doubtful.append(domain)
                 try install(domain, for: endpoint, &state, &attachments.streamTable)
                 state.doubtful.removeLast()
@@ -228,6 +232,7 @@ extension SMMUv3Driver {
             throw .substreamNeedsTranslation(domain.kind)
         }
         try checkFree(substream, of: endpoint, state)
+        guard translation.tag.vmid == nil, state.domain.vmid == nil else { throw .substreamNeedsStage1 }
         state.doubtful.append(domain)
         setATS(true, endpoint, substream, translation.tag.asid)
         try writeContext(translation, substream, endpoint, &state)
@@ -262,14 +267,13 @@ extension SMMUv3Driver {
         _ streamTable: inout StreamTable
     ) throws(SMMUDriverError) {
         prepareATS(endpoint, domain, state)
-        if let translation = domain.translation {
-            try writeContext(translation, SubstreamID(0), endpoint, &state)
-        }
+        let stage1 = domain.asid == nil ? nil : domain.translation
+        if let stage1 { try writeContext(stage1, SubstreamID(0), endpoint, &state) }
         let entry = streamTableEntry(domain, endpoint, state)
         for stream in endpoint.streams {
             try write(entry, for: stream, in: &streamTable)
         }
-        if domain.translation == nil { try clearContext(SubstreamID(0), endpoint, state) }
+        if stage1 == nil { try clearContext(SubstreamID(0), endpoint, state) }
         try commitATS(endpoint, from: state.domain, to: domain, &state)
     }
 
@@ -278,6 +282,15 @@ extension SMMUv3Driver {
         _ endpoint: IOMMUEndpoint,
         _ state: Attachments.Attachment
     ) -> STE {
+        if let translation = domain.translation, let vmid = translation.tag.vmid {
+            return .translatingStage2(
+                translation.configuration,
+                root: translation.root,
+                vmid: vmid,
+                canStall: endpoint.canStall,
+                features: features
+            )
+        }
         let needsTable = domain.kind.translates || state.usesSubstreams
         guard needsTable, let contexts = state.contexts else {
             return domain.kind == .identity ? .bypassing(features) : .aborting

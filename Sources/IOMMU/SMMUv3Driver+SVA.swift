@@ -22,6 +22,7 @@ extension SMMUv3Driver {
             defer { attachments.states[id] = state }
             do throws(SMMUDriverError) {
                 try checkFree(substream, of: endpoint, state)
+                guard state.domain.vmid == nil else { throw .substreamNeedsStage1 }
                 let entry = CD.process(
                     domain.process.configuration,
                     root: domain.process.root,

@@ -154,17 +154,26 @@ package final class SMMUv3Driver: Sendable {
     ///   - granule: The smallest page; nil takes the driver's choice.
     ///   - tracksDirtyState: Whether hardware notes what is written; ``SMMUDriverError/noDirtyTracking`` where it
     ///     cannot.
+    ///   - isNestingParent: Whether it is stage 2, for others to nest in, though the SMMU has stage 1
+    ///     (IOMMU_HWPT_ALLOC_NEST_PARENT); ``SMMUDriverError/noNesting`` where it has not both.
     package func makeDomain(
         _ kind: IOMMUDomainKind,
         granule: PageTableGranule? = nil,
-        tracksDirtyState: Bool = false
+        tracksDirtyState: Bool = false,
+        isNestingParent: Bool = false
     ) throws(SMMUDriverError) -> IOMMUDomain {
         guard !isStopped.load(ordering: .acquiring) else { throw .stopped }
         return switch kind {
         case .blocked: blockedDomain
         case .identity: identityDomain
         case .dma, .dmaFQ, .unmanaged:
-            try IOMMUDomain(kind, device: device, granule: granule, tracksDirtyState: tracksDirtyState)
+            try IOMMUDomain(
+                kind,
+                device: device,
+                granule: granule,
+                tracksDirtyState: tracksDirtyState,
+                isNestingParent: isNestingParent
+            )
         }
     }
 

@@ -6,7 +6,10 @@ import SMMUv3Spec
 
 /// One domain's translations in the TLB: how they are named, and how they go.
 struct TLBTag: Sendable {
+    /// The ASID of a stage-1 domain; 0 where there is a VMID.
     let asid: UInt16
+    /// The VMID of a stage-2 domain; nil for stage 1, whose VMID is 0.
+    var vmid: UInt16?
     /// The domain's smallest page.
     let granule: PageTableGranule
     /// Whether the regime is EL2-E2H: other opcodes, the same fields.
@@ -53,10 +56,16 @@ struct TLBTag: Sendable {
     }
 
     /// The command that invalidates everything of the domain.
-    var all: Command { usesE2H ? .tlbiEL2ASID(asid: asid) : .tlbiNHASID(vmid: 0, asid: asid) }
+    ///
+    /// Linux: arm_smmu_tlb_inv_context.
+    var all: Command {
+        if let vmid { return .tlbiS12VMAll(vmid: vmid) }
+        return usesE2H ? .tlbiEL2ASID(asid: asid) : .tlbiNHASID(vmid: 0, asid: asid)
+    }
 
     private func command(_ address: UInt64, leaf: Bool, range: TLBIRange?) -> Command {
-        usesE2H
+        if let vmid { return .tlbiS2IPA(vmid: vmid, ipa: address, leaf: leaf, range: range) }
+        return usesE2H
             ? .tlbiEL2VA(asid: asid, address: address, leaf: leaf, range: range)
             : .tlbiNHVA(vmid: 0, asid: asid, address: address, leaf: leaf, range: range)
     }

@@ -339,7 +339,7 @@ extension ControlError {
             self = .notMapped(at: iova.rawValue, "nothing is mapped at \(iova)")
         case .pageTable(.noMemory(let reason)), .noMemory(_, let reason):
             self.init(reason)
-        case .iovasExhausted, .asidsExhausted:
+        case .iovasExhausted, .asidsExhausted, .vmidsExhausted:
             self = .exhausted("\(error)")
         case .reservedRange(let range):
             self = .conflict(at: range.first, "\(error)")

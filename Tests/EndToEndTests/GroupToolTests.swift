@@ -264,6 +264,21 @@ struct GroupToolTests {
         #expect(try daemon.stop().exitCode == 0)
     }
 
+    @Test("on an SMMU that has stage 2 alone domains have VMIDs, and DMA is translated until the unmap")
+    func stage2() throws {
+        let daemon = try Daemon(arguments: ["--smmu", "stage2"])
+        let domains = try daemon.control().call(Methods.IOMMUDomains.self, Nothing()).domains
+        #expect(domains.first?.vmid == 1 && domains.first?.asid == nil)
+        let mapping = try smmuctl(daemon, "map", TestBoard.device, "4K", "--iova", "0x10000")
+        #expect(mapping.exitCode == 0, "\(mapping.errors)")
+        let written = try smmuctl(daemon, "dma", "write", TestBoard.device, "0x10010", "--text", "two")
+        #expect(written.exitCode == 0, "\(written.errors)")
+        #expect(try smmuctl(daemon, "dma", "read", TestBoard.device, "0x10010", "3", "--raw").output == "two")
+        #expect(try smmuctl(daemon, "unmap", TestBoard.device, "0x10000").exitCode == 0)
+        #expect(try smmuctl(daemon, "dma", "read", TestBoard.device, "0x10010", "3").exitCode == 3)
+        #expect(try daemon.stop().exitCode == 0)
+    }
+
     @Test(
         "arm-smmu-v3.disable_bypass: a stream that no endpoint has is aborted, or with 0 bypasses",
         arguments: [("", 3 as Int32), ("arm-smmu-v3.disable_bypass=0", 0)]

@@ -172,6 +172,7 @@ extension ControlService {
         case .everyone: info.name = domain.kind.rawValue
         }
         info.asid = domain.asid.map { UInt32($0) }
+        info.vmid = domain.vmid.map { UInt32($0) }
         info.granule = domain.configuration.map { Size($0.granule.byteCount) }
         info.inputBits = domain.configuration.map { $0.inputAddressBits }
         info.root = domain.root.map { Hex($0.rawValue) }
