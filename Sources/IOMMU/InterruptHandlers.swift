@@ -71,6 +71,10 @@ final class InterruptHandlers: Sendable {
             if let eventq { connect(eventq, events) }
             if let gerror { connect(gerror, errors) }
             if let priq { connect(priq, requests) }
+        case .messages(let eventq, let gerror, let priq):
+            connect(eventq.line, events)
+            connect(gerror.line, errors)
+            if let priq { connect(priq.line, requests) }
         }
     }
 

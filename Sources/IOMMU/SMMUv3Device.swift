@@ -48,7 +48,9 @@ final class SMMUv3Device: Sendable {
     let frames: any PhysicalPageAllocator
     let commands: CommandQueue
     let asids: ASIDAllocator
-    /// Linux: vmid_map. 0 is the VMID of stage 1.
+    /// Linux: vmid_map.
+    ///
+    /// 0 is the VMID of stage 1.
     let vmids = ASIDAllocator()
     let log: DriverLog
     let flushTimer: FlushTimer

@@ -125,19 +125,26 @@ extension SMMUv3Driver {
         }
     }
 
-    /// Wired lines: no MSI addresses, handlers connected, and then interrupts on.
+    /// Message addresses or none, handlers connected, and then interrupts on.
+    ///
+    /// Linux: arm_smmu_setup_irqs, arm_smmu_setup_unique_irqs.
     private func setUpInterrupts() throws(SMMUDriverError) {
-        let registers = device.registers
         try write(IRQCtrl(), "failed to disable irqs")
         let hasRequests = pageRequestQueue != nil
-        if case .named(let eventq, let gerror, let priq) = interrupts.lines {
-            try registers.write64(RegisterOffset.gerrorIrqCfg0, 0)
-            try registers.write64(RegisterOffset.eventqIrqCfg0, 0)
-            if hasRequests { try registers.write64(RegisterOffset.priqIrqCfg0, 0) }
-            if eventq == nil { log.note(.warning, "no evtq irq - events will not be reported!") }
-            if gerror == nil { log.note(.warning, "no gerr irq - errors will not be reported!") }
-            if hasRequests, priq == nil { log.note(.warning, "no priq irq - PRI will be broken") }
+        let hasLine: (eventq: Bool, gerror: Bool, priq: Bool)
+        switch interrupts.lines {
+        case .combined: hasLine = (true, true, true)
+        case .named(let eventq, let gerror, let priq):
+            try setUpMessages(nil)
+            hasLine = (eventq != nil, gerror != nil, priq != nil)
+        case .messages(let eventq, let gerror, let priq):
+            try setUpMessages((eventq, gerror, priq))
+            let hasMessages = features.flags.contains(.msi)
+            hasLine = (hasMessages, hasMessages, hasMessages && priq != nil)
         }
+        if !hasLine.eventq { log.note(.warning, "no evtq irq - events will not be reported!") }
+        if !hasLine.gerror { log.note(.warning, "no gerr irq - errors will not be reported!") }
+        if hasRequests, !hasLine.priq { log.note(.warning, "no priq irq - PRI will be broken") }
         requestInterrupts()
         var control = IRQCtrl()
         control.eventqIRQEn = true
@@ -147,6 +154,36 @@ extension SMMUv3Driver {
             // The kernel goes on without interrupts.
             log.note(.warning, "failed to enable irqs")
         }
+    }
+
+    /// Clears the addresses of messages, and sets those that the interrupt controller gave, where messages are sent.
+    ///
+    /// Linux: arm_smmu_setup_msis, arm_smmu_write_msi_msg.
+    private func setUpMessages(
+        _ messages: (eventq: MessageInterrupt, gerror: MessageInterrupt, priq: MessageInterrupt?)?
+    ) throws(SMMUDriverError) {
+        let registers = device.registers
+        try registers.write64(RegisterOffset.gerrorIrqCfg0, 0)
+        try registers.write64(RegisterOffset.eventqIrqCfg0, 0)
+        let hasRequests = pageRequestQueue != nil
+        if hasRequests { try registers.write64(RegisterOffset.priqIrqCfg0, 0) }
+        guard features.flags.contains(.msi) else { return }
+        guard let messages else {
+            log.note(.info, "msi_domain absent - falling back to wired irqs")
+            return
+        }
+        try write(messages.eventq, at: RegisterOffset.eventqIrqCfg0)
+        try write(messages.gerror, at: RegisterOffset.gerrorIrqCfg0)
+        if hasRequests, let priq = messages.priq { try write(priq, at: RegisterOffset.priqIrqCfg0) }
+    }
+
+    /// The three registers of a message: address, data, and attributes (Device-nGnRE).
+    private func write(_ message: MessageInterrupt, at offset: UInt64) throws(SMMUDriverError) {
+        // MSI_CFG0_ADDR_MASK: bits 51:2.
+        let address = message.doorbell.rawValue & 0x000F_FFFF_FFFF_FFFC
+        try device.registers.write64(offset, address)
+        try device.registers.write32(offset + 8, message.data)
+        try device.registers.write32(offset + 12, 1)
     }
 
     private func write(_ value: CR0, _ message: String) throws(SMMUDriverError) {

@@ -10,6 +10,21 @@ package enum SMMUInterrupts: Sendable {
     case combined(InterruptLine)
     /// A line each; what is missing is never heard of.
     case named(eventq: InterruptLine?, gerror: InterruptLine?, priq: InterruptLine? = nil)
+    /// Messages, which an interrupt controller (an MSI domain) has given; where the SMMU can send none nothing is heard.
+    case messages(eventq: MessageInterrupt, gerror: MessageInterrupt, priq: MessageInterrupt? = nil)
+}
+
+/// A message-signalled interrupt: what the SMMU writes, and where the controller tells of it.
+package struct MessageInterrupt: Sendable {
+    /// The doorbell's physical address, a multiple of 4 below 2^52.
+    package let doorbell: PhysicalAddress
+    package let data: UInt32
+    /// Signalled once for each write.
+    package let line: InterruptLine
+
+    package init(doorbell: PhysicalAddress, data: UInt32, line: InterruptLine) {
+        (self.doorbell, self.data, self.line) = (doorbell, data, line)
+    }
 }
 
 /// Who runs the interrupt handlers.

@@ -89,6 +89,41 @@ struct KernelOrderTests {
         driver.stop()
     }
 
+    /// arm_smmu_setup_msis, arm_smmu_write_msi_msg: addresses cleared, then address in bits 51:2, data, and
+    /// Device-nGnRE for each, in the order of arm_smmu_msi_index.
+    @Test func messagesAreWrittenAfterTheirAddressesAreCleared() throws {
+        // IDR0 with MSI [13], as it is otherwise.
+        let bench = WireBench([0: 0x094C_301A])
+        func message(_ address: UInt64, _ data: UInt32, _ label: String) -> MessageInterrupt {
+            MessageInterrupt(
+                doorbell: PhysicalAddress(address),
+                data: data,
+                line: InterruptLine(
+                    identity: InterruptIdentity(controller: "/its", specifier: [data]),
+                    label: label
+                )
+            )
+        }
+        let driver = try bench.start(
+            .messages(
+                eventq: message(0x0808_0040, 0x2001, "eventq"),
+                gerror: message(0x0808_0044, 0x2002, "gerror")
+            )
+        )
+        let all = bench.wire.take()
+        #expect(
+            Array(all.suffix(14)) == [
+                "w32 050 00000000", "r32 054 00000000",
+                "w64 068 0000000000000000", "w64 0b0 0000000000000000",
+                "w64 0b0 0000000008080040", "w32 0b8 00002001", "w32 0bc 00000001",
+                "w64 068 0000000008080044", "w32 070 00002002", "w32 074 00000001",
+                "w32 050 00000005", "r32 054 00000005",
+                "w32 020 0000000d", "r32 024 0000000d",
+            ]
+        )
+        driver.stop()
+    }
+
     @Test func aCombinedLineHasNoMessageAddressesToClear() throws {
         let bench = WireBench()
         let line = InterruptLine(
