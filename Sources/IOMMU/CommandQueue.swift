@@ -67,7 +67,9 @@ final class CommandQueue: Sendable {
     private let state = Mutex(State())
     private let isStopped = Atomic(false)
     /// Called while waiting, where no thread handles interrupts: command errors must be seen to.
-    private let whileWaiting = Mutex<(@Sendable () -> Void)?>(nil)
+    private let whileWaiting = Mutex(Waiting())
+    // Not the closure itself: each time that one is read out of a generic, it is wrapped once more, and stored so.
+    private struct Waiting { var body: (@Sendable () -> Void)? }
 
     init(
         log2Count: Int,
@@ -85,7 +87,7 @@ final class CommandQueue: Sendable {
         syncsFullBatches = features.syncsFullBatches
     }
 
-    func setWhileWaiting(_ body: (@Sendable () -> Void)?) { whileWaiting.withLock { $0 = body } }
+    func setWhileWaiting(_ body: (@Sendable () -> Void)?) { whileWaiting.withLock { $0.body = body } }
 
     /// Both indices start again at 0, as reset writes them to the registers.
     func reset() { state.withLock { $0.positions = Positions() } }
@@ -224,7 +226,7 @@ final class CommandQueue: Sendable {
     ///   - position: The CMD_SYNC that is waited for; nil where it is room.
     private func checkProgress(_ isLast: Bool, syncAt position: UInt64?) throws(SMMUDriverError) {
         guard !isStopped.load(ordering: .sequentiallyConsistent) else { throw .stopped }
-        if let body = whileWaiting.withLock({ $0 }) { body() }
+        if let body = whileWaiting.withLock({ $0.body }) { body() }
         guard isLast else { return }
         let producer = try registers.read32(RegisterOffset.cmdqProd)
         let consumer = try registers.read32(RegisterOffset.cmdqCons)

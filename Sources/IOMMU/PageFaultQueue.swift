@@ -224,13 +224,16 @@ final class PageFaultQueue: Sendable {
     }
 
     private func finish(_ group: Group, _ response: PageFaultResponse) {
-        respond(group.last, response)
-        let waiters = state.withLock { state -> [Semaphore] in
+        // Before the answer: who sees the transaction go on finds it counted.
+        state.withLock { state in
             if response == .success {
                 state.statistics.succeeded &+= 1
             } else {
                 state.statistics.refused &+= 1
             }
+        }
+        respond(group.last, response)
+        let waiters = state.withLock { state -> [Semaphore] in
             guard var route = state.routes[group.endpoint] else { return [] }
             route.open.remove(group.ticket)
             let oldest = route.waiters.isEmpty ? 0 : route.open.min() ?? .max

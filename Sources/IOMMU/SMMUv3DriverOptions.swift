@@ -10,7 +10,9 @@ package enum SMMUInterrupts: Sendable {
     case combined(InterruptLine)
     /// A line each; what is missing is never heard of.
     case named(eventq: InterruptLine?, gerror: InterruptLine?, priq: InterruptLine? = nil)
-    /// Messages, which an interrupt controller (an MSI domain) has given; where the SMMU can send none nothing is heard.
+    /// Messages, which an interrupt controller (an MSI domain) has given.
+    ///
+    /// Where the SMMU can send none nothing is heard.
     case messages(eventq: MessageInterrupt, gerror: MessageInterrupt, priq: MessageInterrupt? = nil)
 }
 

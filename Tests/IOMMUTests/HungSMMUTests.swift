@@ -6,9 +6,18 @@ import DeviceModel
 import Glibc
 import IOPageTable
 import SMMUv3Spec
+import Synchronization
 import Testing
 
 @testable import IOMMU
+
+/// Time that passes slowly: 200,000 polls of a second.
+private final class FineClock: DriverClock {
+    private let now = Atomic<UInt64>(0)
+
+    func nanoseconds() -> UInt64 { now.load(ordering: .relaxed) }
+    func pause(attempt: Int) { now.wrappingAdd(5_000, ordering: .relaxed) }
+}
 
 /// No time passes: a wait ends for another reason than its own length.
 private struct StoppedClock: DriverClock {
@@ -250,6 +259,18 @@ struct HungSMMUTests {
         while bench.smmu.register(0x98) == place { await Task.yield() }
         driver.stop()
         #expect(await waiter.value == .stopped)
+    }
+
+    /// A closure that was read out of a Mutex grew by a layer with each poll, until letting go of it took all the stack.
+    @Test("what is called while waiting does not grow with the polls")
+    func manyPolls() throws {
+        var bench = DriverBench()
+        bench.options.clock = FineClock()
+        bench.options.trace = nil
+        let driver = try bench.start()
+        bench.smmu.script { $0.isQueueHung = true }
+        #expect(throws: SMMUDriverError.self) { try driver.synchronize() }
+        driver.stop()
     }
 
     // MARK: Global errors

@@ -87,18 +87,20 @@ package enum BoardLayout {
 package final class BenchClock: DriverClock {
     private let now = Atomic<UInt64>(1)
     /// What goes on in the machine while the driver waits.
-    private let whileWaiting: Mutex<@Sendable () -> Void> = Mutex({})
+    private let whileWaiting = Mutex(Waiting())
+    // Not the closure itself, which would be wrapped once more each time that it is read.
+    private struct Waiting { var body: @Sendable () -> Void = {} }
 
     package init() {}
 
     /// Sets what goes on in the machine while the driver waits.
-    func setWhileWaiting(_ body: @escaping @Sendable () -> Void) { whileWaiting.withLock { $0 = body } }
+    func setWhileWaiting(_ body: @escaping @Sendable () -> Void) { whileWaiting.withLock { $0.body = body } }
 
     package func nanoseconds() -> UInt64 { now.load(ordering: .relaxed) }
 
     package func pause(attempt: Int) {
         now.wrappingAdd(1_000_000, ordering: .relaxed)
-        whileWaiting.withLock { $0 }()
+        whileWaiting.withLock { $0.body }()
     }
 
     /// Lets time pass.
