@@ -261,7 +261,8 @@ struct HungSMMUTests {
         #expect(await waiter.value == .stopped)
     }
 
-    /// A closure that was read out of a Mutex grew by a layer with each poll, until letting go of it took all the stack.
+    /// A closure that was read out of a Mutex grew by a layer with each poll, until letting go of it took all the
+    /// stack.
     @Test("what is called while waiting does not grow with the polls")
     func manyPolls() throws {
         var bench = DriverBench()
