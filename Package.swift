@@ -201,7 +201,7 @@ let package = Package(
         ),
         .testTarget(
             name: "GuestMemoryTests",
-            dependencies: ["AddressSpace", "CLinux", "GuestMemory", systemPackage],
+            dependencies: ["AddressSpace", "CLinux", "GuestMemory", "OSThread", systemPackage],
             swiftSettings: settings
         ),
         .testTarget(
@@ -222,7 +222,7 @@ let package = Package(
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
         .testTarget(
             name: "SystemBusTests",
-            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "SystemBus"],
+            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "OSThread", "SystemBus"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -261,7 +261,8 @@ let package = Package(
         .testTarget(
             name: "IOMMUTests",
             dependencies: [
-                "AddressSpace", "DeviceModel", "GuestMemory", "IOMMU", "IOPageTable", "SMMUv3", "SMMUv3Spec",
+                "AddressSpace", "DeviceModel", "GuestMemory", "IOMMU", "IOPageTable", "OSThread", "SMMUv3",
+                "SMMUv3Spec",
                 "SystemBus",
             ],
             swiftSettings: settings
@@ -269,7 +270,8 @@ let package = Package(
         .testTarget(
             name: "PCIHostTests",
             dependencies: [
-                "AddressSpace", "DeviceModel", "GuestMemory", "PCIFunction", "PCIHost", "SystemBus",
+                "AddressSpace", "DeviceModel", "GuestMemory", "OSThread", "PCIFunction", "PCIHost",
+                "SystemBus",
             ],
             swiftSettings: settings
         ),
@@ -348,6 +350,8 @@ let package = Package(
             path: "Tests/Support/smmud-disk-writer",
             swiftSettings: settings
         ),
+        // Threads of the system's for tests whose bodies spin.
+        .target(name: "OSThread", path: "Tests/Support/OSThread", swiftSettings: settings),
         // Random configurations in QEMU's SMMUv3 and in the model: scripts/differential.
         .target(
             name: "Differential",

@@ -10,8 +10,9 @@ import Glibc
 /// outstanding. Belongs to one thread at a time. It outlives neither its connection nor the daemon.
 package final class DMARingClient {
     private let client: DMAClient
-    private let mapping: SharedMapping
-    private let layout: DMARingLayout
+    /// The daemon writes it at any time.
+    let mapping: SharedMapping
+    let layout: DMARingLayout
     private let buffer: UInt32
     private let handle: UInt32
     private let kick: CInt
@@ -21,6 +22,10 @@ package final class DMARingClient {
     private let slotByteCount: Int
     /// Slots that hold no request.
     private var free: [UInt16]
+    /// Where each slot's answer is; nil in one that holds no request.
+    ///
+    /// Not read from the descriptors, which the daemon can write.
+    private var answers: [Int?]
     private var nextAvailable: UInt16 = 0
     private var publishedAvailable: UInt16 = 0
     private var nextUsed: UInt16 = 0
@@ -61,6 +66,7 @@ package final class DMARingClient {
         firstSlot = (Int(layout.end) + 63) & ~63
         mapping = try SharedMapping(byteCount: firstSlot + slotCount * slotByteCount)
         free = (0..<UInt16(slotCount)).reversed()
+        answers = Array(repeating: nil, count: slotCount)
         kick = smmud_eventfd()
         call = smmud_eventfd()
         do throws(ClientError) {
@@ -118,6 +124,7 @@ package final class DMARingClient {
         // The answer comes after the payload, in a line of its own.
         let payloadByteCount = request.payloadByteCount
         let answer = start + DMAProtocol.headerByteCount + ((payloadByteCount + 63) & ~63)
+        answers[Int(slot)] = answer
         let head = 2 * slot
         put(
             DMARingDescriptor(
@@ -172,19 +179,17 @@ package final class DMARingClient {
         while nextUsed != end {
             let entry = UInt64(littleEndian: smmud_load_u64(mapping.base + Int(layout.usedEntry(nextUsed))))
             let head = UInt16(truncatingIfNeeded: entry)
-            guard entry & 0xFFFF_FFFF < UInt64(layout.size), head.isMultiple(of: 2), outstandingCount > 0
+            let slot = head / 2
+            guard entry & 0xFFFF_FFFF < UInt64(layout.size), head.isMultiple(of: 2),
+                let answer = answers[Int(slot)]
             else {
                 throw .violation("chain \(entry & 0xFFFF_FFFF) is done, which was not submitted")
             }
-            let slot = head / 2
-            let request = offset(of: slot)
-            let requestByteCount = smmud_load_u32(mapping.base + Int(layout.descriptor(head)) + 8)
-            let answer = request + ((Int(UInt32(littleEndian: requestByteCount)) + 63) & ~63)
             let response = DMAResponse(
                 header: UnsafeRawBufferPointer(slice(at: answer, DMAProtocol.headerByteCount))
             )
-            let room = request + slotByteCount - answer - DMAProtocol.headerByteCount
-            guard room >= 0, response.payloadByteCount <= room else {
+            let room = offset(of: slot) + slotByteCount - answer - DMAProtocol.headerByteCount
+            guard response.payloadByteCount <= room else {
                 throw .violation("an answer of \(response.byteCount) bytes")
             }
             body(
@@ -193,6 +198,7 @@ package final class DMARingClient {
                     slice(at: answer + DMAProtocol.headerByteCount, response.payloadByteCount)
                 )
             )
+            answers[Int(slot)] = nil
             free.append(slot)
             nextUsed &+= 1
             count += 1

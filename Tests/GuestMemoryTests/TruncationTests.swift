@@ -3,6 +3,7 @@
 import CLinux
 import Glibc
 import GuestMemory
+import OSThread
 import Synchronization
 import Testing
 

@@ -18,33 +18,6 @@ struct PatientClock: DriverClock {
     func pause(attempt: Int) { clock.pause(attempt: attempt) }
 }
 
-/// A thread of the system's: the cooperative pool may be smaller than the threads that wait for each other.
-struct StressThread: ~Copyable {
-    private final class Body: Sendable {
-        let run: @Sendable () -> Void
-
-        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
-    }
-
-    private var thread = pthread_t()
-
-    init(_ body: @escaping @Sendable () -> Void) {
-        let argument = Unmanaged.passRetained(Body(body)).toOpaque()
-        let result = pthread_create(
-            &thread,
-            nil,
-            { argument in
-                if let argument { Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run() }
-                return nil
-            },
-            argument
-        )
-        precondition(result == 0, "pthread_create: \(result)")
-    }
-
-    consuming func join() { pthread_join(thread, nil) }
-}
-
 /// What all threads of one round share.
 final class StressRound: Sendable {
     let seed: UInt64

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import IOPageTable
+import OSThread
 import SMMUv3
 import Synchronization
 import SystemBus
@@ -119,7 +120,7 @@ struct StressTests {
         for device in devices {
             threads.append(
                 Joined(
-                    StressThread {
+                    OSThread {
                         var worker = StressWorker(round, device)
                         worker.run(steps: stepCount)
                     }
@@ -150,9 +151,9 @@ struct StressTests {
 
     /// A thread in an array, which takes no noncopyable ones.
     private final class Joined {
-        private var thread: StressThread?
+        private var thread: OSThread?
 
-        init(_ thread: consuming StressThread) { self.thread = consume thread }
+        init(_ thread: consuming OSThread) { self.thread = consume thread }
 
         func join() { thread.take()?.join() }
     }

@@ -2,6 +2,7 @@
 
 import AddressSpace
 import DeviceModel
+import OSThread
 import PCIFunction
 import PCIHost
 import Synchronization

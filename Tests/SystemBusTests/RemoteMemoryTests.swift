@@ -4,6 +4,7 @@ import AddressSpace
 import DeviceModel
 import Glibc
 import GuestMemory
+import OSThread
 import Synchronization
 import SystemBus
 import Testing

@@ -1,10 +1,11 @@
 // Threads of the system's, for tests whose bodies spin: the cooperative pool may be smaller than they are many.
 
 import Glibc
-import Testing
 
-/// One thread; ``join()`` waits for its end.
-struct OSThread: ~Copyable {
+/// One thread.
+///
+/// ``join()`` waits for its end.
+package struct OSThread: ~Copyable {
     private final class Body: Sendable {
         let run: @Sendable () -> Void
 
@@ -13,7 +14,7 @@ struct OSThread: ~Copyable {
 
     private var thread = pthread_t()
 
-    init(_ body: @escaping @Sendable () -> Void) {
+    package init(_ body: @escaping @Sendable () -> Void) {
         let argument = Unmanaged.passRetained(Body(body)).toOpaque()
         let result = pthread_create(
             &thread,
@@ -27,5 +28,5 @@ struct OSThread: ~Copyable {
         precondition(result == 0, "pthread_create: \(result)")
     }
 
-    consuming func join() { pthread_join(thread, nil) }
+    package consuming func join() { pthread_join(thread, nil) }
 }
