@@ -18,6 +18,10 @@ package final class StreamPort: DMAPort {
         static let hits = 2
         static let bytesRead = 3
         static let bytesWritten = 4
+        /// Walks, descriptors and other structures of look-ups; see ``LookupAccesses``.
+        static let walks = 5
+        static let descriptors = 6
+        static let structures = 7
     }
 
     /// A translation of one 4 KiB page of input addresses.
@@ -42,7 +46,7 @@ package final class StreamPort: DMAPort {
     let smmu: SMMUv3
     /// The bus, which the SMMU keeps alive.
     private let bus: BusView
-    private let slot: TransactionTracker.Slot
+    let slot: TransactionTracker.Slot
     /// Between ``beginTransaction()`` and ``endTransaction()``: the transaction has begun already.
     var isBracketed = false
     /// Whether its transactions may wait for software.
@@ -53,14 +57,11 @@ package final class StreamPort: DMAPort {
     private let executesInline: Bool
     private let lookaside: UnsafeMutablePointer<Lookaside>
     /// The configuration that the port used last: found again for every page that misses above.
-    private var configuration: KnownConfiguration?
-
-    private struct KnownConfiguration {
-        /// SSV and SubstreamID.
-        var context: UInt64
-        var generation: UInt64
-        var resolved: ResolvedStream
-    }
+    private var configuration: ResolvedStream?
+    /// The plan of ``configuration``, and for which SSV and SubstreamID and at which generation it is good.
+    ///
+    /// Apart from it: looking here counts no reference.
+    private var known: (plan: UnsafePointer<StreamPlan>, context: UInt64, generation: UInt64)?
 
     init(smmu: SMMUv3, streamID: StreamID, canStall: Bool) {
         self.smmu = smmu
@@ -313,32 +314,51 @@ package final class StreamPort: DMAPort {
         _ generation: UInt64,
         _ entry: UnsafeMutablePointer<Lookaside>
     ) -> Outcome {
-        let transaction = Transaction(
-            streamID: streamID,
-            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
-            kind: kind,
-            address: address
-        )
         var accesses = LookupAccesses()
         do {
-            let translation = try translateInContext(transaction, context, generation, &accesses)
-            smmu.performance.record(accesses, streamID)
-            let offset = address.rawValue & 0xFFF
-            // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
-            if smmu.options.tlbEntries > 0 {
-                entry.pointee = Lookaside(
-                    page: address.rawValue & ~0xFFF,
-                    context: context,
-                    generation: generation,
-                    output: translation.output.rawValue &- offset,
-                    byteCount: translation.byteCount &+ offset,
-                    permissions: translation.incomingPermissions
+            let plan = try currentPlan(address, kind, attributes, context, generation, &accesses)
+            if let plan,
+                let quick = smmu.translateQuickly(
+                    address.rawValue,
+                    EffectiveAccess(kind, attributes),
+                    plan,
+                    generation,
+                    &accesses
                 )
+            {
+                record(accesses)
+                keep(
+                    quick.output,
+                    quick.byteCount,
+                    quick.permissions,
+                    for: address,
+                    context,
+                    generation,
+                    entry
+                )
+                return .output(PhysicalAddress(quick.output), min(wanted, quick.byteCount))
             }
+            let translation = try translateInContext(
+                self.transaction(address, kind, attributes),
+                plan == nil ? nil : configuration,
+                generation,
+                &accesses
+            )
+            record(accesses)
+            keep(
+                translation.output.rawValue,
+                translation.byteCount,
+                translation.incomingPermissions,
+                for: address,
+                context,
+                generation,
+                entry
+            )
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
             // First: who sees the event finds it counted.
-            smmu.performance.record(accesses, streamID)
+            record(accesses)
+            let transaction = self.transaction(address, kind, attributes)
             if error.response == .stall, canStall, !isBracketed {
                 pendingStall = (error, transaction)
                 return .stalled
@@ -351,6 +371,30 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(Self.zeroes(wanted, at: address))
             }
         }
+    }
+
+    /// Keeps a translation for the port's next transactions.
+    @inline(__always)  // For each look-up that misses in the port.
+    private func keep(
+        _ output: UInt64,
+        _ byteCount: UInt64,
+        _ permissions: Permissions,
+        for address: IOVirtualAddress,
+        _ context: UInt64,
+        _ generation: UInt64,
+        _ entry: UnsafeMutablePointer<Lookaside>
+    ) {
+        // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
+        guard smmu.options.tlbEntries > 0 else { return }
+        let offset = address.rawValue & 0xFFF
+        entry.pointee = Lookaside(
+            page: address.rawValue & ~0xFFF,
+            context: context,
+            generation: generation,
+            output: output &- offset,
+            byteCount: byteCount &+ offset,
+            permissions: permissions
+        )
     }
 
     /// Waits until software has decided about a transaction that stalls, and does as it says.
@@ -403,25 +447,72 @@ package final class StreamPort: DMAPort {
         min(wanted, 0x1000 &- (address.rawValue & 0xFFF))
     }
 
-    private func translateInContext(
+    private func transaction(
+        _ address: IOVirtualAddress,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes
+    ) -> Transaction {
+        Transaction(
+            streamID: streamID,
+            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
+            kind: kind,
+            address: address
+        )
+    }
+
+    /// The plan of ``configuration``, which is looked up again where something was invalidated meanwhile.
+    ///
+    /// - Returns: nil where the SMMU is not enabled, and for a translated transaction.
+    @inline(__always)  // For each look-up that misses in the port.
+    private func currentPlan(
+        _ address: IOVirtualAddress,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes,
+        _ context: UInt64,
+        _ generation: UInt64,
+        _ accesses: inout LookupAccesses
+    ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
+        if let known, known.generation == generation, known.context == context { return known.plan }
+        guard !attributes.isTranslated else { return nil }
+        return try lookUpPlan(self.transaction(address, kind, attributes), context, generation, &accesses)
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func lookUpPlan(
         _ transaction: Transaction,
         _ context: UInt64,
+        _ generation: UInt64,
+        _ accesses: inout LookupAccesses
+    ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
+        let controls = smmu.currentControls()
+        guard controls.isEnabled else { return nil }
+        let resolved = try smmu.resolveStream(
+            transaction,
+            controls,
+            .cached,
+            reusing: configuration,
+            &accesses
+        )
+        // Where nothing is cached it is looked up each time: no generation is 0. Otherwise `generation` was read before
+        // `controls.generation`: what is good for the one is good for the other.
+        known = (resolved.plan, context, smmu.options.configurationCacheEntries > 0 ? generation : 0)
+        if configuration !== resolved { configuration = resolved }
+        return resolved.plan
+    }
+
+    /// The long way; in `resolved` where the SMMU is enabled and the transaction is not translated.
+    private func translateInContext(
+        _ transaction: Transaction,
+        _ resolved: ResolvedStream?,
         _ generation: UInt64,
         _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
         guard !transaction.attributes.isTranslated else {
             return try smmu.passTranslated(transaction, &observer)
         }
-        if let known = configuration, known.generation == generation, known.context == context {
-            return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
+        guard let resolved else {
+            return try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
         }
-        let controls = smmu.currentControls()
-        guard controls.isEnabled, smmu.options.configurationCacheEntries > 0 else {
-            return try smmu.translate(transaction, controls, .cached, &observer)
-        }
-        let resolved = try smmu.resolveStream(transaction, controls, .cached, &observer)
-        // `generation` was read before `controls.generation`: what is good for the one is good for the other.
-        configuration = KnownConfiguration(context: context, generation: generation, resolved: resolved)
         return try smmu.translate(transaction, resolved, generation, .cached, &observer)
     }
 }

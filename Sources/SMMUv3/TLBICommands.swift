@@ -12,7 +12,17 @@ extension SMMUv3 {
     func invalidateTranslations(_ command: Command) -> CommandOutcome {
         guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
         translationCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits)
+        // After the TLB, which advances the generation.
+        if !isLeafOnly(command) { walkCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits) }
         return .done
+    }
+
+    /// Whether a CMD_TLBI_* leaves tables alone: by address, with Leaf == 1.
+    private func isLeafOnly(_ command: Command) -> Bool {
+        switch command.opcode {
+        case .tlbiNHVA, .tlbiNHVAA, .tlbiEL2VA, .tlbiEL2VAA, .tlbiS2IPA: command.leaf
+        default: false
+        }
     }
 
     /// The low bits of VMIDs that an invalidation does not compare: SMMU_CR0.VMW; reserved values are as 0.
