@@ -67,8 +67,6 @@ final class ResolvedStream: @unchecked Sendable {
         struct Context: Equatable, Sendable {
             var index: UInt32
             var cd: CD
-            /// The CD's address, an IPA where stage 2 translates; nil where a level-1 descriptor says it.
-            var address: UInt64?
         }
     }
 
@@ -80,15 +78,20 @@ final class ResolvedStream: @unchecked Sendable {
         case .bypass:
             translatesStage1 = false
             context = .unused
-            plan = StreamPlan.make(stream, nil)
+            plan = StreamPlan.make(stream, nil, source)
         case .stage1(let context):
             translatesStage1 = true
             self.context = context
-            plan = StreamPlan.make(stream, context)
+            plan = StreamPlan.make(stream, context, source)
         }
     }
 
     deinit { StreamPlan.free(plan) }
+
+    /// Whether there is a short way for an address of stage 1.
+    func hasPlan(for address: UInt64) -> Bool {
+        (plan.pointee.isUpper(address) ? plan.pointee.upper : plan.pointee.lower).pointee.isUsable
+    }
 }
 
 extension SMMUv3 {
@@ -253,12 +256,7 @@ extension SMMUv3 {
         else { return nil }
         guard let context = source.context else { return old }
         let lookup = LookupScope(policy: policy, generation: controls.generation)
-        let cd: CD
-        if let quick = fetchCDQuickly(context.address, old.plan, lookup, &observer) {
-            cd = quick
-        } else {
-            cd = try fetchCD(context.index, old.stream, transaction, controls, policy, old.plan, &observer)
-        }
+        let cd = try fetchCD(context.index, old.stream, transaction, controls, policy, old.plan, &observer)
         guard cd != context.cd else { return old }
         var changed = source
         changed.context?.cd = cd
@@ -267,28 +265,6 @@ extension SMMUv3 {
             outcome: .stage1(try self.context(of: cd, old.stream, transaction, lookup, &observer)),
             source: changed
         )
-    }
-
-    /// Reads a CD whose place is known, where no cache is to be asked or told; nil where ``fetchCD(_:_:_:_:_:_:_:)`` has
-    /// to.
-    @inline(__always)  // By one caller, for every look-up without a cache.
-    private func fetchCDQuickly(
-        _ address: UInt64?,
-        _ plan: UnsafePointer<StreamPlan>,
-        _ lookup: LookupScope,
-        _ observer: inout some LookupObserver
-    ) -> CD? {
-        guard let address, options.configurationCacheEntries == 0, !type(of: observer).hearsOfStructures
-        else { return nil }
-        var location = address
-        if plan.pointee.translatesStage2 {
-            guard let physical = locateQuickly(address, plan, lookup, &observer) else { return nil }
-            location = physical
-        }
-        guard let words = try? bus.loadRAM64x8(at: PhysicalAddress(location)) else { return nil }
-        observer.accessing(.configuration)
-        observer.fetchedConfiguration(counters)
-        return CD(words: words)
     }
 
     /// What a stream does with a transaction: the checks of SubstreamIDs and the CD (IHI 0070, 3.3.2 and 5.3).

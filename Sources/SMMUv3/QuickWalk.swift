@@ -4,7 +4,9 @@
 // the walks of Stage1Walk.swift and Stage2Walk.swift, which know the order of faults and every update of a
 // descriptor. Nothing has been counted by then, and nothing changed but that the TLB may know more of stage 2.
 
+import AddressSpace
 import BitFields
+import DeviceModel
 import SMMUv3Spec
 import SystemBus
 
@@ -143,12 +145,34 @@ extension SMMUv3 {
         _ generation: UInt64,
         _ accesses: inout LookupAccesses
     ) -> QuickTranslation? {
-        guard plan.pointee.translatesStage1 else { return nil }
         let hasOverrides = plan.pointee.privCfg | plan.pointee.instCfg != 0
         let access =
             hasOverrides
             ? driven.overridden(privCfg: plan.pointee.privCfg, instCfg: plan.pointee.instCfg) : driven
-        let address = plan.pointee.canonical(address)
+        let found =
+            plan.pointee.translatesStage1
+            ? translateStage1Quickly(address, access, plan, generation, &accesses)
+            : translateStage2Quickly(address, access, plan, generation, &accesses)
+        guard var found else { return nil }
+        if hasOverrides {
+            found.permissions = incomingPermissions(
+                found.permissions,
+                privCfg: plan.pointee.privCfg,
+                instCfg: plan.pointee.instCfg
+            )
+        }
+        return found
+    }
+
+    @inline(__always)  // By one caller.
+    private func translateStage1Quickly(
+        _ input: UInt64,
+        _ access: EffectiveAccess,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ generation: UInt64,
+        _ accesses: inout LookupAccesses
+    ) -> QuickTranslation? {
+        let address = plan.pointee.canonical(input)
         let half = plan.pointee.isUpper(address) ? plan.pointee.upper : plan.pointee.lower
         // Without a plan the address may be another half's.
         guard half.pointee.isUsable, !half.pointee.refusesUnprivileged || access.isPrivileged else {
@@ -165,17 +189,75 @@ extension SMMUv3 {
             if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: generation) }
         }
         let below = ~(UInt64.max &<< UInt64(walk.entry.log2Bytes))
-        let permissions = walk.entry.permissions
         return QuickTranslation(
             output: walk.entry.outputBase | (address & below),
             byteCount: below &- (address & below) &+ 1,
-            permissions: hasOverrides
-                ? incomingPermissions(
-                    permissions,
-                    privCfg: plan.pointee.privCfg,
-                    instCfg: plan.pointee.instCfg
-                ) : permissions
+            permissions: walk.entry.permissions
         )
+    }
+
+    /// The same where stage 2 is alone.
+    @inline(never)  // Keeps the way of stage 1 small.
+    private func translateStage2Quickly(
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ generation: UInt64,
+        _ accesses: inout LookupAccesses
+    ) -> QuickTranslation? {
+        // IAS is the limit whether or not stage 1 is configured.
+        guard plan.pointee.translatesStage2, address &>> UInt64(identification.inputAddressBits) == 0 else {
+            return nil
+        }
+        var walk = makeQuickWalk(plan, .cached, generation)
+        let answer = stage2(address, access.required, isInput: true, isWrite: access.isWrite, &walk)
+        walk.report(answer != nil, to: &accesses, counters)
+        guard let answer else { return nil }
+        let below = ~(UInt64.max &<< UInt64(answer.log2Bytes))
+        return QuickTranslation(
+            output: answer.output,
+            byteCount: below &- (address & below) &+ 1,
+            permissions: answer.permissions
+        )
+    }
+
+    /// Whether a configuration is still what memory says, where nothing of it is cached.
+    ///
+    /// - Returns: false where it has to be looked up as if it were new.
+    @inline(never)  // Once for each look-up without a cache.
+    func isUnchanged(
+        _ plan: UnsafePointer<StreamPlan>,
+        _ streamID: StreamID,
+        _ controls: TranslationControls,
+        _ accesses: inout LookupAccesses
+    ) -> Bool {
+        let table = controls.tableConfiguration
+        let log2Count = min(table.log2size, identification.idr1.sidsize)
+        guard plan.pointee.isOfTwoStructures, plan.pointee.isE2H == controls.isE2H,
+            identification.idr0.stLevel == 0 || table.fmt != 0b01,
+            UInt64(streamID.rawValue) < 1 << UInt64(log2Count)
+        else { return false }
+        var walk = makeQuickWalk(plan, .cached, controls.generation)
+        var isDone = false
+        defer { walk.report(isDone, to: &accesses, counters) }
+        let tableBytes: UInt64 = 64 << UInt64(table.log2size)
+        let address = controls.tableBase.addr & ~(tableBytes &- 1) &+ UInt64(streamID.rawValue) &* 64
+        guard let ste = walk.reader.load8(address), ste == plan.pointee.ste else { return false }
+        var structures: UInt64 = 1
+        if plan.pointee.translatesStage1 {
+            var location = plan.pointee.contextAddress
+            if plan.pointee.translatesStage2 {
+                guard
+                    let answer = stage2(location, .unprivilegedRead, isInput: false, isWrite: false, &walk)
+                else { return false }
+                location = answer.output
+            }
+            guard let cd = walk.reader.load8(location), cd == plan.pointee.cd else { return false }
+            structures = 2
+        }
+        accesses.fetchedStructures(structures)
+        isDone = true
+        return true
     }
 
     /// Where a CD or L1CD is behind stage 2; nil where ``translateStage2(_:_:_:)`` has to say.
@@ -503,7 +585,7 @@ private struct Step {
     /// - Returns: Whether that is within the output size.
     @inline(__always)  // Once for each level of every walk.
     mutating func goOn(by descriptor: UInt64, _ half: UnsafePointer<WalkPlan>) -> Bool {
-        table = half.pointee.address(in: descriptor, half.pointee.pageBits)
+        table = half.pointee.table(in: descriptor)
         hierarchical |= descriptor & half.pointee.hierarchicalMask
         level &+= 1
         lowBit &-= half.pointee.stride

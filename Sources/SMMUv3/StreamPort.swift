@@ -486,6 +486,11 @@ package final class StreamPort: DMAPort {
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
         let controls = smmu.currentControls()
         guard controls.isEnabled else { return nil }
+        if let known, known.context == context, known.generation == 0,
+            smmu.isUnchanged(known.plan, streamID, controls, &accesses)
+        {
+            return known.plan
+        }
         let resolved = try smmu.resolveStream(
             transaction,
             controls,
@@ -513,6 +518,6 @@ package final class StreamPort: DMAPort {
         guard let resolved else {
             return try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
         }
-        return try smmu.translate(transaction, resolved, generation, .cached, &observer)
+        return try smmu.translate(transaction, resolved, generation, .cached, isLong: true, &observer)
     }
 }

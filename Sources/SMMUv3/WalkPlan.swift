@@ -137,7 +137,13 @@ struct WalkPlan: Equatable, Sendable {
     @inline(__always)  // Likewise.
     func descriptor(_ word: UInt64) -> UInt64 { isBigEndian ? word.byteSwapped : word }
 
-    /// The address in a descriptor: the next table's, or a page's or block's of 2^`lowBit` bytes.
+    /// The address of the next table.
+    @inline(__always)  // Likewise.
+    func table(in descriptor: UInt64) -> UInt64 {
+        descriptor & addressMask | (descriptor & highMask) &<< highShift
+    }
+
+    /// The address in a descriptor: a page's or block's of 2^`lowBit` bytes.
     @inline(__always)  // Likewise.
     func address(in descriptor: UInt64, _ lowBit: UInt64) -> UInt64 {
         descriptor & addressMask & (UInt64.max &<< lowBit) | (descriptor & highMask) &<< highShift
@@ -202,15 +208,33 @@ struct StreamPlan: @unchecked Sendable {
     /// PRIVCFG and INSTCFG.
     var privCfg: UInt8
     var instCfg: UInt8
+    /// Whether the configuration depends on the STE, the CD and CR2.E2H alone, and neither has a first level before it
+    /// that has to be read.
+    var isOfTwoStructures = false
+    var isE2H = false
+    var ste = SIMD8<UInt64>()
+    /// Where stage 1 translates.
+    var cd = SIMD8<UInt64>()
+    /// An IPA where stage 2 translates.
+    var contextAddress: UInt64 = 0
 
     /// Makes a plan at an address of its own, which ``free(_:)`` gives back.
-    static func make(_ stream: StreamConfiguration, _ context: ContextConfiguration?)
-        -> UnsafePointer<StreamPlan>
-    {
+    static func make(
+        _ stream: StreamConfiguration,
+        _ context: ContextConfiguration?,
+        _ source: ResolvedStream.Source?
+    ) -> UnsafePointer<StreamPlan> {
         let tables = UnsafeMutablePointer<WalkPlan>.allocate(capacity: 3)
         tables.initialize(repeating: WalkPlan(), count: 3)
         let plan = UnsafeMutablePointer<StreamPlan>.allocate(capacity: 1)
         plan.initialize(to: StreamPlan(stream, context, tables))
+        if let source {
+            plan.pointee.isOfTwoStructures = source.context == nil || stream.contextTable.log2LeafCount == nil
+            plan.pointee.isE2H = source.isE2H
+            plan.pointee.ste = source.ste.words
+            plan.pointee.cd = source.context?.cd.words ?? SIMD8()
+            plan.pointee.contextAddress = stream.contextTable.base &+ UInt64(source.context?.index ?? 0) &* 64
+        }
         return UnsafePointer(plan)
     }
 
