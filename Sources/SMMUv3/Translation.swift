@@ -101,47 +101,6 @@ extension SMMUv3 {
         return bypass(address, access, attributes, globalMPAM(controls))
     }
 
-    /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
-    /// privilege.
-    ///
-    /// For an SMMU that is enabled. The result is good for as long as nothing is invalidated after
-    /// `controls.generation`.
-    ///
-    /// - Parameter old: What the same stream's configuration was; given again where nothing of it has changed.
-    func resolveStream(
-        _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
-        reusing old: ResolvedStream? = nil,
-        _ observer: inout some LookupObserver
-    ) throws(TranslationFault) -> ResolvedStream {
-        let ste = try fetchSTE(transaction, controls, policy, &observer)
-        if let old,
-            let resolved = try resolveAgain(old, ste, transaction, controls, policy, &observer)
-        {
-            return resolved
-        }
-        let stream = try configuration(of: ste, transaction, controls)
-        var source = ResolvedStream.Source(
-            ste: ste,
-            isE2H: controls.isE2H,
-            substreamID: transaction.attributes.substreamID
-        )
-        // PARTIDs come from a table in memory, too.
-        let isWhole = !identification.idr3.mpam
-        guard let index = try contextIndex(stream, transaction, &observer) else {
-            return ResolvedStream(stream: stream, outcome: .bypass, source: isWhole ? source : nil)
-        }
-        let cd = try fetchCD(index, stream, transaction, controls, policy, nil, &observer)
-        source.context = ResolvedStream.Source.Context(index: index, cd: cd)
-        let lookup = LookupScope(policy: policy, generation: controls.generation)
-        return ResolvedStream(
-            stream: stream,
-            outcome: .stage1(try context(of: cd, stream, transaction, lookup, &observer)),
-            source: isWhole ? source : nil
-        )
-    }
-
     /// Translates one address in a configuration.
     ///
     /// - Parameters:

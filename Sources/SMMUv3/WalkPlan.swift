@@ -30,8 +30,8 @@ struct WalkPlan: Equatable, Sendable {
     /// The output address's highest bits, and how far they have to move up, where they lie elsewhere.
     var highMask: UInt64 = 0
     var highShift: UInt64 = 0
-    /// min(IPS or S2PS, OAS) in bits.
-    var outputBits: UInt64 = 0
+    /// The bits of an address that are beyond the output size: min(IPS or S2PS, OAS).
+    var beyondOutput: UInt64 = 0
     /// Bit n: there are blocks at level n.
     var blockLevels: UInt64 = 0
     var isBigEndian = false
@@ -63,7 +63,7 @@ struct WalkPlan: Equatable, Sendable {
         firstLowBit = UInt64(format.granule.log2Bytes(ofLevel: firstLevel))
         firstIndexMask = ((1 &<< (self.inputBits &- firstLowBit)) &- 1) &<< 3
         indexMask = ((1 &<< stride) &- 1) &<< 3
-        self.outputBits = UInt64(outputBits)
+        beyondOutput = UInt64.max &<< UInt64(outputBits)
         isBigEndian = format.isBigEndian
         addressMask = UInt64.mask(format.ds ? 0...49 : 0...47) & (UInt64.max &<< pageBits)
         if format.ds {
@@ -130,7 +130,7 @@ struct WalkPlan: Equatable, Sendable {
     /// Where the entry for `address` is in `table`, whose entries cover 2^`lowBit` bytes each.
     @inline(__always)  // Once for each level of every walk.
     func entry(of address: UInt64, in table: UInt64, _ lowBit: UInt64, _ mask: UInt64) -> UInt64 {
-        table &+ ((address &>> lowBit) &<< 3 & mask)
+        table &+ ((address &>> (lowBit &- 3)) & mask)
     }
 
     /// The descriptor that a word of memory is.
@@ -151,7 +151,7 @@ struct WalkPlan: Equatable, Sendable {
 
     /// Whether an address is within the output size.
     @inline(__always)  // Likewise.
-    func reaches(_ output: UInt64) -> Bool { output &>> outputBits == 0 }
+    func reaches(_ output: UInt64) -> Bool { output & beyondOutput == 0 }
 
     /// The level of a table whose entries cover 2^`lowBit` bytes each: not the first, so from 0 on.
     @inline(__always)  // Once for each walk that begins in the middle.
