@@ -165,7 +165,7 @@ package final class SMMUv3: Sendable {
     }
 
     func currentControls() -> TranslationControls {
-        let generation = invalidationGeneration.current
+        let generation = invalidationGeneration.stamp()
         var controls = registers.withLock { $0.translationControls }
         controls.generation = generation
         return controls
@@ -183,7 +183,8 @@ package final class SMMUv3: Sendable {
             ("port-hits", tracker.total(StreamPort.Counter.hits)),
             ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
             ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
-            ("tlb-hits", tlb.hits), ("tlb-misses", tlb.misses), ("tlb-fills", tlb.fills),
+            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)), ("tlb-misses", tlb.misses),
+            ("tlb-fills", tlb.fills),
             ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
             ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),
             ("config-hits", configuration.hits), ("config-misses", configuration.misses),
