@@ -59,7 +59,9 @@ struct SMMUDBench: ParsableCommand {
         }
     }
 
-    private var benchmarks: [Benchmark] { translationBenchmarks + walkBenchmarks + socketBenchmarks + vfioUserBenchmarks }
+    private var benchmarks: [Benchmark] {
+        translationBenchmarks + walkBenchmarks + socketBenchmarks + vfioUserBenchmarks
+    }
 }
 
 /// One line of the table.

@@ -105,6 +105,13 @@ struct CachedTranslation: Equatable, Sendable {
     /// Whether it is a part of the first stage's page or block.
     var isPartial: Bool { firstStageLog2Bytes != log2Bytes }
 
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    ///
+    /// Not what is larger, nor what is global: a TLBI of any ASID removes that.
+    var isOfRegion: Bool {
+        !isGlobal && UInt64(firstStageLog2Bytes) <= InvalidationGeneration.log2RegionBytes
+    }
+
     func output(for input: UInt64) -> UInt64 { outputBase | offset(of: input) }
 
     /// The IPA that stage 1 makes of `input`.

@@ -28,7 +28,7 @@ struct TranslationControls: Equatable, Sendable {
     ///
     /// One for the whole look-up: a walk that begins after an invalidation may still start from a CD that was
     /// fetched before it.
-    var generation: UInt64 = 0
+    var generation = InvalidationStamp()
 }
 
 /// What a stream's configuration leads to.

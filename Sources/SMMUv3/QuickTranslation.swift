@@ -13,6 +13,8 @@ struct QuickTranslation {
     var byteCount: UInt64
     /// What the page permits, for each kind of access as the device drives it.
     var permissions: Permissions
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    var isOfRegion: Bool
 }
 
 extension SMMUv3 {
@@ -24,7 +26,7 @@ extension SMMUv3 {
         _ address: UInt64,
         _ driven: EffectiveAccess,
         _ plan: UnsafePointer<StreamPlan>,
-        _ generation: UInt64,
+        _ generation: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) -> QuickTranslation? {
         let hasOverrides = plan.pointee.privCfg | plan.pointee.instCfg != 0
@@ -51,7 +53,7 @@ extension SMMUv3 {
         _ input: UInt64,
         _ access: EffectiveAccess,
         _ plan: UnsafePointer<StreamPlan>,
-        _ generation: UInt64,
+        _ generation: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) -> QuickTranslation? {
         let address = plan.pointee.canonical(input)
@@ -74,7 +76,8 @@ extension SMMUv3 {
         return QuickTranslation(
             output: walk.entry.outputBase | (address & below),
             byteCount: below &- (address & below) &+ 1,
-            permissions: walk.entry.permissions
+            permissions: walk.entry.permissions,
+            isOfRegion: walk.entry.isOfRegion
         )
     }
 
@@ -84,7 +87,7 @@ extension SMMUv3 {
         _ address: UInt64,
         _ access: EffectiveAccess,
         _ plan: UnsafePointer<StreamPlan>,
-        _ generation: UInt64,
+        _ generation: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) -> QuickTranslation? {
         // IAS is the limit whether or not stage 1 is configured.
@@ -99,7 +102,9 @@ extension SMMUv3 {
         return QuickTranslation(
             output: walk.second.output,
             byteCount: below &- (address & below) &+ 1,
-            permissions: walk.second.permissions
+            permissions: walk.second.permissions,
+            // An invalidation by IPA counts everywhere.
+            isOfRegion: false
         )
     }
 

@@ -13,7 +13,8 @@ struct QuickWalk {
     var reader: DescriptorReader
     /// Of a ``ResolvedStream`` that the caller keeps.
     let plan: UnsafePointer<StreamPlan>
-    let generation: UInt64
+    /// What was invalidated before the look-up.
+    let generation: InvalidationStamp
     /// Whether stage-2 translations are looked for in the TLB.
     let looksInTLB: Bool
     /// Whether they are kept there.
@@ -44,7 +45,11 @@ extension QuickWalk {
 
 extension SMMUv3 {
     @inline(__always)  // By three callers.
-    func makeQuickWalk(_ plan: UnsafePointer<StreamPlan>, _ policy: CachePolicy, _ generation: UInt64)
+    func makeQuickWalk(
+        _ plan: UnsafePointer<StreamPlan>,
+        _ policy: CachePolicy,
+        _ generation: InvalidationStamp
+    )
         -> QuickWalk
     {
         QuickWalk(

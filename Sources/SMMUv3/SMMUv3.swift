@@ -122,8 +122,7 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
-        translationCache.invalidate(.everything)
-        walkCache.invalidate(.everything)
+        walkCache.invalidate(.everything) { translationCache.invalidate(.everything) }
         configurationCache.invalidate(streams: 0...UInt32.max)
         configurationCache.invalidatePartIDMaps(of: nil)
     }
@@ -168,7 +167,7 @@ package final class SMMUv3: Sendable {
     }
 
     func currentControls() -> TranslationControls {
-        let generation = invalidationGeneration.current
+        let generation = invalidationGeneration.stamp()
         var controls = registers.withLock { $0.translationControls }
         controls.generation = generation
         return controls
@@ -186,7 +185,8 @@ package final class SMMUv3: Sendable {
             ("port-hits", tracker.total(StreamPort.Counter.hits)),
             ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
             ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
-            ("tlb-hits", tlb.hits), ("tlb-misses", tlb.misses), ("tlb-fills", tlb.fills),
+            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)), ("tlb-misses", tlb.misses),
+            ("tlb-fills", tlb.fills),
             ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
             ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),
             ("config-hits", configuration.hits), ("config-misses", configuration.misses),
@@ -200,7 +200,6 @@ package final class SMMUv3: Sendable {
                 switch name {
                 case .walks: tracker.total(StreamPort.Counter.walks)
                 case .descriptorFetches: tracker.total(StreamPort.Counter.descriptors)
-                case .configurationFetches: tracker.total(StreamPort.Counter.structures)
                 default: 0
                 }
             }

@@ -27,7 +27,7 @@ struct WalkInput {
 /// Whether a look-up goes through the caches, and the invalidation generation before it began.
 struct LookupScope {
     var policy: SMMUv3.CachePolicy
-    var generation: UInt64
+    var generation: InvalidationStamp
 }
 
 extension SMMUv3 {

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import SMMUv3Spec
+import SystemBus
 
 extension StreamPort {
     func transaction(
@@ -18,7 +19,7 @@ extension StreamPort {
         )
     }
 
-    /// The plan of ``configuration``, which is looked up again where something was invalidated meanwhile.
+    /// The plan of the configuration that the port used last; looked up again where something was invalidated.
     ///
     /// - Returns: nil where the SMMU is not enabled, and for a translated transaction.
     @inline(__always)  // For each look-up that misses in the port.
@@ -27,47 +28,82 @@ extension StreamPort {
         _ kind: TransactionKind,
         _ attributes: TransactionAttributes,
         _ context: UInt64,
-        _ generation: UInt64,
+        _ stamp: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
-        if let known, known.generation == generation, known.context == context { return known.plan }
+        if known.pointee.generation == stamp.configuration, known.pointee.context == context {
+            return known.pointee.plan
+        }
         guard !attributes.isTranslated else { return nil }
-        return try lookUpPlan(self.transaction(address, kind, attributes), context, generation, &accesses)
+        return try lookUpPlan(self.transaction(address, kind, attributes), context, stamp, &accesses)
     }
 
     @inline(never)  // Keeps the way of a TLB hit small.
     private func lookUpPlan(
         _ transaction: Transaction,
         _ context: UInt64,
-        _ generation: UInt64,
+        _ stamp: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
         let controls = smmu.currentControls()
         guard controls.isEnabled else { return nil }
-        if let known, known.context == context, known.generation == 0,
-            smmu.isUnchanged(known.plan, streamID, controls, &accesses)
+        if known.pointee.context == context, known.pointee.generation == 0, let plan = known.pointee.plan,
+            smmu.isUnchanged(plan, streamID, controls, &accesses)
         {
-            return known.plan
+            return plan
         }
         let resolved = try smmu.resolveStream(
             transaction,
             controls,
             .cached,
-            reusing: configuration,
+            reusing: known.pointee.resolved,
             &accesses
         )
-        // Where nothing is cached it is looked up each time: no generation is 0. Otherwise `generation` was read before
+        // Where nothing is cached it is looked up each time: no count is 0. Otherwise the stamp was taken before
         // `controls.generation`: what is good for the one is good for the other.
-        known = (resolved.plan, context, smmu.options.configurationCacheEntries > 0 ? generation : 0)
-        if configuration !== resolved { configuration = resolved }
+        let isKept = smmu.options.configurationCacheEntries > 0
+        known.pointee = KnownConfiguration(
+            context: context,
+            generation: isKept ? stamp.configuration : 0,
+            resolved: resolved,
+            plan: resolved.plan,
+            fast: isKept ? FastPath(resolved) : nil
+        )
         return resolved.plan
+    }
+
+    /// Keeps a translation for the port's next transactions.
+    @inline(__always)  // For each look-up that misses in the port.
+    func keep(
+        _ translation: QuickTranslation,
+        for address: IOVirtualAddress,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp
+    ) {
+        guard keepsTranslations else { return }
+        let offset = address.rawValue & 0xFFF
+        let version = bus.version
+        let page = translation.output &- offset
+        keep(
+            PortTranslation(
+                page: address.rawValue & ~0xFFF,
+                context: context,
+                region: translation.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                generation: translation.isOfRegion ? stamp.near : stamp.far,
+                output: page,
+                byteCount: translation.byteCount &+ offset,
+                permissions: translation.permissions,
+                mapVersion: version
+            ),
+            bus.hostSpan(at: PhysicalAddress(page))
+        )
     }
 
     /// The long way; in `resolved` where the SMMU is enabled and the transaction is not translated.
     func translateInContext(
         _ transaction: Transaction,
         _ resolved: ResolvedStream?,
-        _ generation: UInt64,
+        _ stamp: InvalidationStamp,
         _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
         guard !transaction.attributes.isTranslated else {
@@ -76,6 +112,6 @@ extension StreamPort {
         guard let resolved else {
             return try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
         }
-        return try smmu.translate(transaction, resolved, generation, .cached, isLong: true, &observer)
+        return try smmu.translate(transaction, resolved, stamp, .cached, isLong: true, &observer)
     }
 }

@@ -11,9 +11,14 @@ extension SMMUv3 {
     /// permits: software follows it with a TLBI of stage 1, and a driver that does not is found out.
     func invalidateTranslations(_ command: Command) -> CommandOutcome {
         guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
-        translationCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits)
-        // After the TLB, which advances the generation.
-        if !isLeafOnly(command) { walkCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits) }
+        let wildcard = wildcardVMIDBits
+        guard !isLeafOnly(command) else {
+            translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
+            return .done
+        }
+        walkCache.invalidate(scope, ignoringVMIDBits: wildcard) {
+            translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
+        }
         return .done
     }
 

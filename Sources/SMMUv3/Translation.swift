@@ -30,6 +30,8 @@ package struct Translation: Equatable, Sendable {
     package var isFromTLB: Bool
     /// What the page permits, for each kind of access as the device drives it, overrides applied.
     var incomingPermissions: Permissions
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    var isOfRegion = false
 
     /// Whether it passed untranslated.
     package var isBypassed: Bool { stages == .bypass }
@@ -109,7 +111,7 @@ extension SMMUv3 {
     func translate(
         _ transaction: Transaction,
         _ resolved: ResolvedStream,
-        _ generation: UInt64,
+        _ generation: InvalidationStamp,
         _ policy: CachePolicy,
         isLong: Bool = false,
         _ observer: inout some LookupObserver
@@ -321,7 +323,8 @@ extension SMMUv3 {
                 entry.permissions,
                 privCfg: resolved.stream.privCfg,
                 instCfg: resolved.stream.instCfg
-            )
+            ),
+            isOfRegion: entry.isOfRegion
         )
     }
 

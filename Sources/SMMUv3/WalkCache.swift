@@ -79,6 +79,9 @@ final class WalkCache: @unchecked Sendable {
     private let generation: InvalidationGeneration
     /// Bit n: there may be tables that cover 2^n bytes.
     private let sizesPresent: UnsafeMutablePointer<UInt64>
+    /// Invalidations that have begun, and that have ended: two may be under way, of two command queues.
+    private var invalidationsBegun: UnsafeMutablePointer<UInt64> { sizesPresent + 1 }
+    private var invalidationsEnded: UnsafeMutablePointer<UInt64> { sizesPresent + 2 }
 
     /// Builds an empty cache.
     ///
@@ -95,7 +98,9 @@ final class WalkCache: @unchecked Sendable {
         self.generation = generation
         let lineBytes = 64
         // Zeroed, and not touched: a machine with many SMMUs has what it uses.
-        guard let memory = calloc((sets + 2) * lineBytes, 1) else { fatalError("out of memory") }
+        guard let memory = calloc((sets + 2) * lineBytes, 1) else {
+            preconditionFailure("no memory for a walk cache of \(entryCount) entries")
+        }
         allocation = memory
         let start = (UInt(bitPattern: memory) + 63) & ~63
         sizesPresent = memory.advanced(by: Int(start - UInt(bitPattern: memory))).assumingMemoryBound(
@@ -157,9 +162,9 @@ final class WalkCache: @unchecked Sendable {
 
     // MARK: Filling
 
-    /// Keeps a table, unless something was invalidated since `walkGeneration` was read.
+    /// Keeps a table, unless something was invalidated since the stamp was taken, or a table is being removed.
     @inline(never)  // Once for each table that was not known.
-    func insert(_ table: Table, for address: UInt64, _ tag: Tag, walkedAt walkGeneration: UInt64) {
+    func insert(_ table: Table, for address: UInt64, _ tag: Tag, walkedAt stamp: InvalidationStamp) {
         guard isEnabled else { return }
         let key = address & (UInt64.max &<< table.log2Bytes) | table.log2Bytes
         note(size: table.log2Bytes)
@@ -169,10 +174,10 @@ final class WalkCache: @unchecked Sendable {
         guard sequence & 1 == 0,
             smmud_compare_exchange_u64(entry, sequence, sequence &+ 1) == sequence
         else { return }  // Somebody else is filling it.
-        // Invalidations bump the generation before they look at entries: equal here means that one which bumps from
-        // now on finds this entry, or waits for it.
+        // An invalidation says so before it looks at entries: where none is under way, one that begins from now on
+        // finds this entry, or waits for it.
         smmud_fence_seq_cst()
-        guard generation.current == walkGeneration else {
+        guard permitsKeeping(stamp) else {
             smmud_store_u64(entry, sequence)
             return
         }
@@ -180,6 +185,15 @@ final class WalkCache: @unchecked Sendable {
         smmud_store_u64(entry + Word.tag, tag.word)
         smmud_store_u64(entry + Word.table, table.address & ~0xFFF | (table.hierarchical &>> 59) & 0xF)
         smmud_store_u64(entry, sequence &+ 2)
+    }
+
+    /// Whether no table has been removed since that a walk could have come from, nor is being removed.
+    ///
+    /// Between the removal here and the new generation there is the TLB's: a walk that began before has the old one.
+    private func permitsKeeping(_ stamp: InvalidationStamp) -> Bool {
+        smmud_load_u64(invalidationsEnded) == smmud_load_u64(invalidationsBegun)
+            && generation.isCurrentConfiguration(stamp)
+            && generation.current(InvalidationGeneration.anywhere) == stamp.far
     }
 
     /// The entry of a set that is to make room: one with the same key, one that is empty, or either in turn.
@@ -197,6 +211,15 @@ final class WalkCache: @unchecked Sendable {
         return (smmud_load_u64(set) &+ smmud_load_u64(other)) & 2 == 0 ? set : other
     }
 
+    private static func increment(_ word: UnsafeMutablePointer<UInt64>) {
+        var value = smmud_load_u64(word)
+        while true {
+            let found = smmud_compare_exchange_u64(word, value, value &+ 1)
+            guard found != value else { return }
+            value = found
+        }
+    }
+
     private func note(size: UInt64) {
         var present = smmud_load_u64(sizesPresent)
         while present & (1 &<< size) == 0 {
@@ -210,11 +233,26 @@ final class WalkCache: @unchecked Sendable {
 
     /// Removes what a TLBI covers; one with Leaf == 1 covers no table, and need not come here.
     ///
-    /// The caller has advanced the generation. TTL hints are not looked at: they are about leaves.
+    /// In this order: the tables are removed, then `others` is called, which removes translations and advances the
+    /// generation. So a look-up that found a table before it went has the old generation, and nothing that it
+    /// comes to is kept. TTL hints are not looked at: they are about leaves.
     ///
-    /// - Parameter wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
-    func invalidate(_ scope: TranslationCache.Scope, ignoringVMIDBits wildcard: UInt16 = 0) {
+    /// - Parameters:
+    ///   - wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
+    ///   - others: Removes what the same TLBI covers of translations.
+    func invalidate(
+        _ scope: TranslationCache.Scope,
+        ignoringVMIDBits wildcard: UInt16 = 0,
+        then others: () -> Void
+    ) {
+        Self.increment(invalidationsBegun)
         smmud_fence_seq_cst()
+        remove(scope, wildcard)
+        others()
+        Self.increment(invalidationsEnded)
+    }
+
+    private func remove(_ scope: TranslationCache.Scope, _ wildcard: UInt16) {
         let present = smmud_load_u64(sizesPresent)
         guard isEnabled, present != 0 else { return }
         if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,

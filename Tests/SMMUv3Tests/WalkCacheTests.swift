@@ -247,11 +247,21 @@ struct WalkCacheTests {
         let generation = InvalidationGeneration()
         let cache = WalkCache(entryCount: 16, generation: generation)
         let table = WalkCache.Table(address: 0x5000, log2Bytes: 21, hierarchical: 0)
-        let before = generation.current
-        generation.advance()
+        let before = generation.stamp()
+        cache.invalidate(.vmid([.nsEL1], 3)) {
+            // Tables have been removed, and translations not yet.
+            cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: before)
+            generation.advanceTranslations()
+            cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: generation.stamp())
+        }
+        #expect(lookUp(cache, 0x1234_5678) == nil)
         cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: before)
         #expect(lookUp(cache, 0x1234_5678) == nil)
-        cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: generation.current)
+        let between = generation.stamp()
+        generation.advance()
+        cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: between)
+        #expect(lookUp(cache, 0x1234_5678) == nil, "an invalidation of configuration counts, too")
+        cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: generation.stamp())
         #expect(lookUp(cache, 0x1234_5678) == table)
         #expect(cache.residentCount == 1)
     }
@@ -266,15 +276,14 @@ struct WalkCacheTests {
                 log2Bytes: size,
                 hierarchical: (size & 0xF) << 59
             )
-            cache.insert(table, for: 0x7F_FFFF_F000, Self.tag, walkedAt: generation.current)
+            cache.insert(table, for: 0x7F_FFFF_F000, Self.tag, walkedAt: generation.stamp())
             #expect(lookUp(cache, 0x7F_FFFF_FFFF) == table)
         }
         #expect(lookUp(cache, 0x7F_FFDF_FFFF)?.log2Bytes == 30)
         #expect(lookUp(cache, 0x7F_BFFF_FFFF)?.log2Bytes == 39)
         #expect(lookUp(cache, 0xFF_FFFF_FFFF) == nil)
         let scope = TranslationCache.AddressScope(first: 0x7F_FFFF_F000, last: 0x7F_FFFF_FFFF)
-        generation.advance()
-        cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope))
+        cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope)) { generation.advanceTranslations() }
         #expect(cache.residentCount == 0, "all levels of the address")
     }
 
@@ -285,11 +294,11 @@ struct WalkCacheTests {
         let table = WalkCache.Table(address: 0x5000, log2Bytes: 21, hierarchical: 0)
         let scope = TranslationCache.AddressScope(first: 0, last: 0xFFF)
         for (wildcard, isLeft) in [(0, true), (1, true), (3, false)] as [(UInt16, Bool)] {
-            cache.insert(table, for: 0, Self.tag, walkedAt: generation.current)
+            cache.insert(table, for: 0, Self.tag, walkedAt: generation.stamp())
             cache.invalidate(
                 .address(.nsEL1, vmid: 0, asid: 9, scope),
                 ignoringVMIDBits: wildcard
-            )
+            ) {}
             #expect((lookUp(cache, 0) != nil) == isLeft)
         }
     }
@@ -324,7 +333,7 @@ struct WalkCacheTests {
                             table(page),
                             for: page << 21,
                             Self.tag,
-                            walkedAt: generation.current
+                            walkedAt: generation.stamp()
                         )
                     }
                 }
@@ -335,10 +344,11 @@ struct WalkCacheTests {
         while hits.current < 2000 || rounds < 2000 {
             let page = random.next() % 16
             // What was read before the invalidation may not come back after it.
-            let before = generation.current
-            generation.advance()
+            let before = generation.stamp()
             let scope = TranslationCache.AddressScope(first: page << 21, last: page << 21 | 0xFFF)
-            cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope))
+            cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope)) {
+                generation.advanceTranslations(first: page << 21, last: page << 21 | 0xFFF, asid: 9, vmid: 3)
+            }
             let stale = WalkCache.Table(address: 0xBAD_0000, log2Bytes: 21, hierarchical: 0)
             cache.insert(stale, for: page << 21, Self.tag, walkedAt: before)
             rounds += 1

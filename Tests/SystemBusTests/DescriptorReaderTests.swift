@@ -1,6 +1,7 @@
 // The reader of a walk's descriptors: the words that single loads give, and nil where those fail.
 
 import AddressSpace
+import DeviceModel
 import GuestMemory
 import SystemBus
 import Testing
@@ -10,7 +11,7 @@ struct DescriptorReaderTests {
     @Test("every word is what a single load gives, in whatever order regions are read")
     func sameWords() throws {
         let bus = SystemBus()
-        var random = SplitMix(seed: 17)
+        var random = SeededRandom(17)
         let ranges: [(first: UInt64, byteCount: UInt64)] = [
             (0x1000, 0x1000), (0x2000, 0x2000), (0x8000_0000, 0x1000), (0xFFFF_FFFF_FFFF_F000, 0x1000),
         ]
@@ -25,7 +26,8 @@ struct DescriptorReaderTests {
         for _ in 0..<4000 {
             // Around the edges of what there is, too.
             let range = ranges[Int(random.next() % UInt64(ranges.count))]
-            let place = range.first &- 0x40 &+ (random.next() % (range.byteCount / 8 + 16)) &* 8
+            let word = random.next() % (range.byteCount / 8 + 16)
+            let place: UInt64 = range.first &- 0x40 &+ word &* 8
             #expect(reader.load(place) == (try? bus.loadRAM64(at: address(place))))
             // Eight words over two regions are for the caller to fetch one by one.
             let words = reader.load8(place)
