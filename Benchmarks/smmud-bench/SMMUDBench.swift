@@ -59,7 +59,7 @@ struct SMMUDBench: ParsableCommand {
         }
     }
 
-    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks + vfioUserBenchmarks }
+    private var benchmarks: [Benchmark] { translationBenchmarks + walkBenchmarks + socketBenchmarks + vfioUserBenchmarks }
 }
 
 /// One line of the table.

@@ -81,6 +81,24 @@ struct CachedTranslation: Equatable, Sendable {
     /// SH[1:0], with stage 2's part in it.
     var shareability: UInt8
 
+    /// Nothing yet.
+    static let none = CachedTranslation(
+        inputBase: 0,
+        outputBase: 0,
+        intermediateBase: 0,
+        log2Bytes: 0,
+        firstStageLog2Bytes: 0,
+        level: 0,
+        granule: .kib4,
+        isGlobal: false,
+        tag: RegimeTag(regime: .nsEL1, vmid: 0, asid: 0, aset: false),
+        stage1Permissions: [],
+        stage2Permissions: [],
+        isWritableClean: false,
+        memoryAttribute: 0,
+        shareability: 0
+    )
+
     /// What all stages together permit.
     var permissions: Permissions { stage1Permissions.intersection(stage2Permissions) }
 

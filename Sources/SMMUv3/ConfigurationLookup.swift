@@ -41,7 +41,8 @@ enum StreamOutcome: Equatable, Sendable {
 /// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
 ///
 /// An object, because it is large: a port that keeps one, and a walk that reads it, copy a reference.
-final class ResolvedStream: Sendable {
+// SAFETY of @unchecked Sendable: what the pointer points at is written once, before anybody has it.
+final class ResolvedStream: @unchecked Sendable {
     let stream: StreamConfiguration
     /// Whether stage 1 translates.
     let translatesStage1: Bool
@@ -49,19 +50,45 @@ final class ResolvedStream: Sendable {
     let translatesStage2: Bool
     /// Stage 1, where it translates.
     let context: ContextConfiguration
+    /// What quick walks go by; at one address for as long as this lives.
+    let plan: UnsafePointer<StreamPlan>
+    /// What it was made of, where that is all that it depends on.
+    let source: Source?
 
-    init(stream: StreamConfiguration, outcome: StreamOutcome) {
+    /// What a configuration was made of.
+    struct Source: Equatable, Sendable {
+        var ste: STE
+        /// CR2.E2H.
+        var isE2H: Bool
+        var substreamID: SubstreamID?
+        /// The CD and its index, where stage 1 translates.
+        var context: Context?
+
+        struct Context: Equatable, Sendable {
+            var index: UInt32
+            var cd: CD
+            /// The CD's address, an IPA where stage 2 translates; nil where a level-1 descriptor says it.
+            var address: UInt64?
+        }
+    }
+
+    init(stream: StreamConfiguration, outcome: StreamOutcome, source: Source? = nil) {
         self.stream = stream
+        self.source = source
         translatesStage2 = stream.stage2 != nil
         switch outcome {
         case .bypass:
             translatesStage1 = false
             context = .unused
+            plan = StreamPlan.make(stream, nil)
         case .stage1(let context):
             translatesStage1 = true
             self.context = context
+            plan = StreamPlan.make(stream, context)
         }
     }
+
+    deinit { StreamPlan.free(plan) }
 }
 
 extension SMMUv3 {
@@ -96,7 +123,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fSTEFetch, transaction, address)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.ste(PhysicalAddress(address), ste))
         if policy == .cached, options.cachesInvalidStructures || identification.violation(of: ste) == nil {
             configurationCache.fill(streamID, ste, fetchedAt: controls.generation)
@@ -137,7 +164,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fSTEFetch, transaction, l1Address)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.l1std(PhysicalAddress(l1Address), l1))
         let index = UInt64(streamID) & ((1 &<< UInt64(split)) &- 1)
         guard l1.span != 0, l1.span <= 11, l1.span <= split + 1 else {
@@ -210,6 +237,60 @@ extension SMMUv3 {
         return identification.decode(ste, isE2H: controls.isE2H)
     }
 
+    /// A configuration again, from what is in memory or in the caches by now: the same object where that is the same.
+    ///
+    /// - Returns: nil where it has to be worked out anew.
+    func resolveAgain(
+        _ old: ResolvedStream,
+        _ ste: STE,
+        _ transaction: Transaction,
+        _ controls: TranslationControls,
+        _ policy: CachePolicy,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> ResolvedStream? {
+        guard let source = old.source, source.ste == ste, source.isE2H == controls.isE2H,
+            source.substreamID == transaction.attributes.substreamID
+        else { return nil }
+        guard let context = source.context else { return old }
+        let lookup = LookupScope(policy: policy, generation: controls.generation)
+        let cd: CD
+        if let quick = fetchCDQuickly(context.address, old.plan, lookup, &observer) {
+            cd = quick
+        } else {
+            cd = try fetchCD(context.index, old.stream, transaction, controls, policy, old.plan, &observer)
+        }
+        guard cd != context.cd else { return old }
+        var changed = source
+        changed.context?.cd = cd
+        return ResolvedStream(
+            stream: old.stream,
+            outcome: .stage1(try self.context(of: cd, old.stream, transaction, lookup, &observer)),
+            source: changed
+        )
+    }
+
+    /// Reads a CD whose place is known, where no cache is to be asked or told; nil where ``fetchCD(_:_:_:_:_:_:_:)`` has
+    /// to.
+    @inline(__always)  // By one caller, for every look-up without a cache.
+    private func fetchCDQuickly(
+        _ address: UInt64?,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ lookup: LookupScope,
+        _ observer: inout some LookupObserver
+    ) -> CD? {
+        guard let address, options.configurationCacheEntries == 0, !type(of: observer).hearsOfStructures
+        else { return nil }
+        var location = address
+        if plan.pointee.translatesStage2 {
+            guard let physical = locateQuickly(address, plan, lookup, &observer) else { return nil }
+            location = physical
+        }
+        guard let words = try? bus.loadRAM64x8(at: PhysicalAddress(location)) else { return nil }
+        observer.accessing(.configuration)
+        observer.fetchedConfiguration(counters)
+        return CD(words: words)
+    }
+
     /// What a stream does with a transaction: the checks of SubstreamIDs and the CD (IHI 0070, 3.3.2 and 5.3).
     func resolve(
         _ stream: StreamConfiguration,
@@ -218,6 +299,18 @@ extension SMMUv3 {
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> StreamOutcome {
+        guard let index = try contextIndex(stream, transaction, &observer) else { return .bypass }
+        let cd = try fetchCD(index, stream, transaction, controls, policy, nil, &observer)
+        let lookup = LookupScope(policy: policy, generation: controls.generation)
+        return .stage1(try context(of: cd, stream, transaction, lookup, &observer))
+    }
+
+    /// Which CD a transaction uses; nil where it bypasses stage 1.
+    func contextIndex(
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> UInt32? {
         let table = stream.contextTable
         if let substreamID = transaction.attributes.substreamID {
             guard stream.config.translatesStage1, table.log2Count > 0,
@@ -237,20 +330,18 @@ extension SMMUv3 {
                     "SubstreamID 0 while STE.S1DSS gives CD 0 to plain traffic"
                 )
             }
-            return .stage1(
-                try context(substreamID.rawValue, stream, transaction, controls, policy, &observer)
-            )
+            return substreamID.rawValue
         }
-        guard stream.config.translatesStage1 else { return .bypass }
+        guard stream.config.translatesStage1 else { return nil }
         guard table.log2Count > 0 else {
-            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
+            return 0
         }
         switch table.defaultSubstream {
         case 0b01:
             observer.note("STE.S1DSS is 1: a transaction without a SubstreamID bypasses stage 1")
-            return .bypass
+            return nil
         case 0b10:
-            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
+            return 0
         default:
             throw configurationFault(
                 .fStreamDisabled,
@@ -262,39 +353,39 @@ extension SMMUv3 {
 
     // MARK: CD
 
-    private func context(
-        _ index: UInt32,
+    /// Checks a CD and decodes it.
+    func context(
+        of cd: CD,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
+        _ lookup: LookupScope,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> ContextConfiguration {
-        let cd = try fetchCD(index, stream, transaction, controls, policy, &observer)
         if let reason = identification.violation(of: cd, in: stream) {
             throw configurationFault(.cBadCD, transaction, reason)
         }
         var context = identification.decode(cd, in: stream)
         if identification.idr3.mpam {
-            let lookup = LookupScope(policy: policy, generation: controls.generation)
             context.mpam = try mpam(of: cd, stream, transaction, lookup, &observer)
         }
         return context
     }
 
-    private func fetchCD(
+    /// - Parameter plan: What is known of the stream, if anything is.
+    func fetchCD(
         _ index: UInt32,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ controls: TranslationControls,
         _ policy: CachePolicy,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> CD {
         let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
         if policy.looksInCaches, let cd = configurationCache.context(key) { return cd }
         let lookup = LookupScope(policy: policy, generation: controls.generation)
-        let address = try cdAddress(index, stream, transaction, lookup, &observer)
-        let location = try physicalContext(address, stream, transaction, lookup, &observer)
+        let address = try cdAddress(index, stream, transaction, lookup, plan, &observer)
+        let location = try physicalContext(address, stream, transaction, lookup, plan, &observer)
         let cd: CD
         observer.accessing(.configuration)
         do {
@@ -302,7 +393,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.cd(location, cd))
         if policy == .cached,
             options.cachesInvalidStructures || identification.violation(of: cd, in: stream) == nil
@@ -318,9 +409,13 @@ extension SMMUv3 {
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ lookup: LookupScope,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> PhysicalAddress {
         guard let stage2 = stream.stage2 else { return PhysicalAddress(address) }
+        if let plan, let location = locateQuickly(address, plan, lookup, &observer) {
+            return PhysicalAddress(location)
+        }
         let request = Stage2Request(
             transaction: transaction,
             access: EffectiveAccess(transaction).overridden(by: stream),
@@ -338,12 +433,13 @@ extension SMMUv3 {
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ lookup: LookupScope,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> UInt64 {
         let table = stream.contextTable
         guard let leaf = table.log2LeafCount else { return table.base &+ UInt64(index) &* 64 }
         let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
-        let location = try physicalContext(l1Address, stream, transaction, lookup, &observer)
+        let location = try physicalContext(l1Address, stream, transaction, lookup, plan, &observer)
         let l1: L1CD
         observer.accessing(.configuration)
         do {
@@ -351,7 +447,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.l1cd(location, l1))
         let leafBytes: UInt64 = 64 &<< UInt64(leaf)
         let leafBase = l1.l2Ptr & ~(leafBytes &- 1)

@@ -20,6 +20,10 @@ package final class StreamPort: DMAPort {
         static let bytesRead = 3
         static let bytesWritten = 4
         static let tlbHits = 5
+        /// Walks, descriptors and other structures of look-ups; see ``LookupAccesses``.
+        static let walks = 6
+        static let descriptors = 7
+        static let structures = 8
     }
 
     /// What one transaction moves at most, so that a CMD_SYNC does not wait long for it.
@@ -319,38 +323,51 @@ package final class StreamPort: DMAPort {
         _ context: UInt64,
         _ stamp: InvalidationStamp
     ) -> Outcome {
-        let transaction = Transaction(
-            streamID: streamID,
-            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
-            kind: kind,
-            address: address
-        )
         var accesses = LookupAccesses()
         do {
-            let translation = try translateInContext(transaction, context, stamp, &accesses)
-            smmu.performance.record(accesses, streamID)
-            let offset = address.rawValue & 0xFFF
-            if keepsTranslations {
-                let version = bus.version
-                let page = translation.output.rawValue &- offset
-                keep(
-                    PortTranslation(
-                        page: address.rawValue & ~0xFFF,
-                        context: context,
-                        region: translation.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                        generation: translation.isOfRegion ? stamp.near : stamp.far,
-                        output: page,
-                        byteCount: translation.byteCount &+ offset,
-                        permissions: translation.incomingPermissions,
-                        mapVersion: version
-                    ),
-                    bus.hostSpan(at: PhysicalAddress(page))
+            let plan = try currentPlan(address, kind, attributes, context, stamp, &accesses)
+            if let plan,
+                let quick = smmu.translateQuickly(
+                    address.rawValue,
+                    EffectiveAccess(kind, attributes),
+                    plan,
+                    stamp,
+                    &accesses
                 )
+            {
+                record(accesses)
+                keep(
+                    quick.output,
+                    quick.byteCount,
+                    quick.permissions,
+                    isOfRegion: quick.isOfRegion,
+                    for: address,
+                    context,
+                    stamp
+                )
+                return .output(PhysicalAddress(quick.output), min(wanted, quick.byteCount))
             }
+            let translation = try translateInContext(
+                self.transaction(address, kind, attributes),
+                plan == nil ? nil : known.pointee.resolved,
+                stamp,
+                &accesses
+            )
+            record(accesses)
+            keep(
+                translation.output.rawValue,
+                translation.byteCount,
+                translation.incomingPermissions,
+                isOfRegion: translation.isOfRegion,
+                for: address,
+                context,
+                stamp
+            )
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
             // First: who sees the event finds it counted.
-            smmu.performance.record(accesses, streamID)
+            record(accesses)
+            let transaction = self.transaction(address, kind, attributes)
             if error.response == .stall, canStall, !isBracketed {
                 pendingStall = (error, transaction)
                 return .stalled
@@ -363,6 +380,36 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(Self.zeroes(wanted, at: address))
             }
         }
+    }
+
+    /// Keeps a translation for the port's next transactions.
+    @inline(__always)  // For each look-up that misses in the TLB.
+    private func keep(
+        _ output: UInt64,
+        _ byteCount: UInt64,
+        _ permissions: Permissions,
+        isOfRegion: Bool,
+        for address: IOVirtualAddress,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp
+    ) {
+        guard keepsTranslations else { return }
+        let version = bus.version
+        let offset = address.rawValue & 0xFFF
+        let page = output &- offset
+        keep(
+            PortTranslation(
+                page: address.rawValue & ~0xFFF,
+                context: context,
+                region: isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                generation: isOfRegion ? stamp.near : stamp.far,
+                output: page,
+                byteCount: byteCount &+ offset,
+                permissions: permissions,
+                mapVersion: version
+            ),
+            bus.hostSpan(at: PhysicalAddress(page))
+        )
     }
 
     /// Waits until software has decided about a transaction that stalls, and does as it says.
@@ -415,32 +462,74 @@ package final class StreamPort: DMAPort {
         min(wanted, 0x1000 &- (address.rawValue & 0xFFF))
     }
 
-    private func translateInContext(
+    /// The plan of the configuration, which is looked up again where something of that was invalidated meanwhile.
+    ///
+    /// - Returns: nil where the SMMU is not enabled, and for a translated transaction.
+    @inline(__always)  // For each look-up that misses in the TLB.
+    private func currentPlan(
+        _ address: IOVirtualAddress,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
+        if known.pointee.isGood(context, stamp) { return known.pointee.plan }
+        guard !attributes.isTranslated else { return nil }
+        return try lookUpPlan(self.transaction(address, kind, attributes), context, stamp, &accesses)
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func lookUpPlan(
         _ transaction: Transaction,
         _ context: UInt64,
+        _ stamp: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
+        let controls = smmu.currentControls()
+        guard controls.isEnabled else { return nil }
+        let resolved = try smmu.resolveStream(
+            transaction,
+            controls,
+            .cached,
+            reusing: known.pointee.resolved,
+            &accesses
+        )
+        known.pointee.plan = resolved.plan
+        known.pointee.context = context
+        // Where nothing is cached it is looked up each time: no count is 0. Otherwise the stamp was taken before
+        // `controls.generation`: what is good for the one is good for the other.
+        known.pointee.generation = smmu.options.configurationCacheEntries > 0 ? stamp.configuration : 0
+        if known.pointee.resolved !== resolved { known.pointee.resolved = resolved }
+        return resolved.plan
+    }
+
+    private func transaction(
+        _ address: IOVirtualAddress,
+        _ kind: TransactionKind,
+        _ attributes: TransactionAttributes
+    ) -> Transaction {
+        Transaction(
+            streamID: streamID,
+            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
+            kind: kind,
+            address: address
+        )
+    }
+
+    /// The long way; in `resolved` where the SMMU is enabled and the transaction is not translated.
+    private func translateInContext(
+        _ transaction: Transaction,
+        _ resolved: ResolvedStream?,
         _ stamp: InvalidationStamp,
         _ observer: inout LookupAccesses
     ) throws(TranslationFault) -> Translation {
         guard !transaction.attributes.isTranslated else {
             return try smmu.passTranslated(transaction, &observer)
         }
-        if known.pointee.context == context, known.pointee.generation == stamp.configuration,
-            known.pointee.resolved != nil, let resolved = known.pointee.resolved
-        {
-            return try smmu.translate(transaction, resolved, stamp, .cached, &observer)
+        guard let resolved else {
+            return try smmu.translate(transaction, smmu.currentControls(), .cached, &observer)
         }
-        let controls = smmu.currentControls()
-        guard controls.isEnabled, smmu.options.configurationCacheEntries > 0 else {
-            return try smmu.translate(transaction, controls, .cached, &observer)
-        }
-        let resolved = try smmu.resolveStream(transaction, controls, .cached, &observer)
-        // The stamp was taken before `controls.generation`: what is good for the one is good for the other.
-        known.pointee = KnownConfiguration(
-            context: context,
-            generation: stamp.configuration,
-            resolved: resolved,
-            fast: FastPath(resolved)
-        )
         return try smmu.translate(transaction, resolved, stamp, .cached, &observer)
     }
 }

@@ -108,16 +108,45 @@ extension SMMUv3 {
     ///
     /// For an SMMU that is enabled. The result is good for as long as nothing is invalidated after
     /// `controls.generation`.
+    ///
+    /// - Parameter old: What the same stream's configuration was; given again where nothing of it has changed.
     func resolveStream(
         _ transaction: Transaction,
         _ controls: TranslationControls,
         _ policy: CachePolicy,
+        reusing old: ResolvedStream? = nil,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> ResolvedStream {
         let ste = try fetchSTE(transaction, controls, policy, &observer)
+        if let old,
+            let resolved = try resolveAgain(old, ste, transaction, controls, policy, &observer)
+        {
+            return resolved
+        }
         let stream = try configuration(of: ste, transaction, controls)
-        let outcome = try resolve(stream, transaction, controls, policy, &observer)
-        return ResolvedStream(stream: stream, outcome: outcome)
+        var source = ResolvedStream.Source(
+            ste: ste,
+            isE2H: controls.isE2H,
+            substreamID: transaction.attributes.substreamID
+        )
+        // PARTIDs come from a table in memory, too.
+        let isWhole = !identification.idr3.mpam
+        guard let index = try contextIndex(stream, transaction, &observer) else {
+            return ResolvedStream(stream: stream, outcome: .bypass, source: isWhole ? source : nil)
+        }
+        let cd = try fetchCD(index, stream, transaction, controls, policy, nil, &observer)
+        let table = stream.contextTable
+        source.context = ResolvedStream.Source.Context(
+            index: index,
+            cd: cd,
+            address: table.log2LeafCount == nil ? table.base &+ UInt64(index) &* 64 : nil
+        )
+        let lookup = LookupScope(policy: policy, generation: controls.generation)
+        return ResolvedStream(
+            stream: stream,
+            outcome: .stage1(try context(of: cd, stream, transaction, lookup, &observer)),
+            source: isWhole ? source : nil
+        )
     }
 
     /// Translates one address in a configuration.
@@ -204,6 +233,15 @@ extension SMMUv3 {
         if let hit, hit.permissions.contains(required) {
             return translation(hit, address, access, resolved, isFromTLB: true)
         }
+        if !type(of: observer).hearsOfStructures, hit == nil, !isRefused {
+            var walk = makeQuickWalk(resolved.plan, lookup.policy, lookup.generation)
+            let isDone = walkQuickly(address, access, &walk)
+            walk.report(isDone, to: &observer, counters)
+            if isDone {
+                if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: lookup.generation) }
+                return translation(walk.entry, address, access, resolved, isFromTLB: false)
+            }
+        }
         let input = WalkInput(
             transaction: transaction,
             access: access,
@@ -211,15 +249,29 @@ extension SMMUv3 {
             tag: tag,
             lookup: lookup
         )
-        guard !isRefused else {
+        return try translateStage1(input, address, hit, refusesUnprivileged, &observer)
+    }
+
+    /// The same where the TLB has no answer and the way to one is long.
+    @inline(never)  // Keeps the way of a hit, and of a walk that is quick, small.
+    private func translateStage1(
+        _ input: WalkInput,
+        _ address: UInt64,
+        _ hit: CachedTranslation?,
+        _ refusesUnprivileged: Bool,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> Translation {
+        guard !refusesUnprivileged || input.access.isPrivileged else {
             throw translationFault(.fTranslation, input, "CD.E0PDn refuses unprivileged accesses")
         }
         // What the TLB holds counts where it refuses, too; only a page that is not dirty yet is walked again.
-        if let hit, hit.answers(required, isWrite: access.isWrite) { try check(hit, input, address) }
+        if let hit, hit.answers(input.access.required, isWrite: input.access.isWrite) {
+            try check(hit, input, address)
+        }
         let entry = try walk(input, address, refusesUnprivileged, &observer)
-        if lookup.policy == .cached { translationCache.fill(entry, walkedAt: lookup.generation) }
+        if input.lookup.policy == .cached { translationCache.fill(entry, walkedAt: input.lookup.generation) }
         try check(entry, input, address)
-        return translation(entry, address, access, resolved, isFromTLB: false)
+        return translation(entry, address, input.access, input.resolved, isFromTLB: false)
     }
 
     /// Walks stage 1, and translates what it gives through stage 2 where there is one.
@@ -358,7 +410,7 @@ extension SMMUv3 {
     }
 
     /// Permissions by what the device drives rather than by what the overrides make of it.
-    private func incomingPermissions(_ permissions: Permissions, privCfg: UInt8, instCfg: UInt8)
+    func incomingPermissions(_ permissions: Permissions, privCfg: UInt8, instCfg: UInt8)
         -> Permissions
     {
         guard privCfg != 0 || instCfg != 0 else { return permissions }

@@ -29,9 +29,9 @@ public final class TransactionTracker: Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// The slot's words.
         ///
-        /// [0] a sequence number, odd while inside; [1...7] the owner's counters; [8] whether the owner may take it
-        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [9] the sequence number
-        /// at the last wait, [10] the wait that cleared [8], [11] whether the slot is on the list.
+        /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
+        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [10] the sequence number
+        /// at the last wait, [11] the wait that cleared [9], [12] whether the slot is on the list.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
         /// The tracker outlives its slots.
@@ -70,12 +70,12 @@ public final class TransactionTracker: Sendable {
     }
 
     /// How many counters beside the sequence number a slot has.
-    public static let counterCount = 7
+    public static let counterCount = 8
     // Indices of a slot's words; see there.
-    @usableFromInline static let isActive = 8
-    private static let lastSequence = 9
-    private static let clearedBy = 10
-    private static let isListed = 11
+    @usableFromInline static let isActive = 9
+    private static let lastSequence = 10
+    private static let clearedBy = 11
+    private static let isListed = 12
 
     /// 128 bytes: two cache lines, because the adjacent-line prefetcher pairs them.
     private static let wordsPerSlot = 16
