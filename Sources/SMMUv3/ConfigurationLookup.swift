@@ -38,59 +38,6 @@ enum StreamOutcome: Equatable, Sendable {
     case stage1(ContextConfiguration)
 }
 
-/// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
-///
-/// An object, because it is large: a port that keeps one, and a walk that reads it, copy a reference.
-// SAFETY of @unchecked Sendable: what the pointer points at is written once, before anybody has it.
-final class ResolvedStream: @unchecked Sendable {
-    let stream: StreamConfiguration
-    /// Whether stage 1 translates.
-    let translatesStage1: Bool
-    /// Whether stage 2 translates: asked at every step of a walk.
-    let translatesStage2: Bool
-    /// Stage 1, where it translates.
-    let context: ContextConfiguration
-    /// What quick walks go by; at one address for as long as this lives.
-    let plan: UnsafePointer<StreamPlan>
-    /// What it was made of, where that is all that it depends on.
-    let source: Source?
-
-    /// What a configuration was made of.
-    struct Source: Equatable, Sendable {
-        var ste: STE
-        /// CR2.E2H.
-        var isE2H: Bool
-        var substreamID: SubstreamID?
-        /// The CD and its index, where stage 1 translates.
-        var context: Context?
-
-        struct Context: Equatable, Sendable {
-            var index: UInt32
-            var cd: CD
-            /// The CD's address, an IPA where stage 2 translates; nil where a level-1 descriptor says it.
-            var address: UInt64?
-        }
-    }
-
-    init(stream: StreamConfiguration, outcome: StreamOutcome, source: Source? = nil) {
-        self.stream = stream
-        self.source = source
-        translatesStage2 = stream.stage2 != nil
-        switch outcome {
-        case .bypass:
-            translatesStage1 = false
-            context = .unused
-            plan = StreamPlan.make(stream, nil)
-        case .stage1(let context):
-            translatesStage1 = true
-            self.context = context
-            plan = StreamPlan.make(stream, context)
-        }
-    }
-
-    deinit { StreamPlan.free(plan) }
-}
-
 extension SMMUv3 {
     /// Whether look-ups go through the caches.
     ///
@@ -235,60 +182,6 @@ extension SMMUv3 {
             throw .silentAbort("STE.Config is 0b\(String(ste.config.rawValue, radix: 2)): abort, no event")
         }
         return identification.decode(ste, isE2H: controls.isE2H)
-    }
-
-    /// A configuration again, from what is in memory or in the caches by now: the same object where that is the same.
-    ///
-    /// - Returns: nil where it has to be worked out anew.
-    func resolveAgain(
-        _ old: ResolvedStream,
-        _ ste: STE,
-        _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
-        _ observer: inout some LookupObserver
-    ) throws(TranslationFault) -> ResolvedStream? {
-        guard let source = old.source, source.ste == ste, source.isE2H == controls.isE2H,
-            source.substreamID == transaction.attributes.substreamID
-        else { return nil }
-        guard let context = source.context else { return old }
-        let lookup = LookupScope(policy: policy, generation: controls.generation)
-        let cd: CD
-        if let quick = fetchCDQuickly(context.address, old.plan, lookup, &observer) {
-            cd = quick
-        } else {
-            cd = try fetchCD(context.index, old.stream, transaction, controls, policy, old.plan, &observer)
-        }
-        guard cd != context.cd else { return old }
-        var changed = source
-        changed.context?.cd = cd
-        return ResolvedStream(
-            stream: old.stream,
-            outcome: .stage1(try self.context(of: cd, old.stream, transaction, lookup, &observer)),
-            source: changed
-        )
-    }
-
-    /// Reads a CD whose place is known, where no cache is to be asked or told; nil where ``fetchCD(_:_:_:_:_:_:_:)`` has
-    /// to.
-    @inline(__always)  // By one caller, for every look-up without a cache.
-    private func fetchCDQuickly(
-        _ address: UInt64?,
-        _ plan: UnsafePointer<StreamPlan>,
-        _ lookup: LookupScope,
-        _ observer: inout some LookupObserver
-    ) -> CD? {
-        guard let address, options.configurationCacheEntries == 0, !type(of: observer).hearsOfStructures
-        else { return nil }
-        var location = address
-        if plan.pointee.translatesStage2 {
-            guard let physical = locateQuickly(address, plan, lookup, &observer) else { return nil }
-            location = physical
-        }
-        guard let words = try? bus.loadRAM64x8(at: PhysicalAddress(location)) else { return nil }
-        observer.accessing(.configuration)
-        observer.fetchedConfiguration(counters)
-        return CD(words: words)
     }
 
     /// What a stream does with a transaction: the checks of SubstreamIDs and the CD (IHI 0070, 3.3.2 and 5.3).

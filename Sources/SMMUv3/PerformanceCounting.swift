@@ -29,6 +29,10 @@ final class PerformanceCounting: Sendable {
     @inline(__always)  // One load on the hit path of every transaction.
     var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b1000_0010 != 0 }
 
+    /// Whether anybody counts anything.
+    @inline(__always)  // One load for each look-up that misses in a port.
+    var countsAnything: Bool { counted.load(ordering: .relaxed) != 0 }
+
     func setEvents(_ events: SMMUPerformanceEvents, for monitor: any SMMUPerformanceMonitor) {
         listeners.withLock { listeners in
             listeners.removeAll { $0.monitor === monitor }
@@ -98,6 +102,13 @@ struct LookupAccesses: LookupObserver {
         self.descriptors &+= descriptors
     }
 
+    /// So many structures have been read, all of which were there.
+    @inline(__always)  // Likewise.
+    mutating func fetchedStructures(_ count: UInt64) {
+        configuration &+= count
+        structures &+= count
+    }
+
     @inline(__always)  // Likewise.
     mutating func fetchedConfiguration(_ counters: Counters) { structures &+= 1 }
 
@@ -114,7 +125,7 @@ extension StreamPort {
         slot.count(Counter.walks, accesses.walks)
         slot.count(Counter.descriptors, accesses.descriptors)
         slot.count(Counter.structures, accesses.structures)
-        smmu.performance.record(accesses, streamID)
+        if smmu.performance.countsAnything { smmu.performance.record(accesses, streamID) }
     }
 }
 

@@ -108,7 +108,8 @@ extension StreamPort {
         var last = TLBHit()
         while run.byteCount < limit {
             let input = first &+ run.byteCount
-            guard let hit = smmu.translationCache.hit(input, plan.pointee.key), hit.permissions.contains(needed)
+            guard let hit = smmu.translationCache.hit(input, plan.pointee.key),
+                hit.permissions.contains(needed)
             else {
                 break
             }

@@ -103,60 +103,17 @@ extension SMMUv3 {
         return bypass(address, access, attributes, globalMPAM(controls))
     }
 
-    /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
-    /// privilege.
-    ///
-    /// For an SMMU that is enabled. The result is good for as long as nothing is invalidated after
-    /// `controls.generation`.
-    ///
-    /// - Parameter old: What the same stream's configuration was; given again where nothing of it has changed.
-    func resolveStream(
-        _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
-        reusing old: ResolvedStream? = nil,
-        _ observer: inout some LookupObserver
-    ) throws(TranslationFault) -> ResolvedStream {
-        let ste = try fetchSTE(transaction, controls, policy, &observer)
-        if let old,
-            let resolved = try resolveAgain(old, ste, transaction, controls, policy, &observer)
-        {
-            return resolved
-        }
-        let stream = try configuration(of: ste, transaction, controls)
-        var source = ResolvedStream.Source(
-            ste: ste,
-            isE2H: controls.isE2H,
-            substreamID: transaction.attributes.substreamID
-        )
-        // PARTIDs come from a table in memory, too.
-        let isWhole = !identification.idr3.mpam
-        guard let index = try contextIndex(stream, transaction, &observer) else {
-            return ResolvedStream(stream: stream, outcome: .bypass, source: isWhole ? source : nil)
-        }
-        let cd = try fetchCD(index, stream, transaction, controls, policy, nil, &observer)
-        let table = stream.contextTable
-        source.context = ResolvedStream.Source.Context(
-            index: index,
-            cd: cd,
-            address: table.log2LeafCount == nil ? table.base &+ UInt64(index) &* 64 : nil
-        )
-        let lookup = LookupScope(policy: policy, generation: controls.generation)
-        return ResolvedStream(
-            stream: stream,
-            outcome: .stage1(try context(of: cd, stream, transaction, lookup, &observer)),
-            source: isWhole ? source : nil
-        )
-    }
-
     /// Translates one address in a configuration.
     ///
-    /// - Parameter generation: The invalidation generation before `resolved` was looked up.
+    /// - Parameters:
+    ///   - generation: The invalidation generation before `resolved` was looked up.
+    ///   - isLong: The short way has been tried: ``translateQuickly(_:_:_:_:_:)``.
     func translate(
         _ transaction: Transaction,
         _ resolved: ResolvedStream,
         _ generation: InvalidationStamp,
         _ policy: CachePolicy,
+        isLong: Bool = false,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
         let access = EffectiveAccess(transaction).overridden(
@@ -165,7 +122,7 @@ extension SMMUv3 {
         )
         let lookup = LookupScope(policy: policy, generation: generation)
         guard !resolved.translatesStage1 else {
-            return try translateStage1(transaction, access, resolved, lookup, &observer)
+            return try translateStage1(transaction, access, resolved, lookup, isLong, &observer)
         }
         // IAS is the limit where a stage is configured, whether or not stage 1 is skipped.
         let bits =
@@ -215,6 +172,7 @@ extension SMMUv3 {
         _ access: EffectiveAccess,
         _ resolved: ResolvedStream,
         _ lookup: LookupScope,
+        _ isLong: Bool,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
         let address = resolved.context.canonical(transaction.address.rawValue)
@@ -229,11 +187,17 @@ extension SMMUv3 {
             resolved.context.isUpper(address)
             ? resolved.context.upper.refusesUnprivileged : resolved.context.lower.refusesUnprivileged
         let isRefused = refusesUnprivileged && !access.isPrivileged
-        let hit = lookup.policy.looksInCaches && !isRefused ? translationCache.lookUp(address, tag: tag) : nil
+        var hit: CachedTranslation?
+        if lookup.policy.looksInCaches, !isRefused {
+            // What has been looked for on the short way has been counted there.
+            hit =
+                isLong && resolved.hasPlan(for: address)
+                ? translationCache.peek(address, tag: tag) : translationCache.lookUp(address, tag: tag)
+        }
         if let hit, hit.permissions.contains(required) {
             return translation(hit, address, access, resolved, isFromTLB: true)
         }
-        if !type(of: observer).hearsOfStructures, hit == nil, !isRefused {
+        if !type(of: observer).hearsOfStructures, hit == nil, !isRefused, !isLong {
             var walk = makeQuickWalk(resolved.plan, lookup.policy, lookup.generation)
             let isDone = walkQuickly(address, access, &walk)
             walk.report(isDone, to: &observer, counters)

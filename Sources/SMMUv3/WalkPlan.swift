@@ -30,8 +30,8 @@ struct WalkPlan: Equatable, Sendable {
     /// The output address's highest bits, and how far they have to move up, where they lie elsewhere.
     var highMask: UInt64 = 0
     var highShift: UInt64 = 0
-    /// min(IPS or S2PS, OAS) in bits.
-    var outputBits: UInt64 = 0
+    /// The bits of an address that are beyond the output size: min(IPS or S2PS, OAS).
+    var beyondOutput: UInt64 = 0
     /// Bit n: there are blocks at level n.
     var blockLevels: UInt64 = 0
     var isBigEndian = false
@@ -63,7 +63,7 @@ struct WalkPlan: Equatable, Sendable {
         firstLowBit = UInt64(format.granule.log2Bytes(ofLevel: firstLevel))
         firstIndexMask = ((1 &<< (self.inputBits &- firstLowBit)) &- 1) &<< 3
         indexMask = ((1 &<< stride) &- 1) &<< 3
-        self.outputBits = UInt64(outputBits)
+        beyondOutput = UInt64.max &<< UInt64(outputBits)
         isBigEndian = format.isBigEndian
         addressMask = UInt64.mask(format.ds ? 0...49 : 0...47) & (UInt64.max &<< pageBits)
         if format.ds {
@@ -130,14 +130,20 @@ struct WalkPlan: Equatable, Sendable {
     /// Where the entry for `address` is in `table`, whose entries cover 2^`lowBit` bytes each.
     @inline(__always)  // Once for each level of every walk.
     func entry(of address: UInt64, in table: UInt64, _ lowBit: UInt64, _ mask: UInt64) -> UInt64 {
-        table &+ ((address &>> lowBit) &<< 3 & mask)
+        table &+ ((address &>> (lowBit &- 3)) & mask)
     }
 
     /// The descriptor that a word of memory is.
     @inline(__always)  // Likewise.
     func descriptor(_ word: UInt64) -> UInt64 { isBigEndian ? word.byteSwapped : word }
 
-    /// The address in a descriptor: the next table's, or a page's or block's of 2^`lowBit` bytes.
+    /// The address of the next table.
+    @inline(__always)  // Likewise.
+    func table(in descriptor: UInt64) -> UInt64 {
+        descriptor & addressMask | (descriptor & highMask) &<< highShift
+    }
+
+    /// The address in a descriptor: a page's or block's of 2^`lowBit` bytes.
     @inline(__always)  // Likewise.
     func address(in descriptor: UInt64, _ lowBit: UInt64) -> UInt64 {
         descriptor & addressMask & (UInt64.max &<< lowBit) | (descriptor & highMask) &<< highShift
@@ -145,7 +151,7 @@ struct WalkPlan: Equatable, Sendable {
 
     /// Whether an address is within the output size.
     @inline(__always)  // Likewise.
-    func reaches(_ output: UInt64) -> Bool { output &>> outputBits == 0 }
+    func reaches(_ output: UInt64) -> Bool { output & beyondOutput == 0 }
 
     /// The level of a table whose entries cover 2^`lowBit` bytes each: not the first, so from 0 on.
     @inline(__always)  // Once for each walk that begins in the middle.
@@ -207,15 +213,33 @@ struct StreamPlan: @unchecked Sendable {
     /// PRIVCFG and INSTCFG.
     var privCfg: UInt8
     var instCfg: UInt8
+    /// Whether the configuration depends on the STE, the CD and CR2.E2H alone, and neither has a first level before it
+    /// that has to be read.
+    var isOfTwoStructures = false
+    var isE2H = false
+    var ste = SIMD8<UInt64>()
+    /// Where stage 1 translates.
+    var cd = SIMD8<UInt64>()
+    /// An IPA where stage 2 translates.
+    var contextAddress: UInt64 = 0
 
     /// Makes a plan at an address of its own, which ``free(_:)`` gives back.
-    static func make(_ stream: StreamConfiguration, _ context: ContextConfiguration?)
-        -> UnsafePointer<StreamPlan>
-    {
+    static func make(
+        _ stream: StreamConfiguration,
+        _ context: ContextConfiguration?,
+        _ source: ResolvedStream.Source?
+    ) -> UnsafePointer<StreamPlan> {
         let tables = UnsafeMutablePointer<WalkPlan>.allocate(capacity: 3)
         tables.initialize(repeating: WalkPlan(), count: 3)
         let plan = UnsafeMutablePointer<StreamPlan>.allocate(capacity: 1)
         plan.initialize(to: StreamPlan(stream, context, tables))
+        if let source {
+            plan.pointee.isOfTwoStructures = source.context == nil || stream.contextTable.log2LeafCount == nil
+            plan.pointee.isE2H = source.isE2H
+            plan.pointee.ste = source.ste.words
+            plan.pointee.cd = source.context?.cd.words ?? SIMD8()
+            plan.pointee.contextAddress = stream.contextTable.base &+ UInt64(source.context?.index ?? 0) &* 64
+        }
         return UnsafePointer(plan)
     }
 

@@ -41,6 +41,32 @@ public import CLinux
         return smmud_load_u32(lostFlag) == 0 ? value : nil
     }
 
+    /// Reads eight consecutive words, each as ``load(_:)`` does, in no particular order.
+    ///
+    /// - Parameter address: A multiple of 8.
+    /// - Returns: nil where ``SystemBus/loadRAM64x8(at:)`` has to be asked.
+    @inline(__always)  // For each structure of a look-up without a cache.
+    @inlinable public mutating func load8(_ address: UInt64) -> SIMD8<UInt64>? {
+        if address &- first > lastOffset {
+            guard find(address) else { return nil }
+        }
+        let offset = address &- first
+        // All eight in the same RAM.
+        guard lastOffset &- offset >= 56 else { return nil }
+        let place = host + Int(truncatingIfNeeded: offset)
+        let words = SIMD8(
+            smmud_load_u64(place),
+            smmud_load_u64(place + 8),
+            smmud_load_u64(place + 16),
+            smmud_load_u64(place + 24),
+            smmud_load_u64(place + 32),
+            smmud_load_u64(place + 40),
+            smmud_load_u64(place + 48),
+            smmud_load_u64(place + 56)
+        )
+        return smmud_load_u32(lostFlag) == 0 ? words : nil
+    }
+
     @inline(never)  // Keeps the walk small.
     @usableFromInline mutating func find(_ address: UInt64) -> Bool {
         let snapshot = map.assumingMemoryBound(to: BusSnapshot.self)
