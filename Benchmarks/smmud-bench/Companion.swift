@@ -15,6 +15,7 @@ final class Companion {
         var work: (@Sendable () -> Void)?
         let isReady = Atomic(false)
         let mayGo = Atomic(false)
+        let hasBegun = Atomic(false)
         let isDone = Atomic(false)
         let isStopping = Atomic(false)
 
@@ -57,6 +58,7 @@ final class Companion {
         shared.work = theirs
         shared.isReady.store(false, ordering: .relaxed)
         shared.mayGo.store(false, ordering: .relaxed)
+        shared.hasBegun.store(false, ordering: .relaxed)
         shared.isDone.store(false, ordering: .relaxed)
         shared.isStopping.store(false, ordering: .relaxed)
         shared.wakeUp.signal()
@@ -85,9 +87,13 @@ final class Companion {
     func meanwhile(_ theirs: @escaping @Sendable () -> Void, mine: () throws -> Void) rethrows -> Double {
         let shared = shared
         wake {
-            repeat { theirs() } while !shared.isStopping.load(ordering: .relaxed)
+            repeat {
+                theirs()
+                shared.hasBegun.store(true, ordering: .relaxed)
+            } while !shared.isStopping.load(ordering: .relaxed)
         }
         shared.mayGo.store(true, ordering: .releasing)
+        while !shared.hasBegun.load(ordering: .relaxed) { smmud_cpu_pause() }
         let start = nanosecondsNow()
         defer {
             shared.isStopping.store(true, ordering: .relaxed)

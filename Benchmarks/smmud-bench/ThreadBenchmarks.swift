@@ -19,8 +19,8 @@ private final class TwoDevices {
     nonisolated(unsafe) let buffer: UnsafeMutableRawPointer
     let companion = Companion()
 
-    init() throws {
-        bench = try TranslationBench { $0.commandExecution = .inline }
+    init(_ execution: SMMUv3Options.CommandExecution) throws {
+        bench = try TranslationBench { $0.commandExecution = execution }
         try bench.machine.attach(2)
         other = bench.machine.smmu.makePort(for: StreamID(2))
         buffer = .allocate(byteCount: 1 << 20, alignment: 4096)
@@ -56,7 +56,7 @@ var threadBenchmarks: [Benchmark] {
             subject: "hits of two devices, a thread each: one of them",
             floor: "the same, one device",
             samplers: {
-                let devices = try TwoDevices()
+                let devices = try TwoDevices(.thread)
                 let reads = devices.otherReads
                 return .init(
                     subject: { count in
@@ -73,7 +73,7 @@ var threadBenchmarks: [Benchmark] {
             subject: "hits while another thread invalidates elsewhere all the time",
             floor: "hits, nobody invalidates",
             samplers: {
-                let devices = try TwoDevices()
+                let devices = try TwoDevices(.inline)
                 nonisolated(unsafe) let bench = devices.bench
                 return .init(
                     subject: { count in
@@ -102,7 +102,7 @@ private func busy(_ name: String, _ byteCount: Int, _ size: String) -> Benchmark
         subject: "CMD_TLBI_NH_VA and CMD_SYNC while another device reads \(size) again and again",
         floor: "one such read",
         samplers: {
-            let devices = try TwoDevices()
+            let devices = try TwoDevices(.inline)
             let (bench, reads) = (devices.bench, devices.otherReads)
             return .init(
                 subject: { count in
