@@ -140,6 +140,10 @@ void smmud_membarrier(void);
 
 // MARK: Memory that is shared by file descriptor
 
+// Gives back the pages of code and constants that only the start needed, and free heap: what is used again comes back
+// from the page cache, a fault each.
+void smmud_forget_startup_pages(void);
+
 // A new memfd of byte_count bytes, all of them holes: close-on-exec, not executable, and sealed so that nobody can
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.
 int smmud_memfd_create_sealed(const char *name, uint64_t byte_count);
