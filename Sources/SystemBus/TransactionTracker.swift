@@ -132,8 +132,38 @@ public final class TransactionTracker: Sendable {
     /// - Returns: How many transactions it had to wait for.
     @discardableResult
     public func waitForTransactionsInFlight() -> Int {
+        let inside = transactionsInFlight()
+        for (slot, sequence) in inside {
+            var attempts = 0
+            while smmud_load_u64(slot.words) == sequence {
+                attempts += 1
+                smmud_wait_a_little(CInt(truncatingIfNeeded: attempts))
+            }
+        }
+        return inside.count
+    }
+
+    /// The same for a caller that may not be held up: it gives up after about a microsecond.
+    ///
+    /// - Returns: How many transactions it had to wait for; nil where one of them is still in flight.
+    public func waitShortlyForTransactionsInFlight() -> Int? {
+        let inside = transactionsInFlight()
+        // So many attempts of smmud_wait_a_little() leave the processor to nobody.
+        var attempts: CInt = 0
+        for (slot, sequence) in inside {
+            while smmud_load_u64(slot.words) == sequence {
+                attempts += 1
+                guard attempts < 64 else { return nil }
+                smmud_wait_a_little(attempts)
+            }
+        }
+        return inside.count
+    }
+
+    /// The slots that are inside, after a barrier on every thread.
+    private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
         if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
-        let inside = storage.withLock { storage in
+        return storage.withLock { storage in
             var inside: [(words: InsideSlot, sequence: UInt64)] = []
             for chunk in storage.slots.chunks {
                 for slot in 0..<Self.slotsPerChunk {
@@ -144,14 +174,6 @@ public final class TransactionTracker: Sendable {
             }
             return inside
         }
-        for (slot, sequence) in inside {
-            var attempts = 0
-            while smmud_load_u64(slot.words) == sequence {
-                attempts += 1
-                smmud_wait_a_little(CInt(truncatingIfNeeded: attempts))
-            }
-        }
-        return inside.count
     }
 
     // SAFETY of @unchecked Sendable: the word is only ever loaded, atomically.
