@@ -160,9 +160,7 @@ public final class TransactionTracker: Sendable {
     /// - Returns: How many transactions it had to wait for.
     @discardableResult
     public func waitForTransactionsInFlight() -> Int {
-        guard let wait = beginWait() else { return 0 }
-        if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
-        let inside = slotsInside(at: wait)
+        let inside = transactionsInFlight()
         for (slot, sequence) in inside {
             var attempts = 0
             while smmud_load_u64(slot.words) == sequence {
@@ -171,6 +169,30 @@ public final class TransactionTracker: Sendable {
             }
         }
         return inside.count
+    }
+
+    /// The same for a caller that may not be held up: it gives up after about a microsecond.
+    ///
+    /// - Returns: How many transactions it had to wait for; nil where one of them is still in flight.
+    public func waitShortlyForTransactionsInFlight() -> Int? {
+        let inside = transactionsInFlight()
+        // So many attempts of smmud_wait_a_little() leave the processor to nobody.
+        var attempts: CInt = 0
+        for (slot, sequence) in inside {
+            while smmud_load_u64(slot.words) == sequence {
+                attempts += 1
+                guard attempts < 64 else { return nil }
+                smmud_wait_a_little(attempts)
+            }
+        }
+        return inside.count
+    }
+
+    /// The slots that are inside, after a barrier on every thread.
+    private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
+        guard let wait = beginWait() else { return [] }
+        if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
+        return slotsInside(at: wait)
     }
 
     /// A slot's owner has entered and found that it may be off the list.
