@@ -98,6 +98,11 @@ final class InvalidationGeneration: @unchecked Sendable {
             && (entry.isOfRegion ? current(stamp.region) == stamp.near : current(Self.anywhere) == stamp.far)
     }
 
+    /// Whether nothing at all was invalidated since: a table translates more than a region.
+    func permitsKeepingTables(_ stamp: InvalidationStamp) -> Bool {
+        isCurrentConfiguration(stamp) && current(Self.anywhere) == stamp.far
+    }
+
     /// Whether no configuration was invalidated since.
     @inline(__always)  // One load and a comparison.
     func isCurrentConfiguration(_ stamp: InvalidationStamp) -> Bool {
@@ -114,6 +119,9 @@ final class InvalidationGeneration: @unchecked Sendable {
         configuration.pointee.add(1, ordering: .sequentiallyConsistent)
         everything.pointee.add(1, ordering: .sequentiallyConsistent)
     }
+
+    /// Makes every table worthless that was found before, and what goes by the count of all.
+    func advanceTables() { count(Self.anywhere).pointee.add(1, ordering: .sequentiallyConsistent) }
 
     /// Makes every translation worthless that was found before.
     func advanceTranslations() { everything.pointee.add(1, ordering: .sequentiallyConsistent) }

@@ -45,42 +45,18 @@ struct PortTranslation {
 struct KnownConfiguration {
     /// SSV and SubstreamID; all ones where there is no configuration.
     var context = UInt64.max
-    /// The count of invalidations of configuration; 0 where nothing of it is cached, and it is looked up each time.
+    /// The count of invalidations of configuration: no count is 0, where the next look-up looks it up again.
     var generation: UInt64 = 0
     var resolved: ResolvedStream?
-    /// What quick walks go by: of `resolved`.
+    /// The plan of `resolved`.
+    //
+    // Apart from it: looking here counts no reference.
     var plan: UnsafePointer<StreamPlan>?
-    /// Where the TLB is looked at before anything else.
-    var fast: FastPath?
-}
 
-/// What a look-up in the TLB takes of a configuration in which nothing but stage 1 looks at the address, and the
-/// attributes go as the device drives them.
-struct FastPath {
-    let key: TLBKey
-    let asid: UInt16
-    let vmid: UInt16
-    let hasTwoRanges: Bool
-    let ignoresTopByte: (lower: Bool, upper: Bool)
-
-    init?(_ resolved: ResolvedStream) {
-        let (context, stream) = (resolved.context, resolved.stream)
-        guard resolved.translatesStage1, stream.privCfg == 0, stream.instCfg == 0,
-            !context.lower.refusesUnprivileged, !context.upper.refusesUnprivileged
-        else { return nil }
-        let regime = TranslationRegime(stream.world)
-        (asid, vmid) = (context.asid, stream.vmid)
-        key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: context.aset))
-        hasTwoRanges = context.hasTwoRanges
-        ignoresTopByte = (context.lower.ignoresTopByte, context.upper.ignoresTopByte)
-    }
-
-    /// As ``ContextConfiguration/canonical(_:)``.
-    @inline(__always)  // Once for each page that misses in the port.
-    func canonical(_ address: UInt64) -> UInt64 {
-        let isUpper = hasTwoRanges && address & 1 &<< 55 != 0
-        guard isUpper ? ignoresTopByte.upper : ignoresTopByte.lower else { return address }
-        return isUpper ? address | 0xFF00_0000_0000_0000 : address & 0x00FF_FFFF_FFFF_FFFF
+    /// Whether it is of these transactions, and nothing of it was invalidated before the stamp was taken.
+    @inline(__always)  // For each look-up that misses in the port.
+    func isGood(_ context: UInt64, _ stamp: InvalidationStamp) -> Bool {
+        self.context == context && generation == stamp.configuration
     }
 }
 

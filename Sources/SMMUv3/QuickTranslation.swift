@@ -103,8 +103,8 @@ extension SMMUv3 {
             output: walk.second.output,
             byteCount: below &- (address & below) &+ 1,
             permissions: walk.second.permissions,
-            // An invalidation by IPA counts everywhere.
-            isOfRegion: false
+            // A TLBI by IPA is for all regions.
+            isOfRegion: true
         )
     }
 

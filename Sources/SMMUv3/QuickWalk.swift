@@ -13,7 +13,6 @@ struct QuickWalk {
     var reader: DescriptorReader
     /// Of a ``ResolvedStream`` that the caller keeps.
     let plan: UnsafePointer<StreamPlan>
-    /// What was invalidated before the look-up.
     let generation: InvalidationStamp
     /// Whether stage-2 translations are looked for in the TLB.
     let looksInTLB: Bool

@@ -122,7 +122,8 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
-        walkCache.invalidate(.everything) { translationCache.invalidate(.everything) }
+        walkCache.invalidate(.everything)
+        translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
         configurationCache.invalidatePartIDMaps(of: nil)
     }

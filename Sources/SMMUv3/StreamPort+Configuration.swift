@@ -19,10 +19,10 @@ extension StreamPort {
         )
     }
 
-    /// The plan of the configuration that the port used last; looked up again where something was invalidated.
+    /// The plan of the configuration, which is looked up again where something of that was invalidated meanwhile.
     ///
     /// - Returns: nil where the SMMU is not enabled, and for a translated transaction.
-    @inline(__always)  // For each look-up that misses in the port.
+    @inline(__always)  // For each look-up that misses in the TLB.
     func currentPlan(
         _ address: IOVirtualAddress,
         _ kind: TransactionKind,
@@ -31,9 +31,7 @@ extension StreamPort {
         _ stamp: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
-        if known.pointee.generation == stamp.configuration, known.pointee.context == context {
-            return known.pointee.plan
-        }
+        if known.pointee.isGood(context, stamp) { return known.pointee.plan }
         guard !attributes.isTranslated else { return nil }
         return try lookUpPlan(self.transaction(address, kind, attributes), context, stamp, &accesses)
     }
@@ -59,16 +57,12 @@ extension StreamPort {
             reusing: known.pointee.resolved,
             &accesses
         )
+        known.pointee.plan = resolved.plan
+        known.pointee.context = context
         // Where nothing is cached it is looked up each time: no count is 0. Otherwise the stamp was taken before
         // `controls.generation`: what is good for the one is good for the other.
-        let isKept = smmu.options.configurationCacheEntries > 0
-        known.pointee = KnownConfiguration(
-            context: context,
-            generation: isKept ? stamp.configuration : 0,
-            resolved: resolved,
-            plan: resolved.plan,
-            fast: isKept ? FastPath(resolved) : nil
-        )
+        known.pointee.generation = smmu.options.configurationCacheEntries > 0 ? stamp.configuration : 0
+        if known.pointee.resolved !== resolved { known.pointee.resolved = resolved }
         return resolved.plan
     }
 

@@ -63,15 +63,12 @@ extension StreamPort {
 
     /// What was invalidated before a look-up: near its address, where the configuration says what that is.
     func stamp(_ address: IOVirtualAddress, _ context: UInt64) -> InvalidationStamp {
-        guard known.pointee.context == context, let fast = known.pointee.fast else {
+        guard known.pointee.context == context, let plan = known.pointee.plan else {
             return generations.stamp()
         }
-        let input = fast.canonical(address.rawValue)
-        let stamp = generations.stamp(
-            InvalidationGeneration.region(of: input, asid: fast.asid, vmid: fast.vmid)
-        )
+        let stamp = generations.stamp(plan.pointee.region(of: plan.pointee.canonical(address.rawValue)))
         // Another configuration may have another ASID, and so another region.
-        return known.pointee.generation == stamp.configuration ? stamp : generations.stamp()
+        return known.pointee.isGood(context, stamp) ? stamp : generations.stamp()
     }
 
     /// One transaction that the TLB alone answers: as many pages of RAM as it has, up to what one transaction moves.
@@ -91,31 +88,28 @@ extension StreamPort {
         _ attributes: TransactionAttributes
     ) -> Int {
         let context = Self.context(attributes)
-        guard !isBracketed, keepsTranslations, known.pointee.context == context, known.pointee.fast != nil,
-            let fast = known.pointee.fast
+        guard !isBracketed, keepsTranslations, known.pointee.context == context,
+            let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
         else { return 0 }
         let address = start.rawValue &+ UInt64(truncatingIfNeeded: offset)
         let limit = min(UInt64(truncatingIfNeeded: total &- offset), Self.largestTransaction)
         // Past the top of the address space: the long way says what becomes of it.
         guard address >= start.rawValue, address &+ limit > address else { return 0 }
-        let first = fast.canonical(address)
+        let first = plan.pointee.canonical(address)
         let needed = required(kind, attributes)
         slot.enter()
         defer { slot.leave() }
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
-        let stamp = generations.stamp(
-            InvalidationGeneration.region(of: first, asid: fast.asid, vmid: fast.vmid)
-        )
-        guard known.pointee.generation == stamp.configuration, !smmu.performance.countsTransactions else {
-            return 0
-        }
+        let stamp = generations.stamp(plan.pointee.region(of: first))
+        guard known.pointee.isGood(context, stamp), !smmu.performance.countsTransactions else { return 0 }
         let version = bus.version
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
         var last = TLBHit()
         while run.byteCount < limit {
             let input = first &+ run.byteCount
-            guard let hit = smmu.translationCache.hit(input, fast.key), hit.permissions.contains(needed)
+            guard let hit = smmu.translationCache.hit(input, plan.pointee.key),
+                hit.permissions.contains(needed)
             else {
                 break
             }

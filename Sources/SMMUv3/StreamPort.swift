@@ -20,9 +20,10 @@ package final class StreamPort: DMAPort {
         static let bytesRead = 3
         static let bytesWritten = 4
         static let tlbHits = 5
-        /// Walks and descriptors of look-ups; see ``LookupAccesses``.
+        /// Walks, descriptors and other structures of look-ups; see ``LookupAccesses``.
         static let walks = 6
         static let descriptors = 7
+        static let structures = 8
     }
 
     /// What one transaction moves at most, so that a CMD_SYNC does not wait long for it.
@@ -335,21 +336,32 @@ package final class StreamPort: DMAPort {
                 )
             {
                 record(accesses)
-                keep(quick, for: address, context, stamp)
+                keep(
+                    quick.output,
+                    quick.byteCount,
+                    quick.permissions,
+                    isOfRegion: quick.isOfRegion,
+                    for: address,
+                    context,
+                    stamp
+                )
                 return .output(PhysicalAddress(quick.output), min(wanted, quick.byteCount))
             }
             let translation = try translateInContext(
-                transaction(address, kind, attributes),
+                self.transaction(address, kind, attributes),
                 plan == nil ? nil : known.pointee.resolved,
                 stamp,
                 &accesses
             )
             record(accesses)
-            let kept = QuickTranslation(
-                output: translation.output.rawValue,
-                byteCount: translation.byteCount,
-                permissions: translation.incomingPermissions,
-                isOfRegion: translation.isOfRegion
+            keep(
+                translation.output.rawValue,
+                translation.byteCount,
+                translation.incomingPermissions,
+                isOfRegion: translation.isOfRegion,
+                for: address,
+                context,
+                stamp
             )
             keep(kept, for: address, context, stamp)
             return .output(translation.output, min(wanted, translation.byteCount))
@@ -369,6 +381,36 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(Self.zeroes(wanted, at: address))
             }
         }
+    }
+
+    /// Keeps a translation for the port's next transactions.
+    @inline(__always)  // For each look-up that misses in the TLB.
+    private func keep(
+        _ output: UInt64,
+        _ byteCount: UInt64,
+        _ permissions: Permissions,
+        isOfRegion: Bool,
+        for address: IOVirtualAddress,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp
+    ) {
+        guard keepsTranslations else { return }
+        let version = bus.version
+        let offset = address.rawValue & 0xFFF
+        let page = output &- offset
+        keep(
+            PortTranslation(
+                page: address.rawValue & ~0xFFF,
+                context: context,
+                region: isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                generation: isOfRegion ? stamp.near : stamp.far,
+                output: page,
+                byteCount: byteCount &+ offset,
+                permissions: permissions,
+                mapVersion: version
+            ),
+            bus.hostSpan(at: PhysicalAddress(page))
+        )
     }
 
     /// Waits until software has decided about a transaction that stalls, and does as it says.

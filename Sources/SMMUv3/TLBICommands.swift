@@ -12,13 +12,9 @@ extension SMMUv3 {
     func invalidateTranslations(_ command: Command) -> CommandOutcome {
         guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
         let wildcard = wildcardVMIDBits
-        guard !isLeafOnly(command) else {
-            translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
-            return .done
-        }
-        walkCache.invalidate(scope, ignoringVMIDBits: wildcard) {
-            translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
-        }
+        // Before the TLB, which advances the generation of translations: a walk by a table that goes is overtaken.
+        if !isLeafOnly(command) { walkCache.invalidate(scope, ignoringVMIDBits: wildcard) }
+        translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
         return .done
     }
 

@@ -4,6 +4,7 @@ import BitFields
 import CLinux
 import Glibc
 import SMMUv3Spec
+import Synchronization
 
 /// Addresses of translation tables, by what they translate: the results of the upper steps of walks.
 ///
@@ -15,7 +16,7 @@ import SMMUv3Spec
 ///
 /// A look-up takes no lock and writes nothing: each entry is a sequence lock of its own. What an invalidation has
 /// overtaken is not kept, see ``InvalidationGeneration``.
-// SAFETY of @unchecked Sendable: all words are accessed atomically.
+// SAFETY of @unchecked Sendable: all words are accessed atomically, and written under the lock.
 final class WalkCache: @unchecked Sendable {
     /// A table from which a walk may go on.
     struct Table: Equatable {
@@ -77,6 +78,8 @@ final class WalkCache: @unchecked Sendable {
     private let setCount: UInt64
     private let words: UnsafeMutablePointer<UInt64>
     private let generation: InvalidationGeneration
+    /// Held by who changes entries; look-ups take no lock.
+    private let writing = Mutex(())
     /// Bit n: there may be tables that cover 2^n bytes.
     private let sizesPresent: UnsafeMutablePointer<UInt64>
     /// Invalidations that have begun, and that have ended: two may be under way, of two command queues.
@@ -162,29 +165,27 @@ final class WalkCache: @unchecked Sendable {
 
     // MARK: Filling
 
-    /// Keeps a table, unless something was invalidated since the stamp was taken, or a table is being removed.
+    /// Keeps a table, unless something was invalidated since the stamp was taken.
     @inline(never)  // Once for each table that was not known.
     func insert(_ table: Table, for address: UInt64, _ tag: Tag, walkedAt stamp: InvalidationStamp) {
         guard isEnabled else { return }
         let key = address & (UInt64.max &<< table.log2Bytes) | table.log2Bytes
-        note(size: table.log2Bytes)
-        let set = entries(key, tag)
-        let entry = victim(in: set, key, tag.word)
-        let sequence = smmud_load_u64(entry)
-        guard sequence & 1 == 0,
-            smmud_compare_exchange_u64(entry, sequence, sequence &+ 1) == sequence
-        else { return }  // Somebody else is filling it.
-        // An invalidation says so before it looks at entries: where none is under way, one that begins from now on
-        // finds this entry, or waits for it.
-        smmud_fence_seq_cst()
-        guard permitsKeeping(stamp) else {
-            smmud_store_u64(entry, sequence)
-            return
+        writing.withLock { _ in
+            // Invalidations advance the generation within this lock, after they have removed what they cover: what a
+            // walk found by an entry that went is not kept, nor is what it read before.
+            guard generation.permitsKeepingTables(stamp) else { return }
+            let present = smmud_load_u64(sizesPresent)
+            if present & (1 &<< table.log2Bytes) == 0 {
+                smmud_store_u64(sizesPresent, present | 1 &<< table.log2Bytes)
+            }
+            let entry = victim(in: entries(key, tag), key, tag.word)
+            let sequence = smmud_load_u64(entry)
+            smmud_store_u64(entry, sequence &+ 1)
+            smmud_store_u64(entry + Word.key, key)
+            smmud_store_u64(entry + Word.tag, tag.word)
+            smmud_store_u64(entry + Word.table, table.address & ~0xFFF | (table.hierarchical &>> 59) & 0xF)
+            smmud_store_u64(entry, sequence &+ 2)
         }
-        smmud_store_u64(entry + Word.key, key)
-        smmud_store_u64(entry + Word.tag, tag.word)
-        smmud_store_u64(entry + Word.table, table.address & ~0xFFF | (table.hierarchical &>> 59) & 0xF)
-        smmud_store_u64(entry, sequence &+ 2)
     }
 
     /// Whether no table has been removed since that a walk could have come from, nor is being removed.
@@ -211,50 +212,24 @@ final class WalkCache: @unchecked Sendable {
         return (smmud_load_u64(set) &+ smmud_load_u64(other)) & 2 == 0 ? set : other
     }
 
-    private static func increment(_ word: UnsafeMutablePointer<UInt64>) {
-        var value = smmud_load_u64(word)
-        while true {
-            let found = smmud_compare_exchange_u64(word, value, value &+ 1)
-            guard found != value else { return }
-            value = found
-        }
-    }
-
-    private func note(size: UInt64) {
-        var present = smmud_load_u64(sizesPresent)
-        while present & (1 &<< size) == 0 {
-            let found = smmud_compare_exchange_u64(sizesPresent, present, present | 1 &<< size)
-            guard found != present else { return }
-            present = found
-        }
-    }
-
     // MARK: Invalidating
 
     /// Removes what a TLBI covers; one with Leaf == 1 covers no table, and need not come here.
     ///
-    /// In this order: the tables are removed, then `others` is called, which removes translations and advances the
-    /// generation. So a look-up that found a table before it went has the old generation, and nothing that it
-    /// comes to is kept. TTL hints are not looked at: they are about leaves.
+    /// Before the TLB's invalidation. TTL hints are not looked at: they are about leaves.
     ///
-    /// - Parameters:
-    ///   - wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
-    ///   - others: Removes what the same TLBI covers of translations.
-    func invalidate(
-        _ scope: TranslationCache.Scope,
-        ignoringVMIDBits wildcard: UInt16 = 0,
-        then others: () -> Void
-    ) {
-        Self.increment(invalidationsBegun)
-        smmud_fence_seq_cst()
-        remove(scope, wildcard)
-        others()
-        Self.increment(invalidationsEnded)
+    /// - Parameter wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
+    func invalidate(_ scope: TranslationCache.Scope, ignoringVMIDBits wildcard: UInt16 = 0) {
+        guard isEnabled else { return }
+        writing.withLock { _ in
+            remove(scope, wildcard)
+            generation.advanceTables()
+        }
     }
 
     private func remove(_ scope: TranslationCache.Scope, _ wildcard: UInt16) {
         let present = smmud_load_u64(sizesPresent)
-        guard isEnabled, present != 0 else { return }
+        guard present != 0 else { return }
         if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
             probeCount(addresses, present) <= setCount
         {
@@ -271,7 +246,7 @@ final class WalkCache: @unchecked Sendable {
             }
             return
         }
-        for index in 0..<Int(setCount) * Self.ways {
+        for index in 0..<(Int(setCount) * Self.ways) {
             remove(at: words + index * Word.count, where: scope, wildcard)
         }
     }
@@ -305,28 +280,20 @@ final class WalkCache: @unchecked Sendable {
         }
     }
 
-    /// Empties an entry where `scope` covers it; waits for somebody who is filling it.
+    /// Empties an entry where `scope` covers it.
     private func remove(
         at entry: UnsafeMutablePointer<UInt64>,
         where scope: TranslationCache.Scope,
         _ wildcard: UInt16
     ) {
-        var attempts: CInt = 0
-        while true {
-            let sequence = smmud_load_u64(entry)
-            let key = smmud_load_u64(entry + Word.key)
-            let owner = Owner(word: smmud_load_u64(entry + Word.tag))
-            if sequence & 1 == 0, smmud_load_u64(entry) == sequence {
-                guard owner.isResident, Self.covers(scope, owner, key, wildcard) else { return }
-                if smmud_compare_exchange_u64(entry, sequence, sequence &+ 1) == sequence {
-                    smmud_store_u64(entry + Word.tag, 0)
-                    smmud_store_u64(entry, sequence &+ 2)
-                    return
-                }
-            }
-            attempts &+= 1
-            smmud_wait_a_little(attempts)
+        let owner = Owner(word: smmud_load_u64(entry + Word.tag))
+        guard owner.isResident, Self.covers(scope, owner, smmud_load_u64(entry + Word.key), wildcard) else {
+            return
         }
+        let sequence = smmud_load_u64(entry)
+        smmud_store_u64(entry, sequence &+ 1)
+        smmud_store_u64(entry + Word.tag, 0)
+        smmud_store_u64(entry, sequence &+ 2)
     }
 
     private static func covers(

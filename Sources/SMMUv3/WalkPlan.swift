@@ -193,6 +193,11 @@ struct StreamPlan: @unchecked Sendable {
     /// Whose tables the walk cache takes them for.
     var walkTag: WalkCache.Tag
     var stage2WalkTag: WalkCache.Tag
+    /// What `tag` is compared by in the TLB.
+    var key: TLBKey
+    /// Whether what the TLB says is all that there is to it: stage 1 looks at the address, attributes go as the device
+    /// drives them, and neither half refuses anybody.
+    var isAnsweredByTLB = false
     /// Whether there is an upper half.
     var hasTwoRanges = false
     /// The bits of an address that are ignored, in each half (TBI).
@@ -256,6 +261,7 @@ struct StreamPlan: @unchecked Sendable {
         permissionTable = PermissionTable(ContextConfiguration.unused.permissionRules)
         stage2Tag = RegimeTag(regime: .nsEL1Stage2, vmid: stream.stage2?.vmid ?? 0, asid: 0, aset: false)
         tag = stage2Tag
+        key = TLBKey(stage2Tag)
         stage2WalkTag = WalkCache.Tag(stage2Tag, isNested: false)
         walkTag = stage2WalkTag
         if let second = stream.stage2 {
@@ -273,6 +279,10 @@ struct StreamPlan: @unchecked Sendable {
             asid: context.asid,
             aset: context.aset
         )
+        key = TLBKey(tag)
+        isAnsweredByTLB =
+            stream.privCfg == 0 && stream.instCfg == 0 && !context.lower.refusesUnprivileged
+            && !context.upper.refusesUnprivileged && !context.permissionRules.isAArch32
         walkTag = WalkCache.Tag(tag, isNested: translatesStage2)
         tables[0] = WalkPlan(context.lower, context)
         tables[1] = WalkPlan(context.upper, context)
@@ -288,6 +298,12 @@ struct StreamPlan: @unchecked Sendable {
             let byte = UInt8(truncatingIfNeeded: context.mair &>> (index &* 8))
             effectiveMAIR |= UInt64(MemoryAttributes.effectiveMAIR(byte)) &<< (index &* 8)
         }
+    }
+
+    /// By which invalidations translations of a canonical address go.
+    @inline(__always)  // For each look-up that a port does not answer.
+    func region(of address: UInt64) -> Int {
+        InvalidationGeneration.region(of: address, asid: tag.asid, vmid: tag.vmid)
     }
 
     /// Whether TTB1 translates an address; not for VMSAv8-32, which has no plan.

@@ -29,9 +29,9 @@ public final class TransactionTracker: Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// The slot's words.
         ///
-        /// [0] a sequence number, odd while inside; [1...7] the owner's counters; [8] whether the owner may take it
-        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [9] the sequence number
-        /// at the last wait, [10] the wait that cleared [8], [11] whether the slot is on the list.
+        /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
+        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [10] the sequence number
+        /// at the last wait, [11] the wait that cleared [9], [12] whether the slot is on the list.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
         /// The tracker outlives its slots.
@@ -70,12 +70,12 @@ public final class TransactionTracker: Sendable {
     }
 
     /// How many counters beside the sequence number a slot has.
-    public static let counterCount = 7
+    public static let counterCount = 8
     // Indices of a slot's words; see there.
-    @usableFromInline static let isActive = 8
-    private static let lastSequence = 9
-    private static let clearedBy = 10
-    private static let isListed = 11
+    @usableFromInline static let isActive = 9
+    private static let lastSequence = 10
+    private static let clearedBy = 11
+    private static let isListed = 12
 
     /// 128 bytes: two cache lines, because the adjacent-line prefetcher pairs them.
     private static let wordsPerSlot = 16
@@ -160,9 +160,7 @@ public final class TransactionTracker: Sendable {
     /// - Returns: How many transactions it had to wait for.
     @discardableResult
     public func waitForTransactionsInFlight() -> Int {
-        guard let wait = beginWait() else { return 0 }
-        if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
-        let inside = slotsInside(at: wait)
+        let inside = transactionsInFlight()
         for (slot, sequence) in inside {
             var attempts = 0
             while smmud_load_u64(slot.words) == sequence {
@@ -171,6 +169,30 @@ public final class TransactionTracker: Sendable {
             }
         }
         return inside.count
+    }
+
+    /// The same for a caller that may not be held up: it gives up after about a microsecond.
+    ///
+    /// - Returns: How many transactions it had to wait for; nil where one of them is still in flight.
+    public func waitShortlyForTransactionsInFlight() -> Int? {
+        let inside = transactionsInFlight()
+        // So many attempts of smmud_wait_a_little() leave the processor to nobody.
+        var attempts: CInt = 0
+        for (slot, sequence) in inside {
+            while smmud_load_u64(slot.words) == sequence {
+                attempts += 1
+                guard attempts < 64 else { return nil }
+                smmud_wait_a_little(attempts)
+            }
+        }
+        return inside.count
+    }
+
+    /// The slots that are inside, after a barrier on every thread.
+    private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
+        guard let wait = beginWait() else { return [] }
+        if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
+        return slotsInside(at: wait)
     }
 
     /// A slot's owner has entered and found that it may be off the list.
