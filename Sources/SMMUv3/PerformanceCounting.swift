@@ -124,7 +124,7 @@ extension StreamPort {
     func record(_ accesses: LookupAccesses) {
         slot.count(Counter.walks, accesses.walks)
         slot.count(Counter.descriptors, accesses.descriptors)
-        if accesses.structures > 0 { smmu.counters.add(.configurationFetches, accesses.structures) }
+        slot.count(Counter.structures, accesses.structures)
         if smmu.performance.countsAnything { smmu.performance.record(accesses, streamID) }
     }
 }

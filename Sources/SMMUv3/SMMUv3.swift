@@ -201,6 +201,7 @@ package final class SMMUv3: Sendable {
                 switch name {
                 case .walks: tracker.total(StreamPort.Counter.walks)
                 case .descriptorFetches: tracker.total(StreamPort.Counter.descriptors)
+                case .configurationFetches: tracker.total(StreamPort.Counter.structures)
                 default: 0
                 }
             }

@@ -3,7 +3,6 @@
 import AddressSpace
 import DeviceModel
 import SMMUv3Spec
-import SystemBus
 
 extension StreamPort {
     func transaction(
@@ -64,33 +63,6 @@ extension StreamPort {
         known.pointee.generation = smmu.options.configurationCacheEntries > 0 ? stamp.configuration : 0
         if known.pointee.resolved !== resolved { known.pointee.resolved = resolved }
         return resolved.plan
-    }
-
-    /// Keeps a translation for the port's next transactions.
-    @inline(__always)  // For each look-up that misses in the port.
-    func keep(
-        _ translation: QuickTranslation,
-        for address: IOVirtualAddress,
-        _ context: UInt64,
-        _ stamp: InvalidationStamp
-    ) {
-        guard keepsTranslations else { return }
-        let offset = address.rawValue & 0xFFF
-        let version = bus.version
-        let page = translation.output &- offset
-        keep(
-            PortTranslation(
-                page: address.rawValue & ~0xFFF,
-                context: context,
-                region: translation.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                generation: translation.isOfRegion ? stamp.near : stamp.far,
-                output: page,
-                byteCount: translation.byteCount &+ offset,
-                permissions: translation.permissions,
-                mapVersion: version
-            ),
-            bus.hostSpan(at: PhysicalAddress(page))
-        )
     }
 
     /// The long way; in `resolved` where the SMMU is enabled and the transaction is not translated.

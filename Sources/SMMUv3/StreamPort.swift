@@ -363,12 +363,11 @@ package final class StreamPort: DMAPort {
                 context,
                 stamp
             )
-            keep(kept, for: address, context, stamp)
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
             // First: who sees the event finds it counted.
             record(accesses)
-            let transaction = transaction(address, kind, attributes)
+            let transaction = self.transaction(address, kind, attributes)
             if error.response == .stall, canStall, !isBracketed {
                 pendingStall = (error, transaction)
                 return .stalled

@@ -82,9 +82,6 @@ final class WalkCache: @unchecked Sendable {
     private let writing = Mutex(())
     /// Bit n: there may be tables that cover 2^n bytes.
     private let sizesPresent: UnsafeMutablePointer<UInt64>
-    /// Invalidations that have begun, and that have ended: two may be under way, of two command queues.
-    private var invalidationsBegun: UnsafeMutablePointer<UInt64> { sizesPresent + 1 }
-    private var invalidationsEnded: UnsafeMutablePointer<UInt64> { sizesPresent + 2 }
 
     /// Builds an empty cache.
     ///
@@ -186,15 +183,6 @@ final class WalkCache: @unchecked Sendable {
             smmud_store_u64(entry + Word.table, table.address & ~0xFFF | (table.hierarchical &>> 59) & 0xF)
             smmud_store_u64(entry, sequence &+ 2)
         }
-    }
-
-    /// Whether no table has been removed since that a walk could have come from, nor is being removed.
-    ///
-    /// Between the removal here and the new generation there is the TLB's: a walk that began before has the old one.
-    private func permitsKeeping(_ stamp: InvalidationStamp) -> Bool {
-        smmud_load_u64(invalidationsEnded) == smmud_load_u64(invalidationsBegun)
-            && generation.isCurrentConfiguration(stamp)
-            && generation.current(InvalidationGeneration.anywhere) == stamp.far
     }
 
     /// The entry of a set that is to make room: one with the same key, one that is empty, or either in turn.

@@ -247,10 +247,16 @@ struct WalkCacheTests {
         let generation = InvalidationGeneration()
         let cache = WalkCache(entryCount: 16, generation: generation)
         let table = WalkCache.Table(address: 0x5000, log2Bytes: 21, hierarchical: 0)
-        let before = generation.stamp()
-        generation.advance()
-        cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: before)
-        #expect(lookUp(cache, 0x1234_5678) == nil)
+        // Of configuration, or of tables alone, before the translations' own.
+        for invalidate in [
+            { generation.advance() }, { cache.invalidate(.vmid([.nsEL1], 7)) },
+            { generation.advanceTranslations() },
+        ] as [() -> Void] {
+            let before = generation.stamp()
+            invalidate()
+            cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: before)
+            #expect(lookUp(cache, 0x1234_5678) == nil)
+        }
         cache.insert(table, for: 0x1234_5678, Self.tag, walkedAt: generation.stamp())
         #expect(lookUp(cache, 0x1234_5678) == table)
         #expect(cache.residentCount == 1)
@@ -273,7 +279,7 @@ struct WalkCacheTests {
         #expect(lookUp(cache, 0x7F_BFFF_FFFF)?.log2Bytes == 39)
         #expect(lookUp(cache, 0xFF_FFFF_FFFF) == nil)
         let scope = TranslationCache.AddressScope(first: 0x7F_FFFF_F000, last: 0x7F_FFFF_FFFF)
-        cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope)) { generation.advanceTranslations() }
+        cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope))
         #expect(cache.residentCount == 0, "all levels of the address")
     }
 
@@ -288,7 +294,7 @@ struct WalkCacheTests {
             cache.invalidate(
                 .address(.nsEL1, vmid: 0, asid: 9, scope),
                 ignoringVMIDBits: wildcard
-            ) {}
+            )
             #expect((lookUp(cache, 0) != nil) == isLeft)
         }
     }
@@ -335,11 +341,8 @@ struct WalkCacheTests {
             let page = random.next() % 16
             // What was read before the invalidation may not come back after it.
             let before = generation.stamp()
-            generation.advance()
             let scope = TranslationCache.AddressScope(first: page << 21, last: page << 21 | 0xFFF)
-            cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope)) {
-                generation.advanceTranslations(first: page << 21, last: page << 21 | 0xFFF, asid: 9, vmid: 3)
-            }
+            cache.invalidate(.address(.nsEL1, vmid: 3, asid: 9, scope))
             let stale = WalkCache.Table(address: 0xBAD_0000, log2Bytes: 21, hierarchical: 0)
             cache.insert(stale, for: page << 21, Self.tag, walkedAt: before)
             rounds += 1
