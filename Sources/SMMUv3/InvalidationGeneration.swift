@@ -21,8 +21,8 @@ struct InvalidationStamp: Equatable, Sendable {
 /// an invalidation of one page does not make everything worthless that ports keep, invalidations by address
 /// count in the region that they fall into, 2 MiB of one ASID and VMID; regions share 64 counts.
 ///
-/// What covers more than a region (a block of 1 GiB), and what is global and so goes with any ASID, goes by the count of
-/// all.
+/// What covers more than a region (a block of 1 GiB), and what is global and so goes with any ASID, goes by the
+/// count of all.
 //
 // SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
 final class InvalidationGeneration: @unchecked Sendable {

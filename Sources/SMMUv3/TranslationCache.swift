@@ -74,8 +74,8 @@ final class TranslationCache: @unchecked Sendable {
     /// The header and the entries.
     ///
     /// A line that look-ups read, and that only changes with the kinds of entries there are: [0] a bit for each log2
-    /// size that is resident, [1] whether there are global entries. A second line of counters: [8] hits, [9] misses. Then
-    /// the entries, whose pages take memory once they are touched.
+    /// size that is resident, [1] whether there are global entries. A second line of counters: [8] hits, [9]
+    /// misses. Then the entries, whose pages take memory once they are touched.
     private let words: UnsafeMutablePointer<UInt64>
     private let mappedBytes: Int
     private static let headerWords = 16
@@ -101,7 +101,7 @@ final class TranslationCache: @unchecked Sendable {
         mappedBytes = (Self.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
         let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         guard let memory, memory != MAP_FAILED else {
-            fatalError("no memory for a TLB of \(entryCount) entries")
+            preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
         words = memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8)
         self.generation = generation
