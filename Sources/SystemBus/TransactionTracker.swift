@@ -21,6 +21,12 @@ import Synchronization
 /// their slots that they are, and after its membarrier looks whether they are idle still. A requester that finds
 /// itself off the list as it enters puts itself on it again, under the lock. Where the list is empty there is nobody to
 /// wait for, and the lock alone orders the wait before whoever enters next.
+///
+/// Nor must those that are busy be interrupted, which costs them more than thousands of transactions. Each executes a
+/// fence after every sixteenth transaction, and counts it. A waiter that sees two more than at its beginning
+/// knows that the second came after the invalidation: what began before that fence is over, and what begins after
+/// it looks at the caches as they are now. Only where somebody does not get that far within about a microsecond
+/// (idle, in a long transaction, or without a processor) does the waiter call membarrier(2).
 public final class TransactionTracker: Sendable {
     /// One requester's place in the tracker.
     ///
@@ -30,8 +36,8 @@ public final class TransactionTracker: Sendable {
         /// The slot's words.
         ///
         /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
-        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [10] the sequence number
-        /// at the last wait, [11] the wait that cleared [9], [12] whether the slot is on the list.
+        /// that it is on the list of the active; [10] whether it is, which belongs to the lock; [11] how many fences the
+        /// owner has executed.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
         /// The tracker outlives its slots.
@@ -59,7 +65,16 @@ public final class TransactionTracker: Sendable {
         /// Marks the end of a transaction: all its accesses to memory happened before.
         @inline(__always)  // One store.
         @inlinable public func leave() {
-            smmud_store_u64(words, words.pointee &+ 1)
+            let sequence = words.pointee &+ 1
+            smmud_store_u64(words, sequence)
+            if sequence & TransactionTracker.fencePeriodMask == 0 { fence() }
+        }
+
+        /// Between two transactions.
+        @inline(never)  // Keeps the hit path small.
+        @usableFromInline func fence() {
+            smmud_fence_seq_cst()
+            smmud_store_u64(words + TransactionTracker.fences, words[TransactionTracker.fences] &+ 1)
         }
 
         /// Adds to the owner's counter `index`, 1 up to ``TransactionTracker/counterCount``.
@@ -73,19 +88,34 @@ public final class TransactionTracker: Sendable {
     public static let counterCount = 8
     // Indices of a slot's words; see there.
     @usableFromInline static let isActive = 9
-    private static let lastSequence = 10
-    private static let clearedBy = 11
-    private static let isListed = 12
+    private static let isListed = 10
+    @usableFromInline static let fences = 11
+    /// Sixteen transactions, of which each adds 2 to the sequence number.
+    @usableFromInline static let fencePeriodMask: UInt64 = 31
 
     /// 128 bytes: two cache lines, because the adjacent-line prefetcher pairs them.
     private static let wordsPerSlot = 16
     private static let slotsPerChunk = 32
 
+    /// A slot that may be inside a transaction, as the last wait saw it.
+    ///
+    /// Apart from the slot: its lines are the owner's to write.
+    private struct ActiveSlot {
+        let words: UnsafeMutablePointer<UInt64>
+        var sequence: UInt64
+        /// How many fences its owner had executed.
+        var fences: UInt64 = 0
+        /// The wait that told it that it is not active.
+        var clearedBy: UInt64 = 0
+        /// Whether it had moved on since the wait before.
+        var isBusy = false
+    }
+
     private struct Slots {
         var chunks: [UnsafeMutablePointer<UInt64>] = []
         var free: [UnsafeMutablePointer<UInt64>] = []
         /// The slots that may be inside a transaction.
-        var active: [UnsafeMutablePointer<UInt64>] = []
+        var active: [ActiveSlot] = []
         /// Waits that have begun.
         var waits: UInt64 = 0
         /// Counters of slots that were given back, so that totals never fall.
@@ -188,11 +218,54 @@ public final class TransactionTracker: Sendable {
         return inside.count
     }
 
-    /// The slots that are inside, after a barrier on every thread.
+    /// The slots that are inside, after a barrier on every thread, or after every thread has come past one.
     private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
         guard let wait = beginWait() else { return [] }
-        if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
+        if needsFence {
+            smmud_fence_seq_cst()
+        } else {
+            // Before the fences are counted, after the invalidation.
+            smmud_fence_seq_cst()
+            if countFences(), haveAllFenced() { return [] }
+            smmud_membarrier()
+        }
         return slotsInside(at: wait)
+    }
+
+    /// Notes how many fences each active owner has executed, if all of them are busy.
+    private func countFences() -> Bool {
+        storage.withLock { storage in
+            for index in storage.slots.active.indices {
+                guard storage.slots.active[index].isBusy else { return false }
+                let words = storage.slots.active[index].words
+                storage.slots.active[index].fences = smmud_load_u64(words + Self.fences)
+            }
+            return true
+        }
+    }
+
+    /// Whether every active owner comes past two fences within about a microsecond.
+    ///
+    /// Looks seldom: each look takes the slot's line away from its owner.
+    private func haveAllFenced() -> Bool {
+        for round in 0..<3 {
+            for _ in 0..<(round == 0 ? 4 : 16) { smmud_cpu_pause() }
+            let answer: Bool? = storage.withLock { storage in
+                var isDone = true
+                for slot in storage.slots.active {
+                    if round == 0 {
+                        // Who does not move now does not come past two fences soon.
+                        guard smmud_load_u64(slot.words) != slot.sequence else { return false }
+                        isDone = false
+                    } else if smmud_load_u64(slot.words + Self.fences) &- slot.fences < 2 {
+                        isDone = false
+                    }
+                }
+                return isDone ? true : nil
+            }
+            if let answer { return answer }
+        }
+        return false
     }
 
     /// A slot's owner has entered and found that it may be off the list.
@@ -201,7 +274,7 @@ public final class TransactionTracker: Sendable {
             smmud_store_u64(slot.words + Self.isActive, 1)
             guard slot.words[Self.isListed] == 0 else { return }
             slot.words[Self.isListed] = 1
-            storage.slots.active.append(slot.words)
+            storage.slots.active.append(ActiveSlot(words: slot.words, sequence: smmud_load_u64(slot.words)))
         }
     }
 
@@ -212,13 +285,16 @@ public final class TransactionTracker: Sendable {
         storage.withLock { storage in
             guard !storage.slots.active.isEmpty else { return nil }
             storage.slots.waits &+= 1
-            for words in storage.slots.active {
+            for index in storage.slots.active.indices {
+                let words = storage.slots.active[index].words
                 let sequence = smmud_load_u64(words)
-                if sequence == words[Self.lastSequence], sequence & 1 == 0 {
-                    words[Self.clearedBy] = storage.slots.waits
+                let isBusy = sequence != storage.slots.active[index].sequence
+                if !isBusy, sequence & 1 == 0 {
+                    storage.slots.active[index].clearedBy = storage.slots.waits
                     smmud_store_u64(words + Self.isActive, 0)
                 }
-                words[Self.lastSequence] = sequence
+                storage.slots.active[index].isBusy = isBusy
+                storage.slots.active[index].sequence = sequence
             }
             return storage.slots.waits
         }
@@ -230,18 +306,18 @@ public final class TransactionTracker: Sendable {
             var inside: [(words: InsideSlot, sequence: UInt64)] = []
             var index = 0
             while index < storage.slots.active.count {
-                let words = storage.slots.active[index]
-                let sequence = smmud_load_u64(words)
-                if sequence & 1 != 0 { inside.append((InsideSlot(words: words), sequence)) }
+                let slot = storage.slots.active[index]
+                let sequence = smmud_load_u64(slot.words)
+                if sequence & 1 != 0 { inside.append((InsideSlot(words: slot.words), sequence)) }
                 // Whom a later wait has told may not have heard: no barrier was between.
-                if smmud_load_u64(words + Self.isActive) == 0, words[Self.clearedBy] <= wait {
-                    if sequence == words[Self.lastSequence], sequence & 1 == 0 {
-                        words[Self.isListed] = 0
+                if smmud_load_u64(slot.words + Self.isActive) == 0, slot.clearedBy <= wait {
+                    if sequence == slot.sequence, sequence & 1 == 0 {
+                        slot.words[Self.isListed] = 0
                         storage.slots.active.swapAt(index, storage.slots.active.count - 1)
                         storage.slots.active.removeLast()
                         continue
                     }
-                    smmud_store_u64(words + Self.isActive, 1)
+                    smmud_store_u64(slot.words + Self.isActive, 1)
                 }
                 index += 1
             }
