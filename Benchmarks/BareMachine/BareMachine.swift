@@ -127,8 +127,8 @@ package final class BareMachine {
     ///
     /// - Parameters:
     ///   - streamID: Below ``Layout/contextCount``.
-    ///   - isNested: Whether stage 2 stands behind it, under VMID 1: all of RAM where it is, in pages of 4 KiB. The SMMU
-    ///     must have it.
+    ///   - isNested: Whether stage 2 stands behind it, under VMID 1: all of RAM where it is, in pages of 4 KiB.
+    ///     The SMMU must have it.
     package func attach(_ streamID: UInt64, isNested: Bool = false) throws {
         precondition(streamID < Layout.contextCount, "the machine has room for 64 contexts")
         let context = Layout.contexts + streamID * 64

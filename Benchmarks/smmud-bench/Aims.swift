@@ -38,7 +38,7 @@ let aims: [String: Aim] = [
     "random-full": .figure(50),
     "miss": .figure(100),
     "miss-walk-cache": .figure(45),
-    "miss-nested": .figure(250),
+    "miss-nested-all": .figure(250),
     "dma-read-64B": .figure(22),
     "dma-64MiB-by-4KiB": .speed(0.8),
     "dma-64MiB-by-1MiB": .speed(0.95),
@@ -62,7 +62,5 @@ let aims: [String: Aim] = [
     "large-hit": .ratio(1.5),
     "large-tlb": .ratio(1.5),
     "large-miss": .ratio(1.5),
-    "large-map-unmap": .ratio(1.5),
     "large-tlbi-sync": .ratio(1.5),
-    "large-start": .ratio(1.5),
 ]

@@ -114,6 +114,22 @@ var hostBenchmarks: [Benchmark] {
             { for _ in 0..<$0 { smmud_membarrier() } }
         },
         Benchmark(
+            name: "host-membarrier-busy",
+            subject: "membarrier(2) while another thread runs",
+            floor: "membarrier(2), all other threads asleep",
+            samplers: {
+                let companion = Companion()
+                let barriers: (Int) -> Void = { for _ in 0..<$0 { smmud_membarrier() } }
+                return .init(
+                    subject: { count in
+                        companion.meanwhile({ smmud_cpu_pause() }, mine: { barriers(count) }) / Double(count)
+                    },
+                    floor: { try timed(barriers, $0) },
+                    leastCount: 16
+                )
+            }
+        ),
+        Benchmark(
             name: "host-hand-over",
             subject: "a word from one CPU to another, both polling",
             floor: "a load from the first cache",

@@ -24,18 +24,24 @@ var translationBenchmarks: [Benchmark] {
         },
     ]
     if SMMUv3Options.walkCache != nil {
-        rows.append(
+        rows += [
             overPages("miss-walk-cache", "the same without a TLB, with a walk cache") {
                 $0.tlbEntries = 0
                 $0.setWalkCache(1024)
-            }
-        )
+            },
+            overPages("miss-nested-walk-cache", "the same in two stages, with a walk cache", isNested: true) {
+                $0.tlbEntries = 0
+                $0.setWalkCache(1024)
+            },
+        ]
     }
     rows += [
         overPages("miss-all", "the same without any cache: STE, CD, walk") { $0.disableCaches() },
-        overPages("miss-nested", "the same in two stages of 4 levels, without any cache", isNested: true) {
-            $0.disableCaches()
+        overPages("miss-nested", "walks of 4 levels in two stages, STE and CD cached", isNested: true) {
+            $0.tlbEntries = 0
+            $0.setWalkCache(0)
         },
+        overPages("miss-nested-all", "the same without any cache", isNested: true) { $0.disableCaches() },
         dma("dma-read-64B", 64, .read),
         dma("dma-write-64B", 64, .write),
         dma("dma-read-4KiB", 4096, .read),

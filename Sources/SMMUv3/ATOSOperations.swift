@@ -54,6 +54,11 @@ extension SMMUv3 {
         }
     }
 
+    /// Whether a translation request waits.
+    var hasTranslationRequest: Bool {
+        identification.idr0.atos && registers.withLock { $0.gatos.isRunning || $0.vatos.isRunning }
+    }
+
     private func nextTranslationRequest(_ isVirtual: Bool) -> ATOSRequest? {
         registers.withLock { registers in
             let interface = isVirtual ? registers.vatos : registers.gatos

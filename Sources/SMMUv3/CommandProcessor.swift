@@ -8,7 +8,8 @@ import Synchronization
 /// Runs an SMMU's command queue, on a thread of its own or inline.
 ///
 /// A register write must not wait for a command (a CMD_SYNC waits for DMA in flight), so writes only leave word
-/// here. One consumer runs at a time.
+/// here. A caller that lends its time executes what need not wait, and the thread does the rest. One consumer runs
+/// at a time.
 final class CommandProcessor: Sendable {
     private struct State {
         /// There may be work that the current consumer has not seen.
@@ -38,14 +39,20 @@ final class CommandProcessor: Sendable {
     func notify(_ smmu: SMMUv3) {
         switch execution {
         case .thread:
-            let mustWake = state.withLock { state in
-                guard !state.isStopped else { return false }
-                if state.thread == nil { state.thread = startThread() }
-                let wasPending = state.isPending
-                state.isPending = true
-                return !wasPending
+            let isLent = smmud_is_in_transaction(lender)
+            let action = state.withLock { state in
+                guard !state.isStopped else { return ThreadAction.nothing }
+                if isLent, !state.isRunning, !state.isPending {
+                    state.isRunning = true
+                    return .executeHere
+                }
+                return leaveWord(&state) ? .wake : .nothing
             }
-            if mustWake { wakeUp.signal() }
+            switch action {
+            case .nothing: break
+            case .wake: wakeUp.signal()
+            case .executeHere: executeLent(smmu)
+            }
         case .inline:
             // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
             let isDeferring = smmud_is_in_transaction(identity)
@@ -79,22 +86,79 @@ final class CommandProcessor: Sendable {
         if state.withLock({ Self.takeOver(&$0) }) { drainInline(smmu) }
     }
 
+    // MARK: Lent time
+
+    private enum ThreadAction { case nothing, wake, executeHere }
+
+    /// How many commands a register write executes at most; a queue that is longer is for the thread.
+    static let lentCommandCount = 64
+
+    /// Runs `body`, a register write by a thread that is inside no transaction and may be held up for some
+    /// microseconds: commands that it makes visible are executed by the caller, as far as they wait for nobody.
+    ///
+    /// Of no effect in inline mode.
+    func lendingTime<Failure: Error>(_ body: () throws(Failure) -> Void) throws(Failure) {
+        smmud_push_transaction(lender)
+        defer { smmud_pop_transaction() }
+        try body()
+    }
+
+    /// What names callers of ``lendingTime(_:)``, apart from ``identity``.
+    private var lender: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(wakeUp).toOpaque()) }
+
+    /// Whether nobody consumes, and nobody has left word, so that the next caller of ``lendingTime(_:)`` executes.
+    var isIdle: Bool { state.withLock { !$0.isRunning && !$0.isPending } }
+
+    /// Notes that there is work for the thread.
+    ///
+    /// - Returns: Whether it has to be woken: who runs looks again before it ends.
+    private func leaveWord(_ state: inout State) -> Bool {
+        if state.thread == nil { state.thread = startThread() }
+        let wasPending = state.isPending
+        state.isPending = true
+        return !wasPending && !state.isRunning
+    }
+
+    /// Executes commands as the consumer until there are none, or the next one is for the thread.
+    private func executeLent(_ smmu: SMMUv3) {
+        for _ in 0..<Self.lentCommandCount {
+            switch smmu.executeNextCommandAtOnce() {
+            case .executed: if state.withLock({ $0.isStopped }) { return }
+            case .mustWait: return handOver()
+            case .nothing: if !goesOn() { return }
+            }
+        }
+        handOver()
+    }
+
+    /// The consumer has nothing left to do: whether somebody has left word meanwhile. Otherwise it is none any more.
+    private func goesOn() -> Bool {
+        state.withLock { state in
+            guard state.isPending, !state.isStopped else {
+                state.isRunning = false
+                return false
+            }
+            state.isPending = false
+            return true
+        }
+    }
+
+    /// Leaves what there is to the thread.
+    private func handOver() {
+        let mustWake = state.withLock { state in
+            state.isRunning = false
+            // Word that was left while this ran woke nobody.
+            state.isPending = false
+            return !state.isStopped && leaveWord(&state)
+        }
+        if mustWake { wakeUp.signal() }
+    }
+
     /// What names this SMMU's transactions among those that a thread is inside of.
     private var identity: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
 
     private func drainInline(_ smmu: SMMUv3) {
-        while true {
-            let goesOn = state.withLock { state in
-                guard state.isPending, !state.isStopped else {
-                    state.isRunning = false
-                    return false
-                }
-                state.isPending = false
-                return true
-            }
-            guard goesOn else { return }
-            while smmu.executeNextCommand() {}
-        }
+        while goesOn() { while smmu.executeNextCommand() {} }
     }
 
     // MARK: The thread
@@ -124,14 +188,15 @@ final class CommandProcessor: Sendable {
         smmud_name_thread("smmu-cmdq")
         while true {
             wakeUp.wait()
-            let isStopped = state.withLock { state in
-                state.isPending = false
-                return state.isStopped
-            }
+            let (isStopped, mayRun) = state.withLock { ($0.isStopped, Self.takeOver(&$0)) }
+            if isStopped { return }
+            guard mayRun else { continue }
             // The SMMU is held only while it works: a thread that waits must not keep it alive.
-            guard !isStopped, let smmu = owner.withLock({ $0.smmu }) else { return }
-            while smmu.executeNextCommand() {
-                if state.withLock({ $0.isStopped }) { return }
+            guard let smmu = owner.withLock({ $0.smmu }) else { return }
+            while goesOn() {
+                while smmu.executeNextCommand() {
+                    if state.withLock({ $0.isStopped }) { return }
+                }
             }
         }
     }

@@ -58,6 +58,13 @@ extension SMMUv3 {
         } catch {
             outcome = .failed(.cerrorAbt)
         }
+        return finish(pending, outcome)
+    }
+
+    /// Moves CONS past a command, or stops the queue at it.
+    ///
+    /// - Returns: Whether its queue goes on.
+    func finish(_ pending: PendingCommand, _ outcome: CommandOutcome) -> Bool {
         switch outcome {
         case .done:
             advance(past: pending)
@@ -76,14 +83,14 @@ extension SMMUv3 {
     }
 
     /// Reads a command from the queue, as an access that is under way.
-    private func fetchCommand(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
+    func fetchCommand(at address: PhysicalAddress) throws(BusError) -> SIMD2<UInt64> {
         commandSlot.enter()
         defer { commandSlot.leave() }
         return try bus.loadRAM64x2(at: address)
     }
 
     /// The command that CONS points at, if it may be executed now.
-    private func nextCommand() -> PendingCommand? {
+    func nextCommand() -> PendingCommand? {
         registers.withLock { registers in
             guard registers.cr0.cmdqen else {
                 // Nothing is being executed now: CMDQEN 1 -> 0 is complete.
@@ -146,7 +153,7 @@ extension SMMUv3 {
 
     // MARK: Dispatch
 
-    private func execute(_ command: Command, of queue: Int?) -> CommandOutcome {
+    func execute(_ command: Command, of queue: Int?) -> CommandOutcome {
         // No Secure state: SSec is ILLEGAL in every command that has it.
         if command.opcode.hasSSec, command.ssec { return .failed(.cerrorIll) }
         switch command.opcode {
@@ -206,6 +213,11 @@ extension SMMUv3 {
         // Every older command has completed: they run one after the other. What is left is the transactions that
         // were translated before them, by the SMMU or by a function's ATC.
         let awaited = tracker.waitForTransactionsInFlight()
+        return completion(of: command, awaited: awaited)
+    }
+
+    /// How a CMD_SYNC ends that has waited for all that it has to.
+    func completion(of command: Command, awaited: Int) -> CommandOutcome {
         if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
         switch command.cs {
         case CompletionSignal.sigIRQ.rawValue:

@@ -2,6 +2,8 @@
 
 package import AddressSpace
 package import DeviceModel
+import DeviceTree
+import SMMUv3
 import Synchronization
 package import SystemBus
 package import VFIOUserProtocol
@@ -16,6 +18,8 @@ package final class MachineWindow: VFIOUserDevice {
     package let range: AddressRange
     package let description: VFIOUserDeviceDescription
     private let bus: SystemBus
+    /// Whose commands are executed by the thread that brings the write of a queue's index.
+    private let smmus: [MachineSMMU]
     private let configuration: [UInt8]
     private let state = Mutex(State())
 
@@ -31,10 +35,13 @@ package final class MachineWindow: VFIOUserDevice {
         static let bar0 = 0x10
     }
 
-    /// - Parameter range: See ``range``; ``enclosing(_:)`` gives one.
-    package init(_ range: AddressRange, on bus: SystemBus) {
+    /// - Parameters:
+    ///   - range: See ``range``; ``enclosing(_:)`` gives one.
+    ///   - smmus: Those whose commands a guest's write may execute, as ``SMMUv3/lendingTime(_:)`` has it.
+    package init(_ range: AddressRange, on bus: SystemBus, smmus: [MachineSMMU] = []) {
         self.range = range
         self.bus = bus
+        self.smmus = smmus
         description = .pci(
             regions: [
                 VFIOUserRegionIndex(rawValue: 0): VFIOUserRegionDescription(size: range.byteCount),
@@ -174,9 +181,22 @@ package final class MachineWindow: VFIOUserDevice {
             let width = Self.width(at: place, upTo: buffer.count - done)
             var value: UInt64 = 0
             for index in 0..<width.rawValue { value |= UInt64(buffer[done + index]) << UInt64(8 * index) }
-            if let target = registerAddress(place) { try? bus.store(value, width, at: target) }
+            if let target = registerAddress(place) { store(value, width, at: target) }
             done += width.rawValue
         }
+    }
+
+    /// Writes one register.
+    ///
+    /// A guest waits for its CMD_SYNC with a processor that spins, so each thread that has to be woken before it is
+    /// complete counts. This one is in no transaction, and all that a guest waits for here is its own next access.
+    private func store(_ value: UInt64, _ width: AccessWidth, at address: PhysicalAddress) {
+        let owner = smmus.first { $0.node.architectedRegisters.contains(address.rawValue) }
+        guard let smmu = owner?.model else {
+            try? bus.store(value, width, at: address)
+            return
+        }
+        smmu.lendingTime { try? bus.store(value, width, at: address) }
     }
 
     /// The physical address of a place in the window, unless RAM is there: a guest has that itself.

@@ -10,14 +10,22 @@ package import SystemPackage
 
 /// Speaks QEMU's qtest protocol: lines of text, each answered in order.
 ///
-/// Whoever signals only leaves a line here; a thread sends them, many at a time. QEMU need not be there yet, and may go
-/// and come again: the levels of all lines are told anew to each.
+/// Whoever signals sends a line itself where nothing waits to be sent before it, and leaves it to a thread otherwise; it
+/// waits for nobody in either case. QEMU need not be there yet, and may go and come again: the levels of all lines are
+/// told anew to each.
 package final class QtestClient: Sendable {
     /// How many SPIs the guest's GIC has as inputs of its own; QEMU ends itself at a number beyond.
     package static let interruptCount: UInt32 = 256
 
     private struct State: Sendable {
+        /// What waits to be sent by the thread.
         var lines: [String] = []
+        /// QEMU's socket while lines may be sent to it by anybody: nothing is being sent by the thread.
+        var idleSocket: CInt?
+        /// How many commands have no answer yet.
+        var outstanding = 0
+        /// What of a line did not fit the socket's buffer: it goes before all else.
+        var rest: [UInt8] = []
         /// The level of each SPI that was ever set, for a QEMU that comes later.
         var levels: [UInt32: Bool] = [:]
         var isStopping = false
@@ -67,42 +75,66 @@ package final class QtestClient: Sendable {
     /// Sets the level of an SPI.
     func setInterrupt(_ number: UInt32, to isAsserted: Bool) {
         guard number < Self.interruptCount else { return }
-        state.withLock { state in
+        say { state in
             state.levels[number] = isAsserted
-            append(interruptLine(number, isAsserted), &state)
+            return [interruptLine(number, isAsserted)]
         }
-        wake.signal()
     }
 
     /// One edge of an SPI.
     func pulseInterrupt(_ number: UInt32) {
         guard number < Self.interruptCount else { return }
-        state.withLock { state in
-            append(interruptLine(number, true), &state)
-            append(interruptLine(number, state.levels[number] ?? false), &state)
-        }
-        wake.signal()
+        say { [interruptLine(number, true), interruptLine(number, $0.levels[number] ?? false)] }
     }
 
     /// Writes a word at a physical address of the guest: a message to its doorbell.
     func writeWord(_ value: UInt32, at address: UInt64) {
-        state.withLock {
-            append("writel 0x\(String(address, radix: 16)) 0x\(String(value, radix: 16))\n", &$0)
-        }
-        wake.signal()
+        say { _ in ["writel 0x\(String(address, radix: 16)) 0x\(String(value, radix: 16))\n"] }
     }
 
     private func interruptLine(_ number: UInt32, _ isAsserted: Bool) -> String {
         "set_irq_in \(controller) unnamed-gpio-in \(number) \(isAsserted ? 1 : 0)\n"
     }
 
-    private func append(_ line: String, _ state: inout State) {
-        guard state.lines.count < Self.lineCountMax else {
+    /// Sends lines, or leaves them to the thread, in the order of the calls.
+    private func say(_ make: (inout State) -> [String]) {
+        let mustWake = state.withLock { state in
+            let lines = make(&state)
+            guard let socket = state.idleSocket, state.outstanding + lines.count <= Self.outstandingMax else {
+                append(lines, &state)
+                return true
+            }
+            // The first command after a while: the thread has to look for its answer, but not at once.
+            let mustWake = state.outstanding == 0
+            state.outstanding += lines.count
+            let bytes = Array(lines.joined().utf8)
+            let sent = Self.sendAtOnce(bytes[...], socket)
+            guard sent < bytes.count else { return mustWake }
+            // Full, or gone, which is the thread's to find out.
+            state.rest = Array(bytes[sent...])
+            state.idleSocket = nil
+            return true
+        }
+        if mustWake { wake.signal() }
+    }
+
+    /// Sends what fits without waiting; returns how many bytes.
+    private static func sendAtOnce(_ bytes: ArraySlice<UInt8>, _ socket: CInt) -> Int {
+        max(
+            0,
+            bytes.withUnsafeBytes {
+                Glibc.send(socket, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL) | CInt(MSG_DONTWAIT))
+            }
+        )
+    }
+
+    private func append(_ lines: [String], _ state: inout State) {
+        guard state.lines.count + lines.count <= Self.lineCountMax else {
             // A QEMU that is stopped takes nothing; what counts when it goes on are the levels, and those are kept.
-            state.droppedCount += 1
+            state.droppedCount += lines.count
             return
         }
-        state.lines.append(line)
+        state.lines.append(contentsOf: lines)
     }
 
     // MARK: The thread
@@ -147,6 +179,12 @@ package final class QtestClient: Sendable {
         return descriptor
     }
 
+    /// How many commands may be without an answer.
+    private static let outstandingMax = 512
+    /// From how many answers on they are taken at once; fewer are worth no wake-up of their own.
+    private static let answersWorthReading = 128
+    private static let answerDelayMilliseconds: CInt = 20
+
     /// Sends what there is until QEMU goes away or this stops.
     private func talk(_ socket: CInt) {
         // What waited is told in its order: an edge before QEMU was there must not be lost. The levels that stand
@@ -155,6 +193,14 @@ package final class QtestClient: Sendable {
             for (number, isAsserted) in state.levels.sorted(by: { $0.key < $1.key }) {
                 state.lines.append(interruptLine(number, isAsserted))
             }
+            state.outstanding = 0
+        }
+        // Before the socket is closed nobody may send to it any more; half a line is of no use to the next QEMU.
+        defer {
+            state.withLock { state in
+                state.idleSocket = nil
+                state.rest = []
+            }
         }
         var answers = QtestAnswers()
         var entries = [
@@ -162,31 +208,42 @@ package final class QtestClient: Sendable {
             pollfd(fd: wake.descriptor, events: Int16(POLLIN), revents: 0),
         ]
         while true {
-            let (text, isStopping) = take(limit: 512 - answers.outstanding)
-            guard !isStopping else { return }
-            if !text.isEmpty {
-                guard send(text.joined(), socket) else { return }
-                answers.outstanding += text.count
+            guard let (bytes, outstanding) = take(for: socket) else { return }
+            guard bytes.isEmpty else {
+                guard send(bytes, socket) else { return }
+                continue
             }
-            // Wait for answers, or for more to say.
-            entries[1].events = answers.outstanding < 512 ? Int16(POLLIN) : 0
-            guard poll(&entries, 2, -1) >= 0 || errno == EINTR else { return }
-            if entries[1].revents != 0 { wake.reset() }
-            guard entries[0].revents == 0 || receive(socket, &answers) else { return }
+            // Answers are waited for where many are due. Few are taken after a while: nobody waits for them.
+            let isDue = outstanding >= Self.answersWorthReading
+            entries[0].events = isDue ? Int16(POLLIN) : 0
+            entries[1].events = outstanding < Self.outstandingMax ? Int16(POLLIN) : 0
+            let delay = isDue || outstanding == 0 ? -1 : Self.answerDelayMilliseconds
+            let count = poll(&entries, 2, delay)
+            guard count >= 0 || errno == EINTR else { return }
+            if count > 0, entries[1].revents != 0 { wake.reset() }
+            if count == 0 || count > 0 && entries[0].revents != 0 {
+                guard receive(socket, &answers) else { return }
+            }
         }
     }
 
-    private func take(limit: Int) -> ([String], Bool) {
+    /// What the thread is to send now, and how many answers are due with it; nil where it is to stop.
+    ///
+    /// Where there is nothing to send, anybody may from here on.
+    private func take(for socket: CInt) -> (bytes: [UInt8], outstanding: Int)? {
         state.withLock { state in
-            guard !state.isStopping else { return ([], true) }
-            let count = max(0, min(limit, state.lines.count))
-            defer { state.lines.removeFirst(count) }
-            return (Array(state.lines[..<count]), false)
+            guard !state.isStopping else { return nil }
+            let count = max(0, min(Self.outstandingMax - state.outstanding, state.lines.count))
+            let bytes = state.rest + Array(state.lines[..<count].joined().utf8)
+            state.rest = []
+            state.lines.removeFirst(count)
+            state.outstanding += count
+            state.idleSocket = bytes.isEmpty && state.lines.isEmpty ? socket : nil
+            return (bytes, state.outstanding)
         }
     }
 
-    private func send(_ text: String, _ socket: CInt) -> Bool {
-        let bytes = Array(text.utf8)
+    private func send(_ bytes: [UInt8], _ socket: CInt) -> Bool {
         var sent = 0
         while sent < bytes.count {
             let count = bytes[sent...].withUnsafeBytes {
@@ -201,25 +258,27 @@ package final class QtestClient: Sendable {
         return true
     }
 
+    /// Takes the answers that are there; false at the end.
     private func receive(_ socket: CInt, _ answers: inout QtestAnswers) -> Bool {
         var bytes = [UInt8](repeating: 0, count: 4096)
-        let count = recv(socket, &bytes, bytes.count, 0)
-        guard count > 0 else { return count < 0 && errno == EINTR }
-        for refusal in answers.take(bytes[..<count]) { logger.warning("qtest: QEMU answers \"\(refusal)\"") }
+        let count = recv(socket, &bytes, bytes.count, CInt(MSG_DONTWAIT))
+        guard count > 0 else { return count < 0 && (errno == EINTR || errno == EAGAIN) }
+        let (answered, refusals) = answers.take(bytes[..<count])
+        state.withLock { $0.outstanding = max(0, $0.outstanding - answered) }
+        for refusal in refusals { logger.warning("qtest: QEMU answers \"\(refusal)\"") }
         return true
     }
 }
 
 /// QEMU's answers, line by line.
 struct QtestAnswers {
-    /// How many commands have no answer yet.
-    var outstanding = 0
     private var rest: [UInt8] = []
 
     /// Takes bytes that came.
     ///
-    /// - Returns: Answers that are no success.
-    mutating func take(_ bytes: ArraySlice<UInt8>) -> [String] {
+    /// - Returns: How many answers, and those that are no success.
+    mutating func take(_ bytes: ArraySlice<UInt8>) -> (count: Int, refusals: [String]) {
+        var count = 0
         var refusals: [String] = []
         for byte in bytes {
             guard byte == UInt8(ascii: "\n") else {
@@ -230,10 +289,10 @@ struct QtestAnswers {
             rest = []
             // Lines of IRQ tell of interrupts that somebody listens to, and answer nothing.
             if line.hasPrefix("IRQ") { continue }
-            outstanding = max(0, outstanding - 1)
+            count += 1
             if !line.hasPrefix("OK") { refusals.append(line) }
         }
-        return refusals
+        return (count, refusals)
     }
 }
 

@@ -63,6 +63,9 @@ final class ATCInvalidations: Sendable {
         }
     }
 
+    /// Whether none is outstanding, so that ``wait()`` would not wait.
+    var isComplete: Bool { state.withLock { $0.outstanding == 0 } }
+
     /// Waits until every request that went out is complete, or has timed out.
     ///
     /// For the one who executes CMD_SYNC.
