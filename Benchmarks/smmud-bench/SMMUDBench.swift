@@ -7,7 +7,8 @@ import Glibc
 /// Every row, in the order of the report; each file brings its own.
 private var benchmarks: [Benchmark] {
     hostBenchmarks + translationBenchmarks + cacheBenchmarks + invalidationBenchmarks + threadBenchmarks
-        + driverBenchmarks + socketBenchmarks + vfioUserBenchmarks + daemonBenchmarks + largeBoardBenchmarks
+        + driverBenchmarks + socketBenchmarks + ringBenchmarks + vfioUserBenchmarks + daemonBenchmarks
+        + largeBoardBenchmarks
 }
 
 @main

@@ -11,7 +11,7 @@ struct SocketBenchmarkError: Error, CustomStringConvertible {
 }
 
 /// A daemon on a small board with a mapped buffer, and a raw connection to its DMA socket.
-private final class RunningDaemon {
+final class RunningDaemon {
     static let iova: UInt64 = 0x10_0000
     /// A request's header, which is all of a READ.
     static let requestByteCount = DMAProtocol.headerByteCount
@@ -244,6 +244,8 @@ final class BareServer {
 private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void, floor: (Int) throws -> Void)
 {
     let answerByteCount = DMAProtocol.headerByteCount + 64
+    // Both daemons take after who starts them.
+    let cpus = Affinity.one()
     let daemon = try RunningDaemon()
     let bare = try BareServer(
         requestByteCount: RunningDaemon.requestByteCount,
@@ -256,46 +258,10 @@ private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void,
             try BareServer.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
         }
     }
-    return ({ try run(daemon.socket, $0) }, { try run(bare.socket, $0) })
-}
-
-/// READs of 64 bytes over a ring that both sides poll, so many outstanding at a time.
-private func ringReads(outstanding: Int) throws -> (Int) throws -> Void {
-    let daemon = try RunningDaemon()
-    let client = try DMAClient(path: daemon.dmaPath)
-    let ring = try DMARingClient(
-        client,
-        slotCount: outstanding,
-        dataByteCount: 64,
-        // It sleeps while the floor is measured.
-        pollNanoseconds: 50_000
+    return (
+        { count in try withExtendedLifetime(cpus) { try run(daemon.socket, count) } },
+        { try run(bare.socket, $0) }
     )
-    let requester = DMARequester.stream(smmu: 0, stream: 0x42)
-    let request = client.transferRequest(.read, requester, RunningDaemon.iova, 64, DMAAttributes())
-    return { count in
-        var (submitted, answered, failed) = (0, 0, 0)
-        while answered < count {
-            // Half of the slots at a time, so that the daemon has the other half meanwhile.
-            while submitted < count, ring.submit(request, answerByteCount: 64) { submitted += 1 }
-            ring.flush()
-            try ring.wait(spins: .max)
-            answered += try ring.reap { response, _ in if response.status != .ok { failed += 1 } }
-        }
-        guard failed == 0 else { throw SocketBenchmarkError(description: "a READ over the ring failed") }
-        withExtendedLifetime((daemon, client)) {}
-    }
-}
-
-/// The least that a READ of 64 bytes does.
-private func copies() -> (Int) throws -> Void {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: 128, alignment: 64)
-    memory.initializeMemory(as: UInt8.self, repeating: 1, count: 128)
-    return { count in
-        for _ in 0..<count {
-            memcpy(memory, memory + 64, 64)
-            smmud_compiler_barrier()
-        }
-    }
 }
 
 var socketBenchmarks: [Benchmark] {
@@ -303,26 +269,14 @@ var socketBenchmarks: [Benchmark] {
         Benchmark(
             name: "dma-socket",
             subject: "read of 64 B over the DMA socket",
-            floor: "a bare socket, same bytes",
+            floor: "a bare socket, same bytes, one CPU",
             prepare: { try roundTrips(inFlight: 1) }
         ),
         Benchmark(
             name: "dma-socket-64",
             subject: "the same, 64 in flight: one of them",
-            floor: "a bare socket, same bytes",
+            floor: "a bare socket, same bytes, one CPU",
             prepare: { try roundTrips(inFlight: 64) }
-        ),
-        Benchmark(
-            name: "dma-ring",
-            subject: "read of 64 B over a ring, polled",
-            floor: "memcpy of the same 64 B",
-            prepare: { (try ringReads(outstanding: 1), copies()) }
-        ),
-        Benchmark(
-            name: "dma-ring-64",
-            subject: "the same, 64 outstanding: one of them",
-            floor: "memcpy of the same 64 B",
-            prepare: { (try ringReads(outstanding: 64), copies()) }
         ),
     ]
 }

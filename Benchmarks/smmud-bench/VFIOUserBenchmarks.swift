@@ -107,6 +107,8 @@ private final class ServedRegister {
 private func roundTrips(_ message: [UInt8], answerByteCount: Int) throws -> (
     subject: (Int) throws -> Void, floor: (Int) throws -> Void
 ) {
+    // The server's thread takes after who starts it.
+    let cpus = Affinity.one()
     let register = try ServedRegister()
     let bare = try BareServer(requestByteCount: message.count, answerByteCount: answerByteCount)
     func run(_ socket: CInt, _ count: Int) throws {
@@ -114,7 +116,10 @@ private func roundTrips(_ message: [UInt8], answerByteCount: Int) throws -> (
             try BareServer.exchange(socket, message, answerByteCount: answerByteCount)
         }
     }
-    return ({ try run(register.socket, $0) }, { try run(bare.socket, $0) })
+    return (
+        { count in try withExtendedLifetime(cpus) { try run(register.socket, count) } },
+        { try run(bare.socket, $0) }
+    )
 }
 
 var vfioUserBenchmarks: [Benchmark] {
@@ -124,13 +129,13 @@ var vfioUserBenchmarks: [Benchmark] {
         Benchmark(
             name: "vfio-user-read",
             subject: "REGION_READ of 4 B, a register of a function",
-            floor: "a bare socket, same bytes",
+            floor: "a bare socket, same bytes, one CPU",
             prepare: { try roundTrips(ServedRegister.message(9, fields), answerByteCount: 36) }
         ),
         Benchmark(
             name: "vfio-user-write",
             subject: "REGION_WRITE of 4 B, a register of a function",
-            floor: "a bare socket, same bytes",
+            floor: "a bare socket, same bytes, one CPU",
             prepare: {
                 try roundTrips(ServedRegister.message(10, fields + [1, 2, 3, 4]), answerByteCount: 32)
             }

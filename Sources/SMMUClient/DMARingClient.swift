@@ -36,7 +36,9 @@ package final class DMARingClient {
     private struct Slot {
         /// Where its answer is; 0 where it holds no request.
         var answer = 0
-        /// What its descriptors say: they are written anew only where that changes, and stay in both processors' caches.
+        /// What its descriptors say.
+        ///
+        /// They are written anew only where that changes, and stay in both processors' caches.
         var payloadByteCount = -1
         var answerByteCount = -1
     }

@@ -22,7 +22,7 @@ package final class ServedConnection {
     private let events: IOEvents
     private var session: VFIOUserServerSession
     private let requests: VFIOUserRegionRequestReader
-    private var reader: MessageReader
+    private let messageByteCountMax: Int
     private let reply: UnsafeMutableRawBufferPointer
     private var twin: TwinSocket?
     private var isGreeted = false
@@ -47,9 +47,8 @@ package final class ServedConnection {
         events = IOEvents(description)
         session = VFIOUserServerSession(device: description, limits: configuration.limits)
         requests = VFIOUserRegionRequestReader(device: description, limits: configuration.limits)
-        let messageByteCountMax =
+        messageByteCountMax =
             VFIOUserRegionRequestReader.headByteCount + configuration.limits.dataByteCountMax
-        reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
         reply = .allocate(byteCount: messageByteCountMax, alignment: 16)
     }
 
@@ -61,12 +60,14 @@ package final class ServedConnection {
     package func serve() -> VFIOUserViolation? {
         clientMemory.servedByThisThread()
         device.clientAttached(interrupts)
-        while serveMessage() {}
-        end()
+        // No property: each access to one that changes is checked at run time, several times a message.
+        var reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
+        while serveMessage(&reader) {}
+        end(&reader)
         return violation
     }
 
-    private func end() {
+    private func end(_ reader: inout MessageReader) {
         // First nobody waits for the client any longer; then its memory goes, which waits for who uses it.
         stream.abandon()
         reader.closeDescriptors()
@@ -81,19 +82,19 @@ package final class ServedConnection {
     // MARK: Messages
 
     /// Returns whether the connection goes on.
-    private func serveMessage() -> Bool {
+    private func serveMessage(_ reader: inout MessageReader) -> Bool {
         guard let header = reader.header() else { return false }
         defer { reader.finishMessage() }
         let byteCount = Int(header.messageByteCount)
         if isGreeted, Self.isAccess(header), reader.descriptors.isEmpty, byteCount <= reply.count {
             guard let message = reader.message(byteCount: byteCount) else { return false }
             if let request = requests.request(message) {
-                let isAlive = serve(request, message)
+                let isAlive = serve(request, message, &reader)
                 reader.consume(byteCount)
                 return isAlive
             }
         }
-        return serveStepwise()
+        return serveStepwise(&reader)
     }
 
     /// REGION_READ or REGION_WRITE.
@@ -103,7 +104,7 @@ package final class ServedConnection {
     }
 
     /// Hands the next message to the session in the pieces that it wants.
-    private func serveStepwise() -> Bool {
+    private func serveStepwise(_ reader: inout MessageReader) -> Bool {
         var isFirst = true
         repeat {
             guard let piece = reader.piece(byteCountMax: session.byteCountWanted) else { return false }
@@ -114,55 +115,64 @@ package final class ServedConnection {
             )
             isFirst = false
             reader.consume(piece.count)
-            guard follow(action) else { return false }
+            guard follow(action, &reader) else { return false }
             openClientMemory(stream)
         } while !session.isBetweenMessages
         return true
     }
 
     /// Returns whether the connection goes on.
-    private func follow(_ action: VFIOUserServerAction) -> Bool {
+    private func follow(_ action: VFIOUserServerAction, _ reader: inout MessageReader) -> Bool {
         switch action {
         case .more: return true
         case .send(let message, let attachment):
-            if twin == nil, attachment == .twinSocket { return sendGreeting(message) }
-            return send(message, attachment)
-        case .perform(let operation, let header): return perform(operation, header)
+            if twin == nil, attachment == .twinSocket { return sendGreeting(message, &reader) }
+            return send(message, attachment, &reader)
+        case .perform(let operation, let header): return perform(operation, header, &reader)
         case .deliver(let header, let payload):
             guard let violation = clientMemory.deliver(header, payload) else { return true }
             self.violation = violation
             return false
         case .close(let message, let violation):
             self.violation = violation
-            if let message { _ = send(message, .none) }
+            if let message { _ = send(message, .none, &reader) }
             return false
         }
     }
 
-    private func send(_ message: [UInt8], _ attachment: VFIOUserAttachment) -> Bool {
+    private func send(
+        _ message: [UInt8],
+        _ attachment: VFIOUserAttachment,
+        _ reader: inout MessageReader
+    ) -> Bool {
         switch attachment {
-        case .none, .twinSocket: return send(message, lending: [])
+        case .none, .twinSocket: return send(message, lending: [], &reader)
         case .region(let index):
             let descriptor = device.regionDescriptor(VFIOUserRegionIndex(rawValue: UInt32(index)))
-            return send(message, lending: descriptor.map { [$0] } ?? [])
+            return send(message, lending: descriptor.map { [$0] } ?? [], &reader)
         case .ioEvents(let region, let count):
             do throws(Errno) {
                 let watcher = try services.watcher()
-                return send(message, lending: try events.descriptors(region, count, watcher, device))
+                return send(
+                    message,
+                    lending: try events.descriptors(region, count, watcher, device),
+                    &reader
+                )
             } catch {
                 guard let header = VFIOUserHeader(message) else { return false }
-                return send(header.failure(VFIOUserError(rawValue: UInt32(error.rawValue))), lending: [])
+                let failure = header.failure(VFIOUserError(rawValue: UInt32(error.rawValue)))
+                return send(failure, lending: [], &reader)
             }
         }
     }
 
     /// Sends the answer to VERSION with the client's end of a socket for our commands.
-    private func sendGreeting(_ message: [UInt8]) -> Bool {
+    private func sendGreeting(_ message: [UInt8], _ reader: inout MessageReader) -> Bool {
         do throws(Errno) {
             let twin = try TwinSocket(services.name, clientMemory, client: stream)
             self.twin = twin
             openClientMemory(twin.stream)
-            return twin.sendingClientEnd { send(message, lending: [$0]) }
+            return twin.sendingClientEnd { send(message, lending: [$0], &reader) }
         } catch {
             // Without the socket that it announces the answer would be wrong, and no other can be made any more.
             return false
@@ -176,7 +186,8 @@ package final class ServedConnection {
         clientMemory.open(stream, dataByteCountMax: client.dataByteCountMax ?? 0)
     }
 
-    private func send(_ message: [UInt8], lending descriptors: [CInt]) -> Bool {
+    private func send(_ message: [UInt8], lending descriptors: [CInt], _ reader: inout MessageReader) -> Bool
+    {
         // Before the answer, so that who has it knows that nothing of the message is left.
         reader.finishMessage()
         return message.withUnsafeBytes { stream.send($0, lending: descriptors, until: .never) }
@@ -185,7 +196,11 @@ package final class ServedConnection {
     // MARK: Accesses
 
     /// Carries an access out where its data lies, and answers it from a buffer that is there.
-    private func serve(_ request: VFIOUserRegionRequest, _ message: UnsafeRawBufferPointer) -> Bool {
+    private func serve(
+        _ request: VFIOUserRegionRequest,
+        _ message: UnsafeRawBufferPointer,
+        _ reader: inout MessageReader
+    ) -> Bool {
         let region = VFIOUserRegionIndex(rawValue: request.access.region)
         let data = 32
         do throws(VFIOUserError) {
@@ -198,7 +213,7 @@ package final class ServedConnection {
                 try device.readRegion(region, at: request.access.offset, into: bytes)
             }
         } catch {
-            return !request.wantsReply || send(request.header.failure(error), lending: [])
+            return !request.wantsReply || send(request.header.failure(error), lending: [], &reader)
         }
         guard request.wantsReply else { return true }
         let byteCount = request.writeSuccess(to: reply)
@@ -218,21 +233,27 @@ package final class ServedConnection {
 
     // MARK: Operations
 
-    private func perform(_ operation: VFIOUserOperation, _ header: VFIOUserHeader) -> Bool {
+    private func perform(
+        _ operation: VFIOUserOperation,
+        _ header: VFIOUserHeader,
+        _ reader: inout MessageReader
+    ) -> Bool {
         let message: [UInt8]
         do throws(VFIOUserError) {
-            message = header.success(payload: try carryOut(operation))
+            message = header.success(payload: try carryOut(operation, &reader))
         } catch {
             message = header.failure(error)
         }
-        return !header.wantsReply || send(message, lending: [])
+        return !header.wantsReply || send(message, lending: [], &reader)
     }
 
     /// Returns the reply's payload.
-    private func carryOut(_ operation: VFIOUserOperation) throws(VFIOUserError) -> [UInt8] {
+    private func carryOut(_ operation: VFIOUserOperation, _ reader: inout MessageReader)
+        throws(VFIOUserError) -> [UInt8]
+    {
         switch operation {
         case .mapDMA(let request, let hasDescriptor):
-            try map(request, hasDescriptor)
+            try map(request, hasDescriptor, &reader)
             return []
         case .unmapDMA(let request):
             let bytes = request.address...request.address &+ (request.size &- 1)
@@ -282,7 +303,11 @@ package final class ServedConnection {
         }
     }
 
-    private func map(_ request: VFIOUserDMAMap, _ hasDescriptor: Bool) throws(VFIOUserError) {
+    private func map(
+        _ request: VFIOUserDMAMap,
+        _ hasDescriptor: Bool,
+        _ reader: inout MessageReader
+    ) throws(VFIOUserError) {
         let range = VFIOUserMemoryRange(
             address: request.address,
             byteCount: request.size,

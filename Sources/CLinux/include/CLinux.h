@@ -112,6 +112,13 @@ bool smmud_is_in_transaction(const void *owner);
 // A close-on-exec eventfd that never blocks, or a negated errno.
 int smmud_eventfd(void);
 
+// MARK: Where threads run
+
+// The CPUs that the calling thread may run on, ascending. Returns how many were written to cpus.
+size_t smmud_allowed_cpus(int *cpus, size_t capacity);
+// Keeps the calling thread on these CPUs, and what it starts from now on. Returns 0 or a negated error.
+int smmud_keep_on_cpus(const int *cpus, size_t count);
+
 // MARK: Eventfds that a peer shares
 //
 // Their flags and their counters are the peer's to change at any time, between any two calls of ours.

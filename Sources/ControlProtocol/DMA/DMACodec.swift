@@ -96,7 +96,8 @@ public struct DMARequestDecoder: Sendable {
 ///
 /// A number, so that looking costs nothing where all is well; ``DMALimits/rejection(of:for:)`` has the words.
 public enum DMARequestProblem: Equatable, Sendable {
-    case opcode, reserved, instructionWrite, payload, name, inlineByteCount, transferPayload, iova, offset, substream
+    case opcode, reserved, instructionWrite, payload, name, inlineByteCount, transferPayload, iova, offset,
+        substream
 }
 
 extension DMALimits {

@@ -10,7 +10,8 @@ package enum DMAServer {
     /// How many clients there may be at a time.
     static let connectionCountMax = 256
 
-    package static func make(_ machine: Machine, listener: UnixListener, logger: Logger) throws(Errno) -> SocketServer
+    package static func make(_ machine: Machine, listener: UnixListener, logger: Logger) throws(Errno)
+        -> SocketServer
     {
         let rejection = DMARejection(.limit, "\(connectionCountMax) clients are connected, as many as may be")
         return try SocketServer(

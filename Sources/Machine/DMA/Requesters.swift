@@ -26,7 +26,9 @@ struct Requesters {
 
     private static let directPortCount = 64
 
-    /// Whose request was last, and its port: most come in a row. Looked at where they are, without a retain.
+    /// The port of the request before, whose requester most have in common.
+    ///
+    /// Used where it is, without a retain.
     private var current: (any DMAPort)?
     private var currentKey = Key()
 
@@ -68,8 +70,9 @@ struct Requesters {
     mutating func select(_ request: DMARequest) throws(DMARejection) {
         let isDirect = request.flags.contains(.direct)
         let stream = isDirect ? request.stream : 0
-        guard currentKey.endpoint != request.endpoint || currentKey.stream != stream
-            || currentKey.kind != (isDirect ? 2 : 1)
+        guard
+            currentKey.endpoint != request.endpoint || currentKey.stream != stream
+                || currentKey.kind != (isDirect ? 2 : 1)
         else { return }
         try selectAnother(request, Key(endpoint: request.endpoint, stream: stream, kind: isDirect ? 2 : 1))
     }

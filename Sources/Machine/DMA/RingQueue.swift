@@ -12,7 +12,7 @@ package struct RingBreakage: Error, Sendable {
 /// One chain: the bytes that its descriptors name, in the client's buffer.
 package struct RingChain {
     /// Its first descriptor's index.
-    let head: UInt16
+    package let head: UInt16
     /// How many segments are there to read; they come first.
     let readableCount: Int
     let segmentCount: Int
