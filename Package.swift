@@ -429,9 +429,10 @@ let package = Package(
         .executableTarget(
             name: "smmud-bench",
             dependencies: [
-                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "GuestMemory",
-                "HostIO", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SMMUClient", "SystemBus",
-                "VFIOUserProtocol", "VFIOUserServer", argumentParser, logging,
+                "AddressSpace", "BareMachine", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree",
+                "GuestMemory", "HostIO", "IOMMU", "IOPageTable", "Machine", "PCIFunction", "SMMUv3",
+                "SMMUv3Spec", "SMMUClient", "SystemBus", "VFIOUserProtocol", "VFIOUserServer",
+                argumentParser, logging,
             ],
             path: "Benchmarks/smmud-bench",
             swiftSettings: settings

@@ -35,6 +35,7 @@ package final class BareMachine {
     package let memory: MemoryRegion
     package let smmu: SMMUv3
     private var nextTable = Layout.tables + 0x1000
+    private var stage2Root: UInt64?
     private var commandProducer: UInt64 = 0
     private let windowByteCount: UInt64
 
@@ -96,6 +97,10 @@ package final class BareMachine {
         try bus.loadRAM64(at: PhysicalAddress(address))
     }
 
+    package func store(_ word: UInt64, at address: UInt64) throws {
+        try bus.storeRAM64(word, at: PhysicalAddress(address))
+    }
+
     package func store(_ words: UInt64..., at address: UInt64) throws {
         for (index, word) in words.enumerated() {
             try bus.storeRAM64(word, at: PhysicalAddress(address + UInt64(index) * 8))
@@ -120,8 +125,11 @@ package final class BareMachine {
 
     /// Gives a stream stage 1 of the machine's one address space, under an ASID of its own.
     ///
-    /// - Parameter streamID: Below ``Layout/contextCount``.
-    package func attach(_ streamID: UInt64) throws {
+    /// - Parameters:
+    ///   - streamID: Below ``Layout/contextCount``.
+    ///   - isNested: Whether stage 2 stands behind it, under VMID 1: all of RAM where it is, in pages of 4 KiB.
+    ///     The SMMU must have it.
+    package func attach(_ streamID: UInt64, isNested: Bool = false) throws {
         precondition(streamID < Layout.contextCount, "the machine has room for 64 contexts")
         let context = Layout.contexts + streamID * 64
         var cd = CD()
@@ -141,16 +149,44 @@ package final class BareMachine {
         ste.config = .stage1
         ste.s1ContextPtr = context
         ste.v = true
+        if isNested { try putStage2(behind: &ste) }
         for index in 0..<8 {
             try store(ste.words[index], at: Layout.streamTable + streamID * 64 + UInt64(index) * 8)
         }
     }
 
+    private func putStage2(behind ste: inout STE) throws {
+        ste.config = .nested
+        ste.s2VMID = 1
+        ste.s2T0SZ = 16
+        ste.s2SL0 = 2
+        ste.s2PS = 5
+        ste.s2AA64 = true
+        ste.s2R = true
+        ste.s2TTB = try stage2Tables()
+    }
+
+    /// The level-0 table of stage 2; made the first time.
+    private func stage2Tables() throws -> UInt64 {
+        if let stage2Root { return stage2Root }
+        let root = nextTable
+        nextTable += 0x1000
+        stage2Root = root
+        for address in stride(from: Layout.ram, to: Layout.ram + memory.byteCount, by: 0x1000) {
+            // AF, inner shareable, S2AP = read and write, MemAttr = write-back, page.
+            try store(address | 0x7FF, at: try leaf(of: address, below: root))
+        }
+        return root
+    }
+
     // MARK: The address space
 
     /// The address of the descriptor that maps an address at a level; makes the tables above it.
-    package func leaf(of address: UInt64, level leafLevel: UInt64 = 3) throws -> UInt64 {
-        var table = Layout.tables
+    package func leaf(of address: UInt64, level leafLevel: UInt64 = 3, below root: UInt64 = Layout.tables)
+        throws
+        -> UInt64
+    {
+        var table = root
         for level in 0..<leafLevel {
             let entry = table + ((address >> (39 - 9 * level)) & 0x1FF) * 8
             if try load(entry) == 0 {
@@ -182,12 +218,27 @@ package final class BareMachine {
 
     /// Queues commands and rings the doorbell once.
     package func submit(_ commands: Command...) throws {
-        for command in commands {
-            let slot = commandProducer & ((1 << Layout.log2Commands) - 1)
-            try store(command.words[0], command.words[1], at: Layout.commandQueue + slot * 16)
-            commandProducer = (commandProducer + 1) & ((2 << Layout.log2Commands) - 1)
-        }
+        for command in commands { try put(command) }
         try write32(RegisterOffset.cmdqProd, commandProducer)
+    }
+
+    /// The same without an array: where commands are counted, only the SMMU's allocations are to be seen.
+    package func submitPair(_ first: Command, _ second: Command) throws {
+        try put(first)
+        try put(second)
+        try write32(RegisterOffset.cmdqProd, commandProducer)
+    }
+
+    private func put(_ command: Command) throws {
+        let slot = commandProducer & ((1 << Layout.log2Commands) - 1)
+        try store(command.words[0], at: Layout.commandQueue + slot * 16)
+        try store(command.words[1], at: Layout.commandQueue + slot * 16 + 8)
+        commandProducer = (commandProducer + 1) & ((2 << Layout.log2Commands) - 1)
+    }
+
+    /// Whether SMMU_CMDQ_CONS has reached what was submitted: what a driver polls while no error is pending.
+    package var hasConsumedAll: Bool {
+        get throws { UInt64(try read32(RegisterOffset.cmdqCons)) & 0xF_FFFF == commandProducer }
     }
 
     /// Whether every command that was submitted has been consumed.

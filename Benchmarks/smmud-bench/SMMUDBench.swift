@@ -4,6 +4,12 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 
+/// Every row, in the order of the report; each file brings its own.
+private var benchmarks: [Benchmark] {
+    hostBenchmarks + translationBenchmarks + cacheBenchmarks + invalidationBenchmarks + threadBenchmarks
+        + driverBenchmarks + socketBenchmarks + vfioUserBenchmarks + daemonBenchmarks + largeBoardBenchmarks
+}
+
 @main
 struct SMMUDBench: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -22,18 +28,36 @@ struct SMMUDBench: ParsableCommand {
     @Flag(help: "Fewer and shorter samples: to see that everything runs.")
     var quick = false
 
-    @Flag(help: "One JSON array instead of the table.")
+    @Flag(help: "JSON instead of the table.")
     var json = false
+
+    @Flag(help: "Print the names and what is measured, and measure nothing.")
+    var list = false
+
+    @Option(help: "The file with the last figures; each ratio is compared with the one there.")
+    var figures: String?
+
+    @Flag(help: "Take this run's figures as the last ones.")
+    var write = false
+
+    @Option(help: "A directory with device trees of real boards.")
+    var boards: String?
 
     @Option(help: "Run the subject of the benchmark of this name so often, and measure nothing.")
     var repetitions: Int?
 
+    func validate() throws {
+        guard !write || figures != nil else { throw ValidationError("--write needs --figures FILE") }
+    }
+
     func run() throws {
+        if let boards { BoardDirectory.path = boards }
         if let repetitions {
-            guard repetitions > 0, let one = benchmarks.first(where: { $0.name == filter }) else {
+            guard repetitions > 0, let counted = benchmarks.first(where: { $0.name == filter })?.counted
+            else {
                 throw ValidationError("--repetitions N takes the whole name of one benchmark in --filter")
             }
-            return try one.prepare().subject(repetitions)
+            return try counted()(repetitions)
         }
         let chosen = benchmarks.filter { filter.map($0.name.contains) ?? true }
         guard !chosen.isEmpty else {
@@ -42,64 +66,52 @@ struct SMMUDBench: ParsableCommand {
                     + benchmarks.map(\.name).joined(separator: ", ")
             )
         }
-        var measurements: [Measurement] = []
-        if !json { print(Row.heading) }
-        for benchmark in chosen {
-            let measurement = try benchmark.measure(quick ? .quick : .full)
-            if !json {
-                print(Row(measurement).text)
-                fflush(nil)
+        if list {
+            for benchmark in chosen {
+                print(padded(benchmark.name, 22) + "\(benchmark.subject) / \(benchmark.floor)")
             }
-            measurements.append(measurement)
+            return
         }
-        if json {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-            print(String(decoding: try encoder.encode(measurements), as: UTF8.self))
-        }
+        try measure(chosen)
     }
 
-    private var benchmarks: [Benchmark] { translationBenchmarks + socketBenchmarks + vfioUserBenchmarks }
-}
-
-/// One line of the table.
-private struct Row {
-    let text: String
-
-    static let heading =
-        padded("benchmark", 21) + padded("subject", 45) + padded("floor", 28)
-        + leading("subject", 11) + leading("floor", 11) + leading("ratio", 8) + "   quartiles"
-
-    init(_ measurement: Measurement) {
-        text =
-            padded(measurement.name, 21) + padded(measurement.subject, 45) + padded(measurement.floor, 28)
-            + leading(time(measurement.subjectNanoseconds), 11)
-            + leading(time(measurement.floorNanoseconds), 11) + leading(rounded(measurement.ratio), 8)
-            + "   \(rounded(measurement.ratioLowerQuartile))...\(rounded(measurement.ratioUpperQuartile))"
+    private func measure(_ chosen: [Benchmark]) throws {
+        let machine = HostState()
+        var file = try figures.map { try FigureFile(path: $0) }
+        if !json {
+            print(machine.text)
+            print(RunReport.Row.heading)
+        }
+        var measurements: [Measurement] = []
+        var rows: [RunReport.Row] = []
+        var skipped: [String: String] = [:]
+        for benchmark in chosen {
+            do {
+                let measurement = try benchmark.measure(quick ? .quick : .full)
+                let row = RunReport.Row(measurement, file?.rows[measurement.name])
+                measurements.append(measurement)
+                rows.append(row)
+                if !json { print(row.text) }
+            } catch let error as SkippedBenchmark {
+                skipped[benchmark.name] = error.reason
+                if !json { print(padded(benchmark.name, 22) + "not measured: \(error.reason)") }
+            }
+            fflush(nil)
+        }
+        if write { try file?.write(measurements) }
+        guard json else {
+            let aimed = rows.compactMap(\.isReached)
+            print("\(aimed.count(where: { $0 })) of \(aimed.count) aims reached")
+            return
+        }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+        let report = RunReport(machine: machine, rows: rows, skipped: skipped)
+        print(String(decoding: try encoder.encode(report), as: UTF8.self))
     }
 }
 
-private func padded(_ text: String, _ width: Int) -> String {
-    text + String(repeating: " ", count: max(1, width - text.count))
-}
-
-private func leading(_ text: String, _ width: Int) -> String {
-    String(repeating: " ", count: max(1, width - text.count)) + text
-}
-
-/// Three digits.
-private func rounded(_ value: Double) -> String {
-    let scale: Double = value < 10 ? 100 : value < 100 ? 10 : 1
-    let scaled = (value * scale).rounded()
-    let whole = Int(scaled / scale)
-    guard scale > 1 else { return "\(whole)" }
-    let fraction = String(Int(scaled) % Int(scale))
-    return "\(whole)." + String(repeating: "0", count: (scale == 100 ? 2 : 1) - fraction.count) + fraction
-}
-
-private func time(_ nanoseconds: Double) -> String {
-    nanoseconds < 1000
-        ? "\(rounded(nanoseconds)) ns"
-        : nanoseconds < 1_000_000
-            ? "\(rounded(nanoseconds / 1000)) us" : "\(rounded(nanoseconds / 1_000_000)) ms"
+/// Why a row cannot be measured here; the others can.
+struct SkippedBenchmark: Error {
+    let reason: String
 }

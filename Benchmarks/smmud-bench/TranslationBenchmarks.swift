@@ -1,170 +1,132 @@
-// Translations that hit, that miss, DMA of several sizes, and an invalidation, each against its floor.
+// Translations that hit and that miss, and DMA of several sizes, each against its floor.
 
-import AddressSpace
-import BareMachine
-import CLinux
 import DeviceModel
-import Glibc
-import GuestMemory
 import SMMUv3
-import SMMUv3Spec
-import SystemBus
-
-/// A machine with one attached stream and mapped data, and a host buffer to copy to and from.
-private final class Bench {
-    static let pages: UInt64 = 0x4000_0000
-    static let block: UInt64 = 0x8000_0000
-    static let dataOffset: UInt64 = 32 << 20
-    static let byteCount: UInt64 = 8 << 20
-
-    let machine: BareMachine
-    private let tracker = TransactionTracker()
-    let port: StreamPort
-    /// A port of a device that no SMMU stands before: what is left without translation.
-    let direct: DirectPort
-    /// Where in the host the mapped data is.
-    let data: UnsafeMutableRawPointer
-    let buffer: UnsafeMutableRawPointer
-    static let bufferByteCount = 1 << 20
-    /// Offsets of pages in an order that no prefetcher guesses.
-    let shuffled: [Int]
-
-    init(_ change: (inout SMMUv3Options) -> Void = { _ in }) throws {
-        // As in the daemon: commands are executed on a thread of their own.
-        var options = SMMUv3Options()
-        change(&options)
-        let memory = try MemoryRegion.anonymous(byteCount: 64 << 20, name: "bench")
-        machine = try BareMachine(memory: memory, options: options)
-        let physical = BareMachine.Layout.ram + Self.dataOffset
-        try machine.attach(1)
-        try machine.map(Self.pages, to: physical, byteCount: Self.byteCount)
-        try machine.mapBlock(Self.block, to: physical)
-        try machine.enable()
-        port = machine.smmu.makePort(for: StreamID(1))
-        direct = DirectPort(bus: machine.bus, tracker: tracker)
-        data = try memory.pointer(at: Self.dataOffset, count: Self.byteCount, for: .write)
-        memset(data, 0x5A, Int(Self.byteCount))
-        buffer = .allocate(byteCount: Self.bufferByteCount, alignment: 4096)
-        memset(buffer, 0xA5, Self.bufferByteCount)
-        // A linear congruential walk through 2048 pages: each once, far from the one before.
-        var page = 0
-        shuffled = (0..<2048).map { _ in
-            page = (page &* 1109 &+ 523) & 2047
-            return page << 12
-        }
-    }
-
-    deinit { buffer.deallocate() }
-
-    func slice(_ count: Int) -> UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(start: buffer, count: count)
-    }
-
-    func read(_ count: Int, at address: UInt64) throws {
-        try port.read(at: IOVirtualAddress(address), into: slice(count), .plain)
-    }
-
-    func write(_ count: Int, at address: UInt64) throws {
-        try port.write(UnsafeRawBufferPointer(slice(count)), at: IOVirtualAddress(address), .plain)
-    }
-
-    /// The floor of a translation.
-    func readDirectly(_ count: Int, at offset: Int) throws {
-        let address = BareMachine.Layout.ram + Self.dataOffset + UInt64(offset)
-        try direct.read(at: IOVirtualAddress(address), into: slice(count), .plain)
-    }
-
-    /// The floor of a read.
-    func copyOut(_ count: Int, at offset: Int) {
-        memcpy(buffer, data + offset, count)
-        smmud_compiler_barrier()
-    }
-
-    /// The floor of a write.
-    func copyIn(_ count: Int, at offset: Int) {
-        memcpy(data + offset, buffer, count)
-        smmud_compiler_barrier()
-    }
-}
 
 var translationBenchmarks: [Benchmark] {
-    [
+    var rows = [
         Benchmark(
             name: "hit-port",
             subject: "read of 8 B in the page the port used last",
             floor: "the same without an SMMU",
             prepare: {
-                let bench = try Bench()
+                let bench = try TranslationBench()
                 return (
-                    { count in for _ in 0..<count { try bench.read(8, at: Bench.pages) } },
+                    { count in for _ in 0..<count { try bench.read(8, at: TranslationBench.pages) } },
                     { count in for _ in 0..<count { try bench.readDirectly(8, at: 0) } }
                 )
             }
         ),
-        Benchmark(
-            name: "hit-tlb",
-            subject: "read of 8 B, 2048 pages in turn: TLB hits",
-            floor: "the same without an SMMU",
-            prepare: { try overPages() }
-        ),
-        Benchmark(
-            name: "miss",
-            subject: "the same without a TLB: 4-level walks",
-            floor: "the same without an SMMU",
-            prepare: { try overPages { $0.tlbEntries = 0 } }
-        ),
-        Benchmark(
-            name: "miss-all",
-            subject: "the same without any cache: STE, CD, walk",
-            floor: "the same without an SMMU",
-            prepare: {
-                try overPages {
-                    $0.tlbEntries = 0
-                    $0.configurationCacheEntries = 0
-                }
-            }
-        ),
+        overPages("hit-tlb", "read of 8 B, 2048 pages in turn: TLB hits"),
+        overPages("miss", "the same without a TLB: walks of 4 levels, no walk cache") {
+            $0.tlbEntries = 0
+            $0.setWalkCache(0)
+        },
+    ]
+    if SMMUv3Options.walkCache != nil {
+        rows += [
+            overPages("miss-walk-cache", "the same without a TLB, with a walk cache") {
+                $0.tlbEntries = 0
+                $0.setWalkCache(1024)
+            },
+            overPages("miss-nested-walk-cache", "the same in two stages, with a walk cache", isNested: true) {
+                $0.tlbEntries = 0
+                $0.setWalkCache(1024)
+            },
+        ]
+    }
+    rows += [
+        overPages("miss-all", "the same without any cache: STE, CD, walk") { $0.disableCaches() },
+        overPages("miss-nested", "walks of 4 levels in two stages, STE and CD cached", isNested: true) {
+            $0.tlbEntries = 0
+            $0.setWalkCache(0)
+        },
+        overPages("miss-nested-all", "the same without any cache", isNested: true) { $0.disableCaches() },
         dma("dma-read-64B", 64, .read),
         dma("dma-write-64B", 64, .write),
         dma("dma-read-4KiB", 4096, .read),
         dma("dma-write-4KiB", 4096, .write),
         dma("dma-read-1MiB", 1 << 20, .read),
         dma("dma-write-1MiB", 1 << 20, .write),
-        dma("dma-read-1MiB-block", 1 << 20, .read, in: Bench.block),
-        Benchmark(
-            name: "invalidate",
-            subject: "CMD_TLBI_NH_VA and CMD_SYNC, inline",
-            floor: "membarrier(2)",
-            prepare: {
-                let bench = try Bench { $0.commandExecution = .inline }
-                return (
-                    { count in
-                        for _ in 0..<count {
-                            try bench.machine.submit(
-                                .tlbiNHVA(vmid: 0, asid: 2, address: Bench.pages, leaf: true),
-                                .sync()
-                            )
-                        }
-                    },
-                    { count in for _ in 0..<count { smmud_membarrier() } }
-                )
-            }
-        ),
+        dma("dma-read-1MiB-block", 1 << 20, .read, in: TranslationBench.block),
+        inTurn("dma-64MiB-by-4KiB", "read of 4 KiB, 64 MiB of 4 KiB pages in turn", 4096),
+        inTurn("dma-64MiB-by-1MiB", "read of 1 MiB, 64 MiB of 4 KiB pages in turn", 1 << 20),
+    ]
+    return rows
+}
+
+/// Rows of as many pages as fit into the TLB, and of a few more than a smaller one would hold.
+var cacheBenchmarks: [Benchmark] {
+    [256, 257, 2048, 65536].map { count in
+        random(
+            "random-\(count)",
+            "read of 8 B, \(count) pages at random, 2 MiB of data",
+            count,
+            dataPageCount: 512
+        ) {
+            $0.tlbEntries = 1 << 17
+        }
+    } + [
+        random("random-full", "the same, 65535 pages in a TLB of 65536", 65535, dataPageCount: 512) {
+            $0.tlbEntries = 1 << 16
+        },
+        random("random-65536-data", "the same, 65536 pages, 256 MiB of data", 65536, dataPageCount: 65536) {
+            $0.tlbEntries = 1 << 17
+        },
     ]
 }
 
+extension SMMUv3Options {
+    /// The option that sizes the walk cache, where this SMMU has one.
+    static var walkCache: NamedSMMUOption? { named.first { $0.name.hasPrefix("walk-cache") } }
+
+    mutating func setWalkCache(_ entries: Int) {
+        if let name = Self.walkCache?.name { try? set("\(name)=\(entries)") }
+    }
+
+    /// No cache at all: each transaction fetches its STE and CD and walks.
+    mutating func disableCaches() {
+        tlbEntries = 0
+        configurationCacheEntries = 0
+        setWalkCache(0)
+    }
+}
+
 /// Small reads that touch a page each, so that no port remembers the translation.
-private func overPages(_ change: (inout SMMUv3Options) -> Void = { _ in }) throws
-    -> (subject: (Int) throws -> Void, floor: (Int) throws -> Void)
-{
-    let bench = try Bench(change)
-    return (
-        { count in
-            for index in 0..<count {
-                try bench.read(8, at: Bench.pages + UInt64(bench.shuffled[index & 2047]))
-            }
-        },
-        { count in for index in 0..<count { try bench.readDirectly(8, at: bench.shuffled[index & 2047]) } }
+private func overPages(
+    _ name: String,
+    _ subject: String,
+    isNested: Bool = false,
+    _ change: @escaping (inout SMMUv3Options) -> Void = { _ in }
+) -> Benchmark {
+    Benchmark(
+        name: name,
+        subject: subject,
+        floor: "the same without an SMMU",
+        prepare: {
+            let bench = try TranslationBench(isNested: isNested, change)
+            return ({ try bench.readShuffled($0) }, { try bench.readShuffledDirectly($0) })
+        }
+    )
+}
+
+private func random(
+    _ name: String,
+    _ subject: String,
+    _ pageCount: Int,
+    dataPageCount: Int,
+    _ change: @escaping (inout SMMUv3Options) -> Void
+) -> Benchmark {
+    Benchmark(
+        name: name,
+        subject: subject,
+        floor: "the same without an SMMU",
+        prepare: {
+            let bench = try TranslationBench(pageCount: pageCount, dataPageCount: dataPageCount, change)
+            // Hot: each page has been there once.
+            try bench.readShuffled(pageCount)
+            return ({ try bench.readShuffled($0) }, { try bench.readShuffledDirectly($0) })
+        }
     )
 }
 
@@ -172,15 +134,15 @@ private func dma(
     _ name: String,
     _ byteCount: Int,
     _ kind: TransactionKind,
-    in region: UInt64 = Bench.pages
+    in region: UInt64 = TranslationBench.pages
 ) -> Benchmark {
     let size = byteCount < 1024 ? "\(byteCount) B" : byteCount < 1 << 20 ? "\(byteCount >> 10) KiB" : "1 MiB"
     return Benchmark(
         name: name,
-        subject: "\(kind) of \(size) by DMA" + (region == Bench.block ? " in a 2 MiB block" : ""),
+        subject: "\(kind) of \(size) by DMA" + (region == TranslationBench.block ? " in a 2 MiB block" : ""),
         floor: "memcpy of the same \(size)",
         prepare: {
-            let bench = try Bench()
+            let bench = try TranslationBench()
             switch kind {
             case .read:
                 return (
@@ -193,6 +155,22 @@ private func dma(
                     { count in for _ in 0..<count { bench.copyIn(byteCount, at: 0) } }
                 )
             }
+        }
+    )
+}
+
+/// Much memory, piece by piece.
+private func inTurn(_ name: String, _ subject: String, _ byteCount: Int) -> Benchmark {
+    Benchmark(
+        name: name,
+        subject: subject,
+        floor: "memcpy of the same pieces",
+        prepare: {
+            let bench = try TranslationBench(pageCount: 16384)
+            return (
+                { try bench.readInTurn($0, pieceByteCount: byteCount) },
+                { bench.copyInTurn($0, pieceByteCount: byteCount) }
+            )
         }
     )
 }

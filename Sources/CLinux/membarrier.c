@@ -12,6 +12,10 @@ bool smmud_membarrier_register(void) {
     return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
+// Before there is a second thread, registering costs nothing; later the kernel waits for all processors, which takes
+// milliseconds, and a daemon's start would wait with it.
+__attribute__((constructor)) static void register_early(void) { smmud_membarrier_register(); }
+
 void smmud_membarrier(void) {
     // Cannot fail once registered.
     syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);

@@ -20,22 +20,33 @@ package final class DMARingClient {
     private let dataByteCount: Int
     private let firstSlot: Int
     private let slotByteCount: Int
-    /// Slots that hold no request.
-    private var free: [UInt16]
-    /// Where each slot's answer is; nil in one that holds no request.
-    ///
-    /// Not read from the descriptors, which the daemon can write.
-    private var answers: [Int?]
+    private let base: UnsafeMutableRawPointer
+    private let available: UnsafeMutableRawPointer
+    private let used: UnsafeMutableRawPointer
+    private let mask: UInt16
+    /// What this side knows of its slots; nothing of it is read from the descriptors, which the daemon can write.
+    private let slots: UnsafeMutablePointer<Slot>
+    /// Slots that hold no request: the first ``freeCount`` entries, the next to be taken last.
+    private let free: UnsafeMutablePointer<UInt16>
     private var nextAvailable: UInt16 = 0
     private var publishedAvailable: UInt16 = 0
     private var nextUsed: UInt16 = 0
+    private var wantsInterrupt = true
+
+    private struct Slot {
+        /// Where its answer is; 0 where it holds no request.
+        var answer = 0
+        /// What its descriptors say: they are written anew only where that changes, and stay in both processors' caches.
+        var payloadByteCount = -1
+        var answerByteCount = -1
+    }
 
     /// How many requests can be outstanding.
     package let slotCount: Int
     /// How many are.
-    package var outstandingCount: Int { slotCount - free.count }
+    package var outstandingCount: Int { slotCount - freeCount }
     /// How many may still be submitted.
-    package var freeCount: Int { free.count }
+    package private(set) var freeCount: Int
 
     /// Makes a ring and has the daemon serve it.
     ///
@@ -65,8 +76,15 @@ package final class DMARingClient {
         slotByteCount = 2 * DMAProtocol.headerByteCount + self.dataByteCount
         firstSlot = (Int(layout.end) + 63) & ~63
         mapping = try SharedMapping(byteCount: firstSlot + slotCount * slotByteCount)
-        free = (0..<UInt16(slotCount)).reversed()
-        answers = Array(repeating: nil, count: slotCount)
+        base = mapping.base
+        available = base + Int(layout.available)
+        used = base + Int(layout.used)
+        mask = layout.size - 1
+        slots = .allocate(capacity: slotCount)
+        slots.initialize(repeating: Slot(), count: slotCount)
+        free = .allocate(capacity: slotCount)
+        for slot in 0..<slotCount { free[slot] = UInt16(slotCount - 1 - slot) }
+        freeCount = slotCount
         kick = smmud_eventfd()
         call = smmud_eventfd()
         do throws(ClientError) {
@@ -81,12 +99,18 @@ package final class DMARingClient {
             )
         } catch {
             for descriptor in [kick, call] where descriptor >= 0 { closeDescriptor(descriptor) }
+            slots.deallocate()
+            free.deallocate()
             throw error
         }
         setInterrupt(false)
     }
 
-    deinit { for descriptor in [kick, call] { closeDescriptor(descriptor) } }
+    deinit {
+        for descriptor in [kick, call] { closeDescriptor(descriptor) }
+        slots.deallocate()
+        free.deallocate()
+    }
 
     /// Ends the ring; nobody touches its memory any more.
     ///
@@ -105,7 +129,11 @@ package final class DMARingClient {
 
     /// Where the data of the slot that ``submit(_:)`` takes next is written to, for a WRITE.
     package func nextPayload() -> UnsafeMutableRawBufferPointer? {
-        free.last.map { slice(at: offset(of: $0) + DMAProtocol.headerByteCount, dataByteCount) }
+        guard freeCount > 0 else { return nil }
+        return UnsafeMutableRawBufferPointer(
+            start: base + offset(of: free[freeCount - 1]) + DMAProtocol.headerByteCount,
+            count: dataByteCount
+        )
     }
 
     /// Queues a request; its payload, if any, was put into ``nextPayload()``.
@@ -117,18 +145,37 @@ package final class DMARingClient {
     ///   - answerByteCount: How many bytes follow the answer's header: a READ's count.
     /// - Returns: Whether there was a slot free, and as large.
     package func submit(_ request: DMARequest, answerByteCount: Int = 0) -> Bool {
-        guard max(request.payloadByteCount, answerByteCount) <= dataByteCount, let slot = free.popLast()
-        else { return false }
-        let start = offset(of: slot)
-        request.write(to: slice(at: start, DMAProtocol.headerByteCount))
-        // The answer comes after the payload, in a line of its own.
         let payloadByteCount = request.payloadByteCount
-        let answer = start + DMAProtocol.headerByteCount + ((payloadByteCount + 63) & ~63)
-        answers[Int(slot)] = answer
+        guard max(payloadByteCount, answerByteCount) <= dataByteCount, freeCount > 0 else { return false }
+        freeCount -= 1
+        let slot = free[freeCount]
+        let start = offset(of: slot)
+        // A line that the daemon has: on its way while this one is filled.
+        if freeCount > 0 { smmud_prefetch_to_write(base + offset(of: free[freeCount - 1])) }
+        request.write(
+            to: UnsafeMutableRawBufferPointer(start: base + start, count: DMAProtocol.headerByteCount)
+        )
+        let known = slots + Int(slot)
+        // The answer comes after the payload, in a line of its own.
+        known.pointee.answer = start + DMAProtocol.headerByteCount + ((payloadByteCount + 63) & ~63)
+        if known.pointee.payloadByteCount != payloadByteCount
+            || known.pointee.answerByteCount != answerByteCount
+        {
+            describe(slot, payloadByteCount, answerByteCount)
+        }
+        smmud_store_u16(available + 4 + 2 * Int(nextAvailable & mask), (2 * slot).littleEndian)
+        nextAvailable &+= 1
+        return true
+    }
+
+    /// Writes a slot's descriptors.
+    private func describe(_ slot: UInt16, _ payloadByteCount: Int, _ answerByteCount: Int) {
+        slots[Int(slot)].payloadByteCount = payloadByteCount
+        slots[Int(slot)].answerByteCount = answerByteCount
         let head = 2 * slot
         put(
             DMARingDescriptor(
-                offset: UInt64(start),
+                offset: UInt64(offset(of: slot)),
                 byteCount: UInt32(DMAProtocol.headerByteCount + payloadByteCount),
                 flags: DMARingLayout.hasNext,
                 next: head + 1
@@ -137,7 +184,7 @@ package final class DMARingClient {
         )
         put(
             DMARingDescriptor(
-                offset: UInt64(answer),
+                offset: UInt64(slots[Int(slot)].answer),
                 byteCount: UInt32(
                     DMAProtocol.headerByteCount + max(answerByteCount, sentenceRoom(payloadByteCount))
                 ),
@@ -145,9 +192,6 @@ package final class DMARingClient {
             ),
             at: head + 1
         )
-        smmud_store_u16(mapping.base + Int(layout.availableEntry(nextAvailable)), head.littleEndian)
-        nextAvailable &+= 1
-        return true
     }
 
     /// A refusal comes with a sentence, for which there is the room that the payload leaves.
@@ -159,7 +203,7 @@ package final class DMARingClient {
     package func flush() {
         guard nextAvailable != publishedAvailable else { return }
         publishedAvailable = nextAvailable
-        smmud_store_u16(mapping.base + Int(layout.available) + 2, nextAvailable.littleEndian)
+        smmud_store_u16(available + 2, nextAvailable.littleEndian)
         // The index before the flag is looked at: the daemon clears it, and then looks at the index.
         smmud_fence_seq_cst()
         if usedFlags & DMARingLayout.noNotify == 0 { smmud_signal_eventfd(kick) }
@@ -174,32 +218,35 @@ package final class DMARingClient {
     /// - Throws: ``ClientError/violation(_:)`` where the daemon found the ring broken, or broke it.
     @discardableResult
     package func reap(_ body: (DMAResponse, UnsafeRawBufferPointer) -> Void) throws(ClientError) -> Int {
-        let end = UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used) + 2))
+        let end = UInt16(littleEndian: smmud_load_u16(used + 2))
         var count = 0
         while nextUsed != end {
-            let entry = UInt64(littleEndian: smmud_load_u64(mapping.base + Int(layout.usedEntry(nextUsed))))
-            let head = UInt16(truncatingIfNeeded: entry)
-            let slot = head / 2
-            guard entry & 0xFFFF_FFFF < UInt64(layout.size), head.isMultiple(of: 2),
-                let answer = answers[Int(slot)]
-            else {
-                throw .violation("chain \(entry & 0xFFFF_FFFF) is done, which was not submitted")
+            let place = used + 4 + 8 * Int(nextUsed & mask)
+            let head = UInt32(littleEndian: smmud_load_u32(place))
+            guard head < UInt32(layout.size), head & 1 == 0, slots[Int(head / 2)].answer != 0 else {
+                throw .violation("chain \(head) is done, which was not submitted")
             }
+            let slot = UInt16(head / 2)
+            let answer = slots[Int(slot)].answer
+            prefetchAnswer(at: nextUsed &+ 2)
             let response = DMAResponse(
-                header: UnsafeRawBufferPointer(slice(at: answer, DMAProtocol.headerByteCount))
+                header: UnsafeRawBufferPointer(start: base + answer, count: DMAProtocol.headerByteCount)
             )
             let room = offset(of: slot) + slotByteCount - answer - DMAProtocol.headerByteCount
-            guard response.payloadByteCount <= room else {
+            let payloadByteCount = response.payloadByteCount
+            guard payloadByteCount <= room else {
                 throw .violation("an answer of \(response.byteCount) bytes")
             }
             body(
                 response,
                 UnsafeRawBufferPointer(
-                    slice(at: answer + DMAProtocol.headerByteCount, response.payloadByteCount)
+                    start: base + answer + DMAProtocol.headerByteCount,
+                    count: payloadByteCount
                 )
             )
-            answers[Int(slot)] = nil
-            free.append(slot)
+            slots[Int(slot)].answer = 0
+            free[freeCount] = slot
+            freeCount += 1
             nextUsed &+= 1
             count += 1
         }
@@ -207,6 +254,16 @@ package final class DMARingClient {
             throw .violation("the daemon finds the ring broken; RING_CLOSE says why")
         }
         return count
+    }
+
+    /// Asks for the lines of an answer that is looked at soon, as it seems.
+    @inline(__always)
+    private func prefetchAnswer(at index: UInt16) {
+        let slot = UInt32(littleEndian: smmud_load_u32(used + 4 + 8 * Int(index & mask))) / 2
+        guard slot < UInt32(slotCount) else { return }
+        let answer = base + slots[Int(slot)].answer
+        smmud_prefetch(answer)
+        smmud_prefetch(answer + 64)
     }
 
     /// Waits for an answer: looks for it at first, and then for a signal.
@@ -217,9 +274,10 @@ package final class DMARingClient {
     /// - Throws: ``ClientError/timedOut``.
     package func wait(spins: Int = 0, timeoutMilliseconds: Int? = nil) throws(ClientError) {
         setInterrupt(false)
-        for _ in 0..<spins {
+        for spin in 0..<spins {
             if hasAnswer { return }
-            smmud_cpu_pause()
+            // The daemon answers sooner than a pause of some processors ends.
+            if spin >= 256 { smmud_cpu_pause() }
         }
         while !hasAnswer {
             setInterrupt(true)
@@ -235,13 +293,17 @@ package final class DMARingClient {
 
     /// Whether ``reap(_:)`` has something to say.
     private var hasAnswer: Bool {
-        UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used) + 2)) != nextUsed
+        UInt16(littleEndian: smmud_load_u16(used + 2)) != nextUsed
             || usedFlags & DMARingLayout.broken != 0
     }
 
+    /// Says whether signals are wanted, where that is new: the daemon looks at the line all the time.
+    @inline(__always)
     private func setInterrupt(_ isWanted: Bool) {
+        guard isWanted != wantsInterrupt else { return }
+        wantsInterrupt = isWanted
         smmud_store_u16(
-            mapping.base + Int(layout.available),
+            available,
             isWanted ? 0 : DMARingLayout.noInterrupt.littleEndian
         )
         smmud_fence_seq_cst()
@@ -250,17 +312,13 @@ package final class DMARingClient {
     // MARK: Memory
 
     private var usedFlags: UInt16 {
-        UInt16(littleEndian: smmud_load_u16(mapping.base + Int(layout.used)))
+        UInt16(littleEndian: smmud_load_u16(used))
     }
 
     private func offset(of slot: UInt16) -> Int { firstSlot + Int(slot) * slotByteCount }
 
-    private func slice(at offset: Int, _ byteCount: Int) -> UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(rebasing: mapping.bytes[offset..<(offset + byteCount)])
-    }
-
     private func put(_ descriptor: DMARingDescriptor, at index: UInt16) {
-        let place = mapping.base + Int(layout.descriptor(index))
+        let place = base + Int(layout.descriptor(index))
         smmud_store_u64(place, descriptor.offset.littleEndian)
         smmud_store_u64(place + 8, descriptor.high.littleEndian)
     }

@@ -81,11 +81,36 @@ struct CachedTranslation: Equatable, Sendable {
     /// SH[1:0], with stage 2's part in it.
     var shareability: UInt8
 
+    /// Nothing yet.
+    static let none = CachedTranslation(
+        inputBase: 0,
+        outputBase: 0,
+        intermediateBase: 0,
+        log2Bytes: 0,
+        firstStageLog2Bytes: 0,
+        level: 0,
+        granule: .kib4,
+        isGlobal: false,
+        tag: RegimeTag(regime: .nsEL1, vmid: 0, asid: 0, aset: false),
+        stage1Permissions: [],
+        stage2Permissions: [],
+        isWritableClean: false,
+        memoryAttribute: 0,
+        shareability: 0
+    )
+
     /// What all stages together permit.
     var permissions: Permissions { stage1Permissions.intersection(stage2Permissions) }
 
     /// Whether it is a part of the first stage's page or block.
     var isPartial: Bool { firstStageLog2Bytes != log2Bytes }
+
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    ///
+    /// Not what is larger, nor what is global: a TLBI of any ASID removes that.
+    var isOfRegion: Bool {
+        !isGlobal && UInt64(firstStageLog2Bytes) <= InvalidationGeneration.log2RegionBytes
+    }
 
     func output(for input: UInt64) -> UInt64 { outputBase | offset(of: input) }
 

@@ -13,6 +13,13 @@ package struct SMMUv3Options: Equatable, Sendable {
     package var commandExecution = CommandExecution.thread
     /// How many translations the TLB holds; 0 is none, and then no port keeps any either.
     package var tlbEntries = 4096
+    /// How many translation tables the walk cache knows the place of; 0 is none.
+    ///
+    /// nil is as many as there are by default, and none where the TLB has no entries. Walks begin at the last table
+    /// that is known, so a driver that changes a table descriptor and forgets the CMD_TLBI without Leaf is found out.
+    package var walkCacheEntries: Int?
+    /// ``walkCacheEntries`` with the default in its place.
+    package var effectiveWalkCacheEntries: Int { walkCacheEntries ?? (tlbEntries > 0 ? 1024 : 0) }
     /// Whether a leaf with the Contiguous bit is kept as one translation of its whole group.
     ///
     /// The bit is a hint, and either is permitted. Taking it shows a driver the group that it filled unevenly.

@@ -84,20 +84,20 @@ final class ConfigurationCache: Sendable {
     /// Looks without counting: for tools.
     func peek(_ key: ContextKey) -> CD? { state.withLock { $0.contexts[key] } }
 
-    /// Keeps an STE unless something was invalidated since `generation` was read; see ``TranslationCache``.
-    func fill(_ streamID: StreamID, _ ste: STE, fetchedAt fetchGeneration: UInt64) {
+    /// Keeps an STE unless configuration was invalidated since the stamp was taken; see ``TranslationCache``.
+    func fill(_ streamID: StreamID, _ ste: STE, fetchedAt stamp: InvalidationStamp) {
         guard capacity > 0 else { return }
         state.withLock { state in
-            guard generation.current == fetchGeneration else { return }
+            guard generation.isCurrentConfiguration(stamp) else { return }
             if state.streams.insert(ste, for: streamID) { state.counters.evictions &+= 1 }
         }
     }
 
-    /// Keeps a CD unless something was invalidated since `generation` was read.
-    func fill(_ key: ContextKey, _ cd: CD, fetchedAt fetchGeneration: UInt64) {
+    /// Keeps a CD unless configuration was invalidated since the stamp was taken.
+    func fill(_ key: ContextKey, _ cd: CD, fetchedAt stamp: InvalidationStamp) {
         guard capacity > 0 else { return }
         state.withLock { state in
-            guard generation.current == fetchGeneration else { return }
+            guard generation.isCurrentConfiguration(stamp) else { return }
             if state.contexts.insert(cd, for: key) { state.counters.evictions &+= 1 }
         }
     }
@@ -107,11 +107,11 @@ final class ConfigurationCache: Sendable {
         return state.withLock { $0.partIDMaps[vmid] }
     }
 
-    /// Keeps a PARTID_MAP unless something was invalidated since `generation` was read.
-    func fill(partIDMapOf vmid: UInt16, _ map: PartIDMap, fetchedAt fetchGeneration: UInt64) {
+    /// Keeps a PARTID_MAP unless configuration was invalidated since the stamp was taken.
+    func fill(partIDMapOf vmid: UInt16, _ map: PartIDMap, fetchedAt stamp: InvalidationStamp) {
         guard capacity > 0 else { return }
         state.withLock { state in
-            guard generation.current == fetchGeneration else { return }
+            guard generation.isCurrentConfiguration(stamp) else { return }
             if state.partIDMaps.insert(map, for: vmid) { state.counters.evictions &+= 1 }
         }
     }
@@ -120,8 +120,9 @@ final class ConfigurationCache: Sendable {
 
     /// CMD_CFGI_VMS_PIDM; nil is CMD_CFGI_ALL: the PARTID_MAPs of every VMID.
     func invalidatePartIDMaps(of vmid: UInt16?) {
-        generation.advance()
         state.withLock { state in
+            // Last, and within the lock; see ``TranslationCache``.
+            defer { generation.advance() }
             guard let vmid else {
                 _ = state.partIDMaps.removeAll { _ in true }
                 return
@@ -132,8 +133,9 @@ final class ConfigurationCache: Sendable {
 
     /// CMD_CFGI_STE_RANGE, CMD_CFGI_STE, CMD_CFGI_ALL: the STEs of these streams and every CD reached through them.
     func invalidate(streams: ClosedRange<UInt32>) {
-        generation.advance()
         state.withLock { state in
+            // Last, and within the lock; see ``TranslationCache``.
+            defer { generation.advance() }
             var removed = 0
             if streams.count == 1 {
                 if state.streams.remove(StreamID(streams.lowerBound)) { removed += 1 }
@@ -149,16 +151,18 @@ final class ConfigurationCache: Sendable {
 
     /// CMD_CFGI_CD: one CD.
     func invalidate(_ key: ContextKey) {
-        generation.advance()
         state.withLock { state in
+            // Last, and within the lock; see ``TranslationCache``.
+            defer { generation.advance() }
             if state.contexts.remove(key) { state.counters.invalidatedEntries &+= 1 }
         }
     }
 
     /// CMD_CFGI_CD_ALL: every CD of one stream.
     func invalidateContexts(of streamID: StreamID) {
-        generation.advance()
         state.withLock { state in
+            // Last, and within the lock; see ``TranslationCache``.
+            defer { generation.advance() }
             let removed = state.contexts.removeAll { $0.streamID == streamID }
             state.counters.invalidatedEntries &+= UInt64(removed)
         }

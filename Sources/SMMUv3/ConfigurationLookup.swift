@@ -28,7 +28,7 @@ struct TranslationControls: Equatable, Sendable {
     ///
     /// One for the whole look-up: a walk that begins after an invalidation may still start from a CD that was
     /// fetched before it.
-    var generation: UInt64 = 0
+    var generation = InvalidationStamp()
 }
 
 /// What a stream's configuration leads to.
@@ -36,32 +36,6 @@ enum StreamOutcome: Equatable, Sendable {
     /// STE.Config 0b1x0, or stage 1 skipped by S1DSS: stage 2, if any, gets the address as it is.
     case bypass
     case stage1(ContextConfiguration)
-}
-
-/// A stream's configuration, looked up and checked, with what it leads to for one SubstreamID or none.
-///
-/// An object, because it is large: a port that keeps one, and a walk that reads it, copy a reference.
-final class ResolvedStream: Sendable {
-    let stream: StreamConfiguration
-    /// Whether stage 1 translates.
-    let translatesStage1: Bool
-    /// Whether stage 2 translates: asked at every step of a walk.
-    let translatesStage2: Bool
-    /// Stage 1, where it translates.
-    let context: ContextConfiguration
-
-    init(stream: StreamConfiguration, outcome: StreamOutcome) {
-        self.stream = stream
-        translatesStage2 = stream.stage2 != nil
-        switch outcome {
-        case .bypass:
-            translatesStage1 = false
-            context = .unused
-        case .stage1(let context):
-            translatesStage1 = true
-            self.context = context
-        }
-    }
 }
 
 extension SMMUv3 {
@@ -96,7 +70,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fSTEFetch, transaction, address)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.ste(PhysicalAddress(address), ste))
         if policy == .cached, options.cachesInvalidStructures || identification.violation(of: ste) == nil {
             configurationCache.fill(streamID, ste, fetchedAt: controls.generation)
@@ -137,7 +111,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fSTEFetch, transaction, l1Address)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.l1std(PhysicalAddress(l1Address), l1))
         let index = UInt64(streamID) & ((1 &<< UInt64(split)) &- 1)
         guard l1.span != 0, l1.span <= 11, l1.span <= split + 1 else {
@@ -218,6 +192,18 @@ extension SMMUv3 {
         _ policy: CachePolicy,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> StreamOutcome {
+        guard let index = try contextIndex(stream, transaction, &observer) else { return .bypass }
+        let cd = try fetchCD(index, stream, transaction, controls, policy, nil, &observer)
+        let lookup = LookupScope(policy: policy, generation: controls.generation)
+        return .stage1(try context(of: cd, stream, transaction, lookup, &observer))
+    }
+
+    /// Which CD a transaction uses; nil where it bypasses stage 1.
+    func contextIndex(
+        _ stream: StreamConfiguration,
+        _ transaction: Transaction,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> UInt32? {
         let table = stream.contextTable
         if let substreamID = transaction.attributes.substreamID {
             guard stream.config.translatesStage1, table.log2Count > 0,
@@ -237,20 +223,18 @@ extension SMMUv3 {
                     "SubstreamID 0 while STE.S1DSS gives CD 0 to plain traffic"
                 )
             }
-            return .stage1(
-                try context(substreamID.rawValue, stream, transaction, controls, policy, &observer)
-            )
+            return substreamID.rawValue
         }
-        guard stream.config.translatesStage1 else { return .bypass }
+        guard stream.config.translatesStage1 else { return nil }
         guard table.log2Count > 0 else {
-            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
+            return 0
         }
         switch table.defaultSubstream {
         case 0b01:
             observer.note("STE.S1DSS is 1: a transaction without a SubstreamID bypasses stage 1")
-            return .bypass
+            return nil
         case 0b10:
-            return .stage1(try context(0, stream, transaction, controls, policy, &observer))
+            return 0
         default:
             throw configurationFault(
                 .fStreamDisabled,
@@ -262,39 +246,39 @@ extension SMMUv3 {
 
     // MARK: CD
 
-    private func context(
-        _ index: UInt32,
+    /// Checks a CD and decodes it.
+    func context(
+        of cd: CD,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
+        _ lookup: LookupScope,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> ContextConfiguration {
-        let cd = try fetchCD(index, stream, transaction, controls, policy, &observer)
         if let reason = identification.violation(of: cd, in: stream) {
             throw configurationFault(.cBadCD, transaction, reason)
         }
         var context = identification.decode(cd, in: stream)
         if identification.idr3.mpam {
-            let lookup = LookupScope(policy: policy, generation: controls.generation)
             context.mpam = try mpam(of: cd, stream, transaction, lookup, &observer)
         }
         return context
     }
 
-    private func fetchCD(
+    /// - Parameter plan: What is known of the stream, if anything is.
+    func fetchCD(
         _ index: UInt32,
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ controls: TranslationControls,
         _ policy: CachePolicy,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> CD {
         let key = ConfigurationCache.ContextKey(streamID: transaction.streamID, index: index)
         if policy.looksInCaches, let cd = configurationCache.context(key) { return cd }
         let lookup = LookupScope(policy: policy, generation: controls.generation)
-        let address = try cdAddress(index, stream, transaction, lookup, &observer)
-        let location = try physicalContext(address, stream, transaction, lookup, &observer)
+        let address = try cdAddress(index, stream, transaction, lookup, plan, &observer)
+        let location = try physicalContext(address, stream, transaction, lookup, plan, &observer)
         let cd: CD
         observer.accessing(.configuration)
         do {
@@ -302,7 +286,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.cd(location, cd))
         if policy == .cached,
             options.cachesInvalidStructures || identification.violation(of: cd, in: stream) == nil
@@ -318,9 +302,13 @@ extension SMMUv3 {
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ lookup: LookupScope,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> PhysicalAddress {
         guard let stage2 = stream.stage2 else { return PhysicalAddress(address) }
+        if let plan, let location = locateQuickly(address, plan, lookup, &observer) {
+            return PhysicalAddress(location)
+        }
         let request = Stage2Request(
             transaction: transaction,
             access: EffectiveAccess(transaction).overridden(by: stream),
@@ -338,12 +326,13 @@ extension SMMUv3 {
         _ stream: StreamConfiguration,
         _ transaction: Transaction,
         _ lookup: LookupScope,
+        _ plan: UnsafePointer<StreamPlan>?,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> UInt64 {
         let table = stream.contextTable
         guard let leaf = table.log2LeafCount else { return table.base &+ UInt64(index) &* 64 }
         let l1Address = table.base &+ (UInt64(index) &>> UInt64(leaf)) &* 8
-        let location = try physicalContext(l1Address, stream, transaction, lookup, &observer)
+        let location = try physicalContext(l1Address, stream, transaction, lookup, plan, &observer)
         let l1: L1CD
         observer.accessing(.configuration)
         do {
@@ -351,7 +340,7 @@ extension SMMUv3 {
         } catch {
             throw fetchAbort(.fCDFetch, transaction, location.rawValue)
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         observer.fetched(.l1cd(location, l1))
         let leafBytes: UInt64 = 64 &<< UInt64(leaf)
         let leafBase = l1.l2Ptr & ~(leafBytes &- 1)

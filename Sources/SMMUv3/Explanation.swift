@@ -101,11 +101,50 @@ extension SMMUv3 {
         {
             let context = identification.decode(cd, in: stream)
             findings += staleTranslation(transaction, stream, context, outcome)
+            // Where memory was walked from another table there is nothing to compare.
+            if findings.isEmpty {
+                findings += staleTable(
+                    transaction,
+                    ResolvedStream(stream: stream, outcome: .stage1(context)),
+                    steps
+                )
+            }
         }
         if let stage2 = stream.stage2 {
             findings += staleStage2(transaction, stream, stage2, outcome)
         }
         return findings
+    }
+
+    /// Whether the walk cache knows a table of stage 1 where memory has another, or none.
+    private func staleTable(_ transaction: Transaction, _ resolved: ResolvedStream, _ steps: [ExplainedStep])
+        -> [String]
+    {
+        let address = resolved.context.canonical(transaction.address.rawValue)
+        guard let known = walkCache.lookUp(address, resolved.plan) else { return [] }
+        let plan = resolved.plan.pointee
+        let half = plan.isUpper(address) ? plan.upper.pointee : plan.lower.pointee
+        let tableLevel = half.level(ofEntriesCovering: known.log2Bytes &- half.stride)
+        var hierarchical: UInt64 = 0
+        var isWalked = false
+        for case .fetched(.descriptor(let location, let word, let level, let format)) in steps
+        where format.stage == .stage1 {
+            isWalked = true
+            if level == tableLevel, location.rawValue & (UInt64.max &<< half.pageBits) == known.address,
+                hierarchical == known.hierarchical & half.hierarchicalMask
+            {
+                return []
+            }
+            hierarchical |= word.rawValue & half.hierarchicalMask
+        }
+        guard isWalked else { return [] }
+        let name = plan.tag.regime == .nsEL1 ? "CMD_TLBI_NH_VA" : "CMD_TLBI_EL2_VA"
+        let vmid = identification.idr0.s2P && plan.tag.regime == .nsEL1 ? "VMID \(plan.tag.vmid), " : ""
+        return [
+            "the walk cache still has a level-\(tableLevel) table for this address at "
+                + "\(PhysicalAddress(known.address)), which the tables no longer lead to: a \(name) without Leaf "
+                + "for \(vmid)ASID \(plan.tag.asid), address \(transaction.address) is missing"
+        ]
     }
 
     private func staleTranslation(

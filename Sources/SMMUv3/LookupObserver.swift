@@ -7,15 +7,32 @@ package import SMMUv3Spec
 ///
 /// Specialised away where ``NoObserver`` is given.
 protocol LookupObserver {
+    /// Whether it has to hear of each structure: then nothing is fetched on a short way.
+    static var hearsOfStructures: Bool { get }
+    /// The look-up has made so many walks and fetched so many descriptors since it last said so.
+    mutating func walked(_ walks: UInt64, fetching descriptors: UInt64, _ counters: Counters)
+    /// The look-up has fetched an STE, a CD, or one of their first levels.
+    mutating func fetchedConfiguration(_ counters: Counters)
     /// The look-up is about to read memory, whether or not somebody answers there.
     mutating func accessing(_ kind: LookupAccess)
+    /// It has read so many descriptors, all of which were there.
+    mutating func accessedTables(_ count: UInt64)
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure)
     mutating func note(_ text: @autoclosure () -> String)
 }
 
 extension LookupObserver {
+    @inline(__always)  // Decides what is compiled.
+    static var hearsOfStructures: Bool { true }
+    mutating func walked(_ walks: UInt64, fetching descriptors: UInt64, _ counters: Counters) {
+        if walks > 0 { counters.add(.walks, walks) }
+        if descriptors > 0 { counters.add(.descriptorFetches, descriptors) }
+    }
+    mutating func fetchedConfiguration(_ counters: Counters) { counters.add(.configurationFetches) }
     @inline(__always)  // Must vanish where nobody counts.
     mutating func accessing(_ kind: LookupAccess) {}
+    @inline(__always)  // Likewise.
+    mutating func accessedTables(_ count: UInt64) {}
 }
 
 /// What a look-up reads memory for.
@@ -29,6 +46,9 @@ enum LookupAccess {
 struct NoObserver: LookupObserver {
     // Thread Sanitizer looks at the address of what is passed inout, and a type without contents has none.
     private var hasAddress = true
+
+    @inline(__always)  // Decides what is compiled.
+    static var hearsOfStructures: Bool { false }
 
     @inline(__always)  // Must vanish from the path of a transaction.
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure) {}

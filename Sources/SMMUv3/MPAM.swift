@@ -103,7 +103,7 @@ extension SMMUv3 {
                 "nobody answers at the VMS's address 0x\(String(stream.vmsPointer, radix: 16))"
             )
         }
-        count(.configurationFetches)
+        observer.fetchedConfiguration(counters)
         if lookup.policy == .cached {
             configurationCache.fill(partIDMapOf: stream.vmid, map, fetchedAt: lookup.generation)
         }

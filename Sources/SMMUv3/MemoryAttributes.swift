@@ -156,6 +156,13 @@ extension MemoryAttributes {
     ///   - forcesWriteBack: STE.S2FWB.
     /// - Returns: The combination.
     func combined(memAttr: UInt8, sh: UInt8, forcesWriteBack: Bool) -> MemoryAttributes {
+        // Write-Back weakens nothing: what most stage-2 tables say.
+        if memAttr & 0b1111 == 0b1111, !forcesWriteBack {
+            return MemoryAttributes(
+                mair: mair,
+                shareability: Self.combineShareability(shareability, Self.effectiveShareability(sh))
+            )
+        }
         let result: MemoryType
         if forcesWriteBack {
             switch memAttr & 0b111 {

@@ -4,6 +4,7 @@ import AddressSpace
 package import DeviceModel
 import SMMUv3Spec
 import Synchronization
+import SystemBus
 
 /// The counter groups that count this SMMU's events.
 ///
@@ -27,6 +28,10 @@ final class PerformanceCounting: Sendable {
     /// Whether transactions are counted, all or those that devices translated themselves.
     @inline(__always)  // One load on the hit path of every transaction.
     var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b1000_0010 != 0 }
+
+    /// Whether anybody counts anything.
+    @inline(__always)  // One load for each look-up that misses in a port.
+    var countsAnything: Bool { counted.load(ordering: .relaxed) != 0 }
 
     func setEvents(_ events: SMMUPerformanceEvents, for monitor: any SMMUPerformanceMonitor) {
         listeners.withLock { listeners in
@@ -73,6 +78,13 @@ final class PerformanceCounting: Sendable {
 struct LookupAccesses: LookupObserver {
     private(set) var configuration: UInt64 = 0
     private(set) var translationTable: UInt64 = 0
+    /// For the statistics, which count what was there.
+    private(set) var walks: UInt64 = 0
+    private(set) var descriptors: UInt64 = 0
+    private(set) var structures: UInt64 = 0
+
+    @inline(__always)  // Decides what is compiled.
+    static var hearsOfStructures: Bool { false }
 
     mutating func accessing(_ kind: LookupAccess) {
         switch kind {
@@ -81,10 +93,40 @@ struct LookupAccesses: LookupObserver {
         }
     }
 
+    @inline(__always)  // Once for each walk.
+    mutating func accessedTables(_ count: UInt64) { translationTable &+= count }
+
+    @inline(__always)  // Likewise: the port counts by itself, where nobody else writes.
+    mutating func walked(_ walks: UInt64, fetching descriptors: UInt64, _ counters: Counters) {
+        self.walks &+= walks
+        self.descriptors &+= descriptors
+    }
+
+    /// So many structures have been read, all of which were there.
+    @inline(__always)  // Likewise.
+    mutating func fetchedStructures(_ count: UInt64) {
+        configuration &+= count
+        structures &+= count
+    }
+
+    @inline(__always)  // Likewise.
+    mutating func fetchedConfiguration(_ counters: Counters) { structures &+= 1 }
+
     @inline(__always)  // Must vanish from the path of a transaction.
     mutating func fetched(_ structure: @autoclosure () -> FetchedStructure) {}
     @inline(__always)  // Must vanish from the path of a transaction.
     mutating func note(_ text: @autoclosure () -> String) {}
+}
+
+extension StreamPort {
+    /// Counts and reports what one transaction's look-up fetched.
+    @inline(__always)  // Once for each look-up that misses in the port.
+    func record(_ accesses: LookupAccesses) {
+        slot.count(Counter.walks, accesses.walks)
+        slot.count(Counter.descriptors, accesses.descriptors)
+        slot.count(Counter.structures, accesses.structures)
+        if smmu.performance.countsAnything { smmu.performance.record(accesses, streamID) }
+    }
 }
 
 extension SMMUv3: SMMUPerformanceSource {

@@ -53,6 +53,7 @@ package final class SMMUv3: Sendable {
     let registers: Mutex<RegisterFile>
     let invalidationGeneration: InvalidationGeneration
     let translationCache: TranslationCache
+    let walkCache: WalkCache
     let configurationCache: ConfigurationCache
     let tracker = TransactionTracker()
     /// The SMMU's own accesses outside of transactions: command fetches, messages, and look-ups for people.
@@ -88,6 +89,7 @@ package final class SMMUv3: Sendable {
         let generation = InvalidationGeneration()
         invalidationGeneration = generation
         translationCache = TranslationCache(entryCount: options.tlbEntries, generation: generation)
+        walkCache = WalkCache(entryCount: options.effectiveWalkCacheEntries, generation: generation)
         configurationCache = ConfigurationCache(
             capacity: options.configurationCacheEntries,
             generation: generation
@@ -120,6 +122,7 @@ package final class SMMUv3: Sendable {
     /// Puts every register back to its reset value and empties the caches.
     package func reset() {
         registers.withLock { registers in registers = RegisterFile(resetting: registers) }
+        walkCache.invalidate(.everything)
         translationCache.invalidate(.everything)
         configurationCache.invalidate(streams: 0...UInt32.max)
         configurationCache.invalidatePartIDMaps(of: nil)
@@ -165,7 +168,7 @@ package final class SMMUv3: Sendable {
     }
 
     func currentControls() -> TranslationControls {
-        let generation = invalidationGeneration.current
+        let generation = invalidationGeneration.stamp()
         var controls = registers.withLock { $0.translationControls }
         controls.generation = generation
         return controls
@@ -183,7 +186,8 @@ package final class SMMUv3: Sendable {
             ("port-hits", tracker.total(StreamPort.Counter.hits)),
             ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
             ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
-            ("tlb-hits", tlb.hits), ("tlb-misses", tlb.misses), ("tlb-fills", tlb.fills),
+            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)), ("tlb-misses", tlb.misses),
+            ("tlb-fills", tlb.fills),
             ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
             ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),
             ("config-hits", configuration.hits), ("config-misses", configuration.misses),
@@ -192,7 +196,15 @@ package final class SMMUv3: Sendable {
             ("config-resident-cds", UInt64(configuration.residentCDs)),
             ("stalled-now", UInt64(stalled.recorded)),
             ("stalled-without-record", UInt64(stalled.unrecorded)),
-        ] + counters.all
+        ]
+            + counters.all { name in
+                switch name {
+                case .walks: tracker.total(StreamPort.Counter.walks)
+                case .descriptorFetches: tracker.total(StreamPort.Counter.descriptors)
+                case .configurationFetches: tracker.total(StreamPort.Counter.structures)
+                default: 0
+                }
+            }
     }
 
     func count(_ counter: Counters.Name) { counters.add(counter) }
@@ -244,9 +256,13 @@ final class Counters: Sendable {
         }
     }
 
-    var all: [(name: String, value: UInt64)] {
-        state.withLock { state in
-            var result = Name.allCases.map { (name: $0.text, value: state.values[$0.rawValue]) }
+    /// All of them, each with what `ports` says that ports have counted by themselves.
+    func all(_ ports: (Name) -> UInt64) -> [(name: String, value: UInt64)] {
+        let counted = Name.allCases.map(ports)
+        return state.withLock { state in
+            var result = Name.allCases.map {
+                (name: $0.text, value: state.values[$0.rawValue] &+ counted[$0.rawValue])
+            }
             for (opcode, count) in state.byOpcode.enumerated() where count > 0 {
                 result.append((Opcode(rawValue: UInt8(opcode)).description, count))
             }

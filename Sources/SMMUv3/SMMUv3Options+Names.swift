@@ -47,6 +47,11 @@ extension SMMUv3Options {
                 0...1 << 24
             ) { $0.tlbEntries = $1 },
             count(
+                "walk-cache-entries",
+                "How many translation tables the walk cache knows; 0 is none, as where tlb-entries is 0.",
+                0...1 << 20
+            ) { $0.walkCacheEntries = $1 },
+            count(
                 "config-cache-entries",
                 "How many STEs, and how many CDs, the configuration cache holds; 0 is none.",
                 0...1 << 20

@@ -27,7 +27,7 @@ struct WalkInput {
 /// Whether a look-up goes through the caches, and the invalidation generation before it began.
 struct LookupScope {
     var policy: SMMUv3.CachePolicy
-    var generation: UInt64
+    var generation: InvalidationStamp
 }
 
 extension SMMUv3 {
@@ -44,7 +44,7 @@ extension SMMUv3 {
         let address = input.context.canonical(input.transaction.address.rawValue)
         let region = input.context.region(of: address)
         try checkRange(address, region, input)
-        count(.walks)
+        observer.walked(1, fetching: 0, counters)
 
         let format = region.format
         let granuleBits = format.granule.log2Bytes
@@ -55,11 +55,19 @@ extension SMMUv3 {
         var indexBits = region.inputBits - lowBit
         var table = TableFormat.alignedBase(region.tableBase, indexBits, outputBits)
         var hierarchical = HierarchicalAttributes()
+        var isLocated = false
+        if !type(of: observer).hearsOfStructures, let known = knownTable(for: address, input) {
+            (table, isLocated) = (known.address, true)
+            hierarchical.accumulate(Descriptor(rawValue: known.hierarchical))
+            lowBit = Int(known.log2Bytes) - stride
+            level = 3 - (lowBit - granuleBits) / stride
+            indexBits = stride
+        }
         var attempts = 0
         while true {
             let index = (address &>> UInt64(lowBit)) & ((1 &<< UInt64(indexBits)) &- 1)
             let entry = table &+ index &* 8
-            let descriptor = try fetchDescriptor(entry, level, format, input, &observer)
+            let descriptor = try fetchDescriptor(entry, isLocated, level, format, input, &observer)
             guard descriptor.isValid else {
                 throw translationFault(.fTranslation, input, "the level-\(level) descriptor is invalid")
             }
@@ -72,6 +80,7 @@ extension SMMUv3 {
                 level &+= 1
                 lowBit &-= stride
                 indexBits = stride
+                isLocated = false
                 continue
             }
             guard format.isLeaf(descriptor.value, level: level) else {
@@ -92,6 +101,12 @@ extension SMMUv3 {
                 throw walkAbort(input, descriptor.location, "the descriptor at \(entry) never stays the same")
             }
         }
+    }
+
+    /// The table that the walk cache has furthest on the way to an address: behind both stages, where both translate.
+    private func knownTable(for address: UInt64, _ input: WalkInput) -> WalkCache.Table? {
+        guard input.lookup.policy.looksInCaches else { return nil }
+        return walkCache.lookUp(address, input.resolved.plan)
     }
 
     private func tableAddressFault(_ level: Int, _ input: WalkInput) -> TranslationFault {
@@ -143,13 +158,14 @@ extension SMMUv3 {
     @inline(__always)  // Once for each level of every walk.
     private func fetchDescriptor(
         _ address: UInt64,
+        _ isLocated: Bool,
         _ level: Int,
         _ format: TableFormat,
         _ input: WalkInput,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> LocatedDescriptor {
         var location = PhysicalAddress(address)
-        if input.resolved.translatesStage2, let stage2 = input.stage2 {
+        if input.resolved.translatesStage2, !isLocated, let stage2 = input.stage2 {
             location = try physicalTable(address, .tableRead, stage2, input, &observer)
         }
         let descriptor: LocatedDescriptor
@@ -163,6 +179,7 @@ extension SMMUv3 {
                 "nobody answers at the level-\(level) descriptor's address \(location)"
             )
         }
+        observer.walked(0, fetching: 1, counters)
         observer.fetched(.descriptor(location, descriptor.value, level: level, format: format))
         return descriptor
     }

@@ -122,11 +122,24 @@ extension SMMUv3 {
         _ tag: RegimeTag,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> CachedTranslation {
-        count(.walks)
+        observer.walked(1, fetching: 0, counters)
         let granule = stage2.format.granule
         var level = stage2.startLevel
         var indexBits = stage2.firstIndexBits
         var table = stage2.tableBase
+        if !type(of: observer).hearsOfStructures, request.lookup.policy.looksInCaches, !stage2.isAArch32,
+            let known = walkCache.lookUp(
+                request.ipa,
+                WalkCache.Tag(tag, isNested: false),
+                smallest: UInt64(granule.log2Bytes &+ granule.stride),
+                stride: UInt64(granule.stride),
+                largest: UInt64(granule.log2Bytes(ofLevel: level))
+            )
+        {
+            table = known.address
+            level = 3 - (Int(known.log2Bytes) - granule.stride - granule.log2Bytes) / granule.stride
+            indexBits = granule.stride
+        }
         var attempts = 0
         while true {
             let lowBit = granule.log2Bytes(ofLevel: level)
@@ -191,6 +204,7 @@ extension SMMUv3 {
                 "nobody answers at the stage-2 level-\(level) descriptor's address \(location)"
             )
         }
+        observer.walked(0, fetching: 1, counters)
         observer.fetched(.descriptor(location, descriptor.value, level: level, format: stage2.format))
         return descriptor
     }
@@ -345,6 +359,10 @@ extension Stage2Configuration {
 
     /// Whether MemAttr of a leaf is a Device type, by itself.
     func isDevice(memAttr: UInt8) -> Bool {
+        Self.isDevice(memAttr: memAttr, forcesWriteBack: forcesWriteBack)
+    }
+
+    static func isDevice(memAttr: UInt8, forcesWriteBack: Bool) -> Bool {
         if forcesWriteBack { return memAttr & 0b111 <= 0b100 }
         if case .device = MemoryAttributes.type(memAttr: memAttr) { return true }
         return false

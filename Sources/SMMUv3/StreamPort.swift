@@ -1,16 +1,17 @@
 // A requester's port: translate, then access memory, as one transaction in flight.
 
 package import AddressSpace
+package import CLinux
 package import DeviceModel
-package import Glibc
+import Glibc
 import SMMUv3Spec
 import SystemBus
 
 /// One requester's view of memory behind an SMMU, bound to a StreamID.
 ///
 /// A port has one user at a time (see ``DMAPort``). It keeps the last translations it used; they are good as long
-/// as nothing at all was invalidated since. A hit allocates nothing, takes no lock, and writes no memory but the
-/// port's own.
+/// as nothing near them was invalidated since (``InvalidationGeneration``). A hit allocates nothing, takes no lock, and
+/// writes no memory but the port's own; nor does one in the TLB.
 package final class StreamPort: DMAPort {
     /// The port's counters in its tracker slot.
     enum Counter {
@@ -18,31 +19,21 @@ package final class StreamPort: DMAPort {
         static let hits = 2
         static let bytesRead = 3
         static let bytesWritten = 4
+        static let tlbHits = 5
+        /// Walks, descriptors and other structures of look-ups; see ``LookupAccesses``.
+        static let walks = 6
+        static let descriptors = 7
+        static let structures = 8
     }
 
-    /// A translation of one 4 KiB page of input addresses.
-    private struct Lookaside {
-        /// The input address without its low 12 bits, or 1, which is no page, in an empty entry.
-        var page: UInt64 = 1
-        /// SSV and SubstreamID, or that it is of translated transactions.
-        var context: UInt64 = 0
-        var generation: UInt64 = 0
-        /// The output address of the page's first byte.
-        var output: UInt64 = 0
-        /// How many bytes the translation covers from the page's first byte on.
-        var byteCount: UInt64 = 0
-        var permissions = Permissions()
-    }
-
-    private static let lookasideCount = 64
     /// What one transaction moves at most, so that a CMD_SYNC does not wait long for it.
-    private static let largestTransaction: UInt64 = 1 << 20
+    static let largestTransaction: UInt64 = 1 << 20
 
     package let streamID: StreamID
     let smmu: SMMUv3
     /// The bus, which the SMMU keeps alive.
-    private let bus: BusView
-    private let slot: TransactionTracker.Slot
+    let bus: BusView
+    let slot: TransactionTracker.Slot
     /// Between ``beginTransaction()`` and ``endTransaction()``: the transaction has begun already.
     var isBracketed = false
     /// Whether its transactions may wait for software.
@@ -51,16 +42,14 @@ package final class StreamPort: DMAPort {
     private var pendingStall: (fault: TranslationFault, transaction: Transaction)?
     /// Commands are executed inside the register write that makes them visible, which may be one of ours.
     private let executesInline: Bool
-    private let lookaside: UnsafeMutablePointer<Lookaside>
+    /// A port keeps what the SMMU's own caches could keep, and nothing where there are none.
+    let keepsTranslations: Bool
+    let generations: InvalidationGeneration
+    let lookaside: UnsafeMutablePointer<PortTranslation>
     /// The configuration that the port used last: found again for every page that misses above.
-    private var configuration: KnownConfiguration?
-
-    private struct KnownConfiguration {
-        /// SSV and SubstreamID.
-        var context: UInt64
-        var generation: UInt64
-        var resolved: ResolvedStream
-    }
+    //
+    // A pointer: reading what is behind it copies nothing and asks nobody whether somebody is writing it.
+    let known: UnsafeMutablePointer<KnownConfiguration>
 
     init(smmu: SMMUv3, streamID: StreamID, canStall: Bool) {
         self.smmu = smmu
@@ -69,13 +58,19 @@ package final class StreamPort: DMAPort {
         bus = smmu.bus.view
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
-        lookaside = .allocate(capacity: Self.lookasideCount)
-        lookaside.initialize(repeating: Lookaside(), count: Self.lookasideCount)
+        lookaside = .allocate(capacity: PortTranslation.count)
+        lookaside.initialize(repeating: PortTranslation(), count: PortTranslation.count)
+        known = .allocate(capacity: 1)
+        known.initialize(to: KnownConfiguration())
+        generations = smmu.invalidationGeneration
+        keepsTranslations = smmu.options.tlbEntries > 0
     }
 
     deinit {
         smmu.tracker.releaseSlot(slot)
         lookaside.deallocate()
+        known.deinitialize(count: 1)
+        known.deallocate()
     }
 
     // MARK: DMA
@@ -85,8 +80,17 @@ package final class StreamPort: DMAPort {
         into buffer: UnsafeMutableRawBufferPointer,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
+        guard let own = buffer.baseAddress else { return }
+        if let memory = beginHit(.read, at: address, byteCount: buffer.count, attributes) {
+            smmud_copy_from_shared(own, memory.host, buffer.count)
+            if endHit(memory.lostFlag, Counter.bytesRead, buffer.count) { return }
+        }
         var done = 0
         while done < buffer.count {
+            let known = copyThroughTLB(.read, address, own, done, buffer.count, attributes)
+            done += known
+            // What stopped it, if there is something left, takes the long way.
+            guard known == 0 else { continue }
             let count = try transfer(.read, at: address, offset: done, of: buffer.count, attributes) {
                 (output, offset, count) throws(BusError) in
                 let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[offset..<(offset + count)])
@@ -106,8 +110,24 @@ package final class StreamPort: DMAPort {
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
+        guard let own = buffer.baseAddress else { return }
+        if let memory = beginHit(.write, at: address, byteCount: buffer.count, attributes) {
+            smmud_copy_to_shared(memory.host, own, buffer.count)
+            if endHit(memory.lostFlag, Counter.bytesWritten, buffer.count) { return }
+        }
         var done = 0
         while done < buffer.count {
+            let known = copyThroughTLB(
+                .write,
+                address,
+                UnsafeMutableRawPointer(mutating: own),
+                done,
+                buffer.count,
+                attributes
+            )
+            done += known
+            // What stopped it, if there is something left, takes the long way.
+            guard known == 0 else { continue }
             let count = try transfer(.write, at: address, offset: done, of: buffer.count, attributes) {
                 (output, offset, count) throws(BusError) in
                 guard let output else { return }
@@ -277,14 +297,10 @@ package final class StreamPort: DMAPort {
         _ attributes: TransactionAttributes
     ) -> Outcome {
         let input = address.rawValue
-        let page = input & ~0xFFF
-        // A translated transaction has no SubstreamID that counts (SMMU_IDR3.PASIDTT is 0).
-        let context =
-            attributes.isTranslated
-            ? 1 << 33 : attributes.substreamID.map { UInt64($0.rawValue) | 1 << 32 } ?? 0
-        let entry = lookaside + Int(truncatingIfNeeded: (input &>> 12) & UInt64(Self.lookasideCount - 1))
-        let generation = smmu.invalidationGeneration.current
-        if entry.pointee.page == page, entry.pointee.generation == generation,
+        let entry = lookaside + PortTranslation.index(input)
+        let context = Self.context(attributes)
+        if entry.pointee.page == input & ~0xFFF,
+            entry.pointee.generation == generations.current(entry.pointee.region),
             entry.pointee.context == context,
             entry.pointee.permissions.contains(required(kind, attributes))
         {
@@ -295,12 +311,7 @@ package final class StreamPort: DMAPort {
                 min(wanted, entry.pointee.byteCount &- offset)
             )
         }
-        return translateSlowly(address, wanted, kind, attributes, context, generation, entry)
-    }
-
-    private func required(_ kind: TransactionKind, _ attributes: TransactionAttributes) -> Permissions {
-        let base: UInt8 = kind == .write ? 0b010 : attributes.isInstruction ? 0b100 : 0b001
-        return Permissions(rawValue: attributes.isPrivileged ? base &<< 3 : base)
+        return translateSlowly(address, wanted, kind, attributes, context, stamp(address, context))
     }
 
     @inline(never)  // Keeps the hit path small.
@@ -310,35 +321,53 @@ package final class StreamPort: DMAPort {
         _ kind: TransactionKind,
         _ attributes: TransactionAttributes,
         _ context: UInt64,
-        _ generation: UInt64,
-        _ entry: UnsafeMutablePointer<Lookaside>
+        _ stamp: InvalidationStamp
     ) -> Outcome {
-        let transaction = Transaction(
-            streamID: streamID,
-            attributes: attributes.isTranslated ? TransactionAttributes(isTranslated: true) : attributes,
-            kind: kind,
-            address: address
-        )
         var accesses = LookupAccesses()
         do {
-            let translation = try translateInContext(transaction, context, generation, &accesses)
-            smmu.performance.record(accesses, streamID)
-            let offset = address.rawValue & 0xFFF
-            // A port keeps what the SMMU's own caches could keep, and nothing where there are none.
-            if smmu.options.tlbEntries > 0 {
-                entry.pointee = Lookaside(
-                    page: address.rawValue & ~0xFFF,
-                    context: context,
-                    generation: generation,
-                    output: translation.output.rawValue &- offset,
-                    byteCount: translation.byteCount &+ offset,
-                    permissions: translation.incomingPermissions
+            let plan = try currentPlan(address, kind, attributes, context, stamp, &accesses)
+            if let plan,
+                let quick = smmu.translateQuickly(
+                    address.rawValue,
+                    EffectiveAccess(kind, attributes),
+                    plan,
+                    stamp,
+                    &accesses
                 )
+            {
+                record(accesses)
+                keep(
+                    quick.output,
+                    quick.byteCount,
+                    quick.permissions,
+                    isOfRegion: quick.isOfRegion,
+                    for: address,
+                    context,
+                    stamp
+                )
+                return .output(PhysicalAddress(quick.output), min(wanted, quick.byteCount))
             }
+            let translation = try translateInContext(
+                self.transaction(address, kind, attributes),
+                plan == nil ? nil : known.pointee.resolved,
+                stamp,
+                &accesses
+            )
+            record(accesses)
+            keep(
+                translation.output.rawValue,
+                translation.byteCount,
+                translation.incomingPermissions,
+                isOfRegion: translation.isOfRegion,
+                for: address,
+                context,
+                stamp
+            )
             return .output(translation.output, min(wanted, translation.byteCount))
         } catch {
             // First: who sees the event finds it counted.
-            smmu.performance.record(accesses, streamID)
+            record(accesses)
+            let transaction = self.transaction(address, kind, attributes)
             if error.response == .stall, canStall, !isBracketed {
                 pendingStall = (error, transaction)
                 return .stalled
@@ -351,6 +380,36 @@ package final class StreamPort: DMAPort {
                 return .readAsZero(Self.zeroes(wanted, at: address))
             }
         }
+    }
+
+    /// Keeps a translation for the port's next transactions.
+    @inline(__always)  // For each look-up that misses in the TLB.
+    private func keep(
+        _ output: UInt64,
+        _ byteCount: UInt64,
+        _ permissions: Permissions,
+        isOfRegion: Bool,
+        for address: IOVirtualAddress,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp
+    ) {
+        guard keepsTranslations else { return }
+        let version = bus.version
+        let offset = address.rawValue & 0xFFF
+        let page = output &- offset
+        keep(
+            PortTranslation(
+                page: address.rawValue & ~0xFFF,
+                context: context,
+                region: isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                generation: isOfRegion ? stamp.near : stamp.far,
+                output: page,
+                byteCount: byteCount &+ offset,
+                permissions: permissions,
+                mapVersion: version
+            ),
+            bus.hostSpan(at: PhysicalAddress(page))
+        )
     }
 
     /// Waits until software has decided about a transaction that stalls, and does as it says.
@@ -401,27 +460,5 @@ package final class StreamPort: DMAPort {
     /// How many bytes an answer of zeroes covers: to the end of the smallest page, because the next may translate.
     private static func zeroes(_ wanted: UInt64, at address: IOVirtualAddress) -> UInt64 {
         min(wanted, 0x1000 &- (address.rawValue & 0xFFF))
-    }
-
-    private func translateInContext(
-        _ transaction: Transaction,
-        _ context: UInt64,
-        _ generation: UInt64,
-        _ observer: inout LookupAccesses
-    ) throws(TranslationFault) -> Translation {
-        guard !transaction.attributes.isTranslated else {
-            return try smmu.passTranslated(transaction, &observer)
-        }
-        if let known = configuration, known.generation == generation, known.context == context {
-            return try smmu.translate(transaction, known.resolved, generation, .cached, &observer)
-        }
-        let controls = smmu.currentControls()
-        guard controls.isEnabled, smmu.options.configurationCacheEntries > 0 else {
-            return try smmu.translate(transaction, controls, .cached, &observer)
-        }
-        let resolved = try smmu.resolveStream(transaction, controls, .cached, &observer)
-        // `generation` was read before `controls.generation`: what is good for the one is good for the other.
-        configuration = KnownConfiguration(context: context, generation: generation, resolved: resolved)
-        return try smmu.translate(transaction, resolved, generation, .cached, &observer)
     }
 }

@@ -11,8 +11,19 @@ extension SMMUv3 {
     /// permits: software follows it with a TLBI of stage 1, and a driver that does not is found out.
     func invalidateTranslations(_ command: Command) -> CommandOutcome {
         guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
-        translationCache.invalidate(scope, ignoringVMIDBits: wildcardVMIDBits)
+        let wildcard = wildcardVMIDBits
+        // Before the TLB, which advances the generation of translations: a walk by a table that goes is overtaken.
+        if !isLeafOnly(command) { walkCache.invalidate(scope, ignoringVMIDBits: wildcard) }
+        translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
         return .done
+    }
+
+    /// Whether a CMD_TLBI_* leaves tables alone: by address, with Leaf == 1.
+    private func isLeafOnly(_ command: Command) -> Bool {
+        switch command.opcode {
+        case .tlbiNHVA, .tlbiNHVAA, .tlbiEL2VA, .tlbiEL2VAA, .tlbiS2IPA: command.leaf
+        default: false
+        }
     }
 
     /// The low bits of VMIDs that an invalidation does not compare: SMMU_CR0.VMW; reserved values are as 0.

@@ -97,7 +97,6 @@ extension SMMUv3 {
         -> LocatedDescriptor
     {
         let word = try bus.loadRAM64(at: location)
-        count(.descriptorFetches)
         let value = Descriptor(rawValue: format.isBigEndian ? word.byteSwapped : word)
         return LocatedDescriptor(location: location, value: value)
     }

@@ -41,10 +41,13 @@ struct EffectiveAccess: Hashable, Sendable {
     var isInstruction: Bool
 
     /// As the device drives it.
-    init(_ transaction: Transaction) {
-        isWrite = transaction.kind == .write
-        isPrivileged = transaction.attributes.isPrivileged
-        isInstruction = transaction.attributes.isInstruction && transaction.kind == .read
+    init(_ transaction: Transaction) { self.init(transaction.kind, transaction.attributes) }
+
+    @inline(__always)  // For each look-up that a port does not answer.
+    init(_ kind: TransactionKind, _ attributes: TransactionAttributes) {
+        isWrite = kind == .write
+        isPrivileged = attributes.isPrivileged
+        isInstruction = attributes.isInstruction && kind == .read
     }
 
     init(isWrite: Bool, isPrivileged: Bool, isInstruction: Bool) {

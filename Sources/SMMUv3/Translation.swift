@@ -30,6 +30,8 @@ package struct Translation: Equatable, Sendable {
     package var isFromTLB: Bool
     /// What the page permits, for each kind of access as the device drives it, overrides applied.
     var incomingPermissions: Permissions
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    var isOfRegion = false
 
     /// Whether it passed untranslated.
     package var isBypassed: Bool { stages == .bypass }
@@ -101,31 +103,17 @@ extension SMMUv3 {
         return bypass(address, access, attributes, globalMPAM(controls))
     }
 
-    /// The configuration of a stream and SubstreamID, checked: what does not depend on address, direction or
-    /// privilege.
-    ///
-    /// For an SMMU that is enabled. The result is good for as long as nothing is invalidated after
-    /// `controls.generation`.
-    func resolveStream(
-        _ transaction: Transaction,
-        _ controls: TranslationControls,
-        _ policy: CachePolicy,
-        _ observer: inout some LookupObserver
-    ) throws(TranslationFault) -> ResolvedStream {
-        let ste = try fetchSTE(transaction, controls, policy, &observer)
-        let stream = try configuration(of: ste, transaction, controls)
-        let outcome = try resolve(stream, transaction, controls, policy, &observer)
-        return ResolvedStream(stream: stream, outcome: outcome)
-    }
-
     /// Translates one address in a configuration.
     ///
-    /// - Parameter generation: The invalidation generation before `resolved` was looked up.
+    /// - Parameters:
+    ///   - generation: The invalidation generation before `resolved` was looked up.
+    ///   - isLong: The short way has been tried: ``translateQuickly(_:_:_:_:_:)``.
     func translate(
         _ transaction: Transaction,
         _ resolved: ResolvedStream,
-        _ generation: UInt64,
+        _ generation: InvalidationStamp,
         _ policy: CachePolicy,
+        isLong: Bool = false,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
         let access = EffectiveAccess(transaction).overridden(
@@ -134,7 +122,7 @@ extension SMMUv3 {
         )
         let lookup = LookupScope(policy: policy, generation: generation)
         guard !resolved.translatesStage1 else {
-            return try translateStage1(transaction, access, resolved, lookup, &observer)
+            return try translateStage1(transaction, access, resolved, lookup, isLong, &observer)
         }
         // IAS is the limit where a stage is configured, whether or not stage 1 is skipped.
         let bits =
@@ -184,6 +172,7 @@ extension SMMUv3 {
         _ access: EffectiveAccess,
         _ resolved: ResolvedStream,
         _ lookup: LookupScope,
+        _ isLong: Bool,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> Translation {
         let address = resolved.context.canonical(transaction.address.rawValue)
@@ -198,9 +187,24 @@ extension SMMUv3 {
             resolved.context.isUpper(address)
             ? resolved.context.upper.refusesUnprivileged : resolved.context.lower.refusesUnprivileged
         let isRefused = refusesUnprivileged && !access.isPrivileged
-        let hit = lookup.policy.looksInCaches && !isRefused ? translationCache.lookUp(address, tag: tag) : nil
+        var hit: CachedTranslation?
+        if lookup.policy.looksInCaches, !isRefused {
+            // What has been looked for on the short way has been counted there.
+            hit =
+                isLong && resolved.hasPlan(for: address)
+                ? translationCache.peek(address, tag: tag) : translationCache.lookUp(address, tag: tag)
+        }
         if let hit, hit.permissions.contains(required) {
             return translation(hit, address, access, resolved, isFromTLB: true)
+        }
+        if !type(of: observer).hearsOfStructures, hit == nil, !isRefused, !isLong {
+            var walk = makeQuickWalk(resolved.plan, lookup.policy, lookup.generation)
+            let isDone = walkQuickly(address, access, &walk)
+            walk.report(isDone, to: &observer, counters)
+            if isDone {
+                if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: lookup.generation) }
+                return translation(walk.entry, address, access, resolved, isFromTLB: false)
+            }
         }
         let input = WalkInput(
             transaction: transaction,
@@ -209,15 +213,29 @@ extension SMMUv3 {
             tag: tag,
             lookup: lookup
         )
-        guard !isRefused else {
+        return try translateStage1(input, address, hit, refusesUnprivileged, &observer)
+    }
+
+    /// The same where the TLB has no answer and the way to one is long.
+    @inline(never)  // Keeps the way of a hit, and of a walk that is quick, small.
+    private func translateStage1(
+        _ input: WalkInput,
+        _ address: UInt64,
+        _ hit: CachedTranslation?,
+        _ refusesUnprivileged: Bool,
+        _ observer: inout some LookupObserver
+    ) throws(TranslationFault) -> Translation {
+        guard !refusesUnprivileged || input.access.isPrivileged else {
             throw translationFault(.fTranslation, input, "CD.E0PDn refuses unprivileged accesses")
         }
         // What the TLB holds counts where it refuses, too; only a page that is not dirty yet is walked again.
-        if let hit, hit.answers(required, isWrite: access.isWrite) { try check(hit, input, address) }
+        if let hit, hit.answers(input.access.required, isWrite: input.access.isWrite) {
+            try check(hit, input, address)
+        }
         let entry = try walk(input, address, refusesUnprivileged, &observer)
-        if lookup.policy == .cached { translationCache.fill(entry, walkedAt: lookup.generation) }
+        if input.lookup.policy == .cached { translationCache.fill(entry, walkedAt: input.lookup.generation) }
         try check(entry, input, address)
-        return translation(entry, address, access, resolved, isFromTLB: false)
+        return translation(entry, address, input.access, input.resolved, isFromTLB: false)
     }
 
     /// Walks stage 1, and translates what it gives through stage 2 where there is one.
@@ -305,7 +323,8 @@ extension SMMUv3 {
                 entry.permissions,
                 privCfg: resolved.stream.privCfg,
                 instCfg: resolved.stream.instCfg
-            )
+            ),
+            isOfRegion: entry.isOfRegion
         )
     }
 
@@ -355,7 +374,7 @@ extension SMMUv3 {
     }
 
     /// Permissions by what the device drives rather than by what the overrides make of it.
-    private func incomingPermissions(_ permissions: Permissions, privCfg: UInt8, instCfg: UInt8)
+    func incomingPermissions(_ permissions: Permissions, privCfg: UInt8, instCfg: UInt8)
         -> Permissions
     {
         guard privCfg != 0 || instCfg != 0 else { return permissions }

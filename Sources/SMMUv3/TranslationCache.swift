@@ -1,14 +1,19 @@
 // The TLB: translations by what the architecture tags them with, invalidated exactly.
 
 import BitFields
+import CLinux
+import Glibc
 import SMMUv3Spec
 import Synchronization
 
 /// A set-associative cache of translations, shared by all streams of one SMMU.
 ///
 /// Entries live until they are invalidated or evicted, as they would in silicon: that is how a missing TLBI
-/// shows. Faults are never cached. Each look-up probes one set for every page or block size that is resident.
-final class TranslationCache: Sendable {
+/// shows. Faults are never cached. Each look-up probes one set for every page or block size that is resident, and takes
+/// no lock: see ``TLBEntry``.
+//
+// SAFETY of @unchecked Sendable: the words are accessed atomically, and written under the lock.
+final class TranslationCache: @unchecked Sendable {
     /// Which addresses a TLBI by VA covers.
     struct AddressScope: Equatable, Sendable {
         /// The first address, sign-extended from bit 55; an IPA for stage 2.
@@ -50,11 +55,10 @@ final class TranslationCache: Sendable {
         var residentEntries: Int = 0
     }
 
+    /// What only fills and invalidations look at.
     private struct State: Sendable {
-        var sets: [CachedTranslation?]
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
         var residentBySize = [Int](repeating: 0, count: 64)
-        var sizesPresent: [UInt8] = []
         var globalEntries = 0
         /// Entries that are a part of their first stage's page or block.
         var partialEntries = 0
@@ -65,9 +69,20 @@ final class TranslationCache: Sendable {
     /// How many entries one set holds.
     static let ways = 4
     private let setCount: Int
-    private let state: Mutex<State>
-    /// Bumped by every invalidation, of translations and of configuration, before it takes effect: what was
-    /// looked up or walked at an older generation must not be kept.
+    /// log2 of ``setCount``.
+    private let setBits: UInt64
+    /// The header and the entries.
+    ///
+    /// A line that look-ups read, and that only changes with the kinds of entries there are: [0] a bit for each log2
+    /// size that is resident, [1] whether there are global entries. A second line of counters: [8] hits, [9] misses. Then
+    /// the entries, whose pages take memory once they are touched.
+    private let words: UnsafeMutablePointer<UInt64>
+    private let mappedBytes: Int
+    private static let headerWords = 16
+    /// Held by who changes entries; look-ups take no lock.
+    private let state = Mutex(State())
+    /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
+    /// generation must not be kept.
     let generation: InvalidationGeneration
 
     /// Builds an empty cache.
@@ -82,75 +97,102 @@ final class TranslationCache: Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        state = Mutex(State(sets: Array(repeating: nil, count: sets * Self.ways)))
+        setBits = UInt64(max(1, sets).trailingZeroBitCount)
+        mappedBytes = (Self.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        guard let memory, memory != MAP_FAILED else {
+            fatalError("no memory for a TLB of \(entryCount) entries")
+        }
+        words = memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8)
         self.generation = generation
     }
 
-    var counters: Counters { state.withLock { $0.counters } }
+    deinit { munmap(words, mappedBytes) }
+
+    var counters: Counters {
+        var counters = state.withLock { $0.counters }
+        counters.hits = smmud_load_u64(words + 8)
+        counters.misses = smmud_load_u64(words + 9)
+        return counters
+    }
 
     // MARK: Looking up
 
+    /// The translation of an address, with everything that is known of it.
     func lookUp(_ address: UInt64, tag: RegimeTag) -> CachedTranslation? {
         guard setCount > 0 else { return nil }
-        return state.withLock { state in
-            guard let index = index(of: address, tag: tag, in: state) else {
-                state.counters.misses &+= 1
-                return nil
-            }
-            state.counters.hits &+= 1
-            return state.sets[index]
-        }
+        let found = peek(address, tag: tag)
+        smmud_add_u64(words + (found == nil ? 9 : 8), 1)
+        return found
     }
 
     /// Looks without counting: for tools.
     func peek(_ address: UInt64, tag: RegimeTag) -> CachedTranslation? {
         guard setCount > 0 else { return nil }
-        return state.withLock { state in index(of: address, tag: tag, in: state).flatMap { state.sets[$0] } }
+        let key = TLBKey(tag)
+        // Without the lock, unless the entry changes each time that it is read.
+        for _ in 0..<4 {
+            guard let (entry, word) = find(address, key) else { return nil }
+            if let translation = entry.translation(matchedAt: word) { return translation }
+        }
+        return state.withLock { _ in find(address, key)?.entry.current }
     }
 
-    private func index(of address: UInt64, tag: RegimeTag, in state: borrowing State) -> Int? {
-        for log2Bytes in state.sizesPresent {
-            let page = address &>> UInt64(log2Bytes)
-            let base = page &<< UInt64(log2Bytes)
-            let set = setIndex(page: page, asid: tag.asid, vmid: tag.vmid)
-            for way in set..<(set &+ Self.ways) {
-                if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
-                    !entry.isGlobal, entry.tag.asid == tag.asid, entry.tag.vmid == tag.vmid,
-                    entry.tag.regime == tag.regime
-                {
-                    return way
-                }
+    /// The translation of an address as a port wants it.
+    ///
+    /// Counts nothing: the port does. Nil is no answer, and the port takes the long way.
+    @inline(__always)  // Once for each page that a port does not remember.
+    func hit(_ address: UInt64, _ key: borrowing TLBKey) -> TLBHit? {
+        guard setCount > 0, let (entry, word) = find(address, key) else { return nil }
+        return entry.hit(matchedAt: word)
+    }
+
+    @inline(__always)  // As above.
+    private func find(_ address: UInt64, _ key: borrowing TLBKey) -> (entry: TLBEntry, word: UInt64)? {
+        var sizes = smmud_load_u64(words)
+        while sizes != 0 {
+            let log2Bytes = UInt64(truncatingIfNeeded: sizes.trailingZeroBitCount)
+            sizes &= sizes &- 1
+            let page = address &>> log2Bytes
+            let base = page &<< log2Bytes
+            let entry = set(page, key.mix)
+            for way in 0..<Self.ways {
+                let word = (entry + way).match(base, key.own(log2Bytes))
+                if word != 0 { return (entry + way, word) }
             }
-            guard state.globalEntries > 0 else { continue }
-            let globalSet = setIndex(page: page, asid: 0, vmid: tag.vmid)
-            for way in globalSet..<(globalSet &+ Self.ways) {
-                if let entry = state.sets[way], entry.inputBase == base, entry.log2Bytes == log2Bytes,
-                    entry.isGlobal, entry.tag.aset == tag.aset, entry.tag.vmid == tag.vmid,
-                    entry.tag.regime == tag.regime
-                {
-                    return way
-                }
+            guard smmud_load_u64(words + 1) != 0 else { continue }
+            let global = set(page, key.globalMix)
+            for way in 0..<Self.ways {
+                let word = (global + way).match(base, key.global(log2Bytes))
+                if word != 0 { return (global + way, word) }
             }
         }
         return nil
     }
 
-    private func setIndex(page: UInt64, asid: UInt16, vmid: UInt16) -> Int {
-        var hash = page ^ (UInt64(asid) &<< 40) ^ (UInt64(vmid) &<< 24)
-        hash = (hash ^ (hash &>> 29)) &* 0x9E37_79B9_7F4A_7C15
-        return Int(truncatingIfNeeded: (hash &>> 32) & UInt64(truncatingIfNeeded: setCount &- 1)) &* Self.ways
+    /// The first entry of the set of a page.
+    ///
+    /// Pages in a row are in sets in a row: as many as there are entries fit without a conflict. What lies a
+    /// power of two apart is spread by the page's upper bits.
+    @inline(__always)  // As above.
+    private func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry {
+        let folded = page ^ page &>> setBits ^ page &>> (setBits &* 2) ^ mix
+        let index = Int(truncatingIfNeeded: folded & UInt64(truncatingIfNeeded: setCount &- 1))
+        return TLBEntry(words: words + Self.headerWords) + index &* Self.ways
     }
+
+    private func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + Self.headerWords) + index }
 
     // MARK: Filling
 
-    /// Keeps a translation, unless something was invalidated since `generation` was read: then the tables may
+    /// Keeps a translation, unless something was invalidated since the stamp was taken: then the tables may
     /// have been read before they changed, and keeping it would undo the invalidation.
-    func fill(_ entry: CachedTranslation, walkedAt walkGeneration: UInt64) {
+    func fill(_ entry: CachedTranslation, walkedAt stamp: InvalidationStamp) {
         guard setCount > 0 else { return }
         state.withLock { state in
-            // Invalidations bump the generation before they take this lock: equal here means that none has run
-            // since the walk began, and one that bumps from now on will find this entry.
-            guard generation.current == walkGeneration else {
+            // Invalidations advance the generation within this lock: equal here means that none has ended since the
+            // walk began, and the next will find this entry.
+            guard generation.permitsKeeping(entry, stamp) else {
                 state.counters.overtakenFills &+= 1
                 return
             }
@@ -159,11 +201,11 @@ final class TranslationCache: Sendable {
     }
 
     private func insert(_ entry: CachedTranslation, into state: inout State) {
-        let page = entry.inputBase &>> UInt64(entry.log2Bytes)
-        let set = setIndex(page: page, asid: entry.isGlobal ? 0 : entry.tag.asid, vmid: entry.tag.vmid)
+        let key = TLBKey(entry.tag)
+        let set = set(entry.inputBase &>> UInt64(entry.log2Bytes), entry.isGlobal ? key.globalMix : key.mix)
         var chosen: Int?
-        for way in set..<(set + Self.ways) {
-            guard let old = state.sets[way] else {
+        for way in 0..<Self.ways {
+            guard let old = (set + way).current else {
                 chosen = chosen ?? way
                 continue
             }
@@ -180,32 +222,37 @@ final class TranslationCache: Sendable {
         if let chosen {
             way = chosen
         } else {
-            way = set + state.nextVictim % Self.ways
+            way = state.nextVictim % Self.ways
             state.nextVictim &+= 1
             state.counters.evictions &+= 1
         }
-        remove(way, from: &state)
-        state.sets[way] = entry
+        remove(set + way, from: &state)
+        // Before the entry: who finds it must look for entries of its kind.
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
-        if entry.isGlobal { state.globalEntries += 1 }
+        if entry.isGlobal {
+            state.globalEntries += 1
+            if state.globalEntries == 1 { smmud_store_u64(words + 1, 1) }
+        }
         if entry.isPartial { state.partialEntries += 1 }
-        state.residentBySize[Int(entry.log2Bytes & 63)] += 1
-        if state.residentBySize[Int(entry.log2Bytes & 63)] == 1 { updateSizes(&state) }
+        let size = Int(entry.log2Bytes & 63)
+        state.residentBySize[size] += 1
+        if state.residentBySize[size] == 1 { smmud_store_u64(words, words[0] | 1 &<< UInt64(size)) }
+        (set + way).write(entry)
     }
 
-    private func remove(_ index: Int, from state: inout State) {
-        guard let entry = state.sets[index] else { return }
-        state.sets[index] = nil
+    private func remove(_ place: TLBEntry, from state: inout State) {
+        guard let entry = place.current else { return }
+        place.clear()
         state.counters.residentEntries -= 1
-        if entry.isGlobal { state.globalEntries -= 1 }
+        if entry.isGlobal {
+            state.globalEntries -= 1
+            if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }
+        }
         if entry.isPartial { state.partialEntries -= 1 }
-        state.residentBySize[Int(entry.log2Bytes & 63)] -= 1
-        if state.residentBySize[Int(entry.log2Bytes & 63)] == 0 { updateSizes(&state) }
-    }
-
-    private func updateSizes(_ state: inout State) {
-        state.sizesPresent = (0..<64).filter { state.residentBySize[$0] > 0 }.map { UInt8($0) }
+        let size = Int(entry.log2Bytes & 63)
+        state.residentBySize[size] -= 1
+        if state.residentBySize[size] == 0 { smmud_store_u64(words, words[0] & ~(1 &<< UInt64(size))) }
     }
 
     // MARK: Invalidating
@@ -216,36 +263,71 @@ final class TranslationCache: Sendable {
     /// - Returns: How many entries went.
     @discardableResult
     func invalidate(_ scope: Scope, ignoringVMIDBits wildcard: UInt16 = 0) -> Int {
-        generation.advance()
-        guard setCount > 0 else { return 0 }
+        guard setCount > 0 else {
+            advanceGeneration(scope, wildcard)
+            return 0
+        }
         return state.withLock { state in
-            guard state.counters.residentEntries > 0 else { return 0 }
-            let before = state.counters.residentEntries
-            if case .address(let regime, let vmid, let asid, let addresses) = scope,
-                wildcard == 0,
-                // Entries that are parts may lie outside the addresses that a TLBI names.
-                state.partialEntries == 0, let probes = probeCount(addresses, in: state), probes <= setCount
-            {
-                removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
-            } else {
-                for index in state.sets.indices {
-                    if let entry = state.sets[index], Self.covers(scope, entry, wildcard) {
-                        remove(index, from: &state)
-                    }
-                }
-            }
-            let removed = before - state.counters.residentEntries
-            state.counters.invalidatedEntries &+= UInt64(removed)
+            let removed = remove(scope, wildcard, from: &state)
+            // Within the lock, for fills: one that comes before has been found by the removal, and one that comes
+            // after finds the generation advanced. And last, for look-ups, which take no lock: what they found
+            // before it went has a generation that is not current any more.
+            advanceGeneration(scope, wildcard)
             return removed
         }
     }
 
-    /// How many sets probing page by page would look at; nil where that is beyond counting.
-    private func probeCount(_ addresses: AddressScope, in state: borrowing State) -> Int? {
-        guard let smallest = state.sizesPresent.first else { return 0 }
-        let pages = (addresses.last &- addresses.first) &>> UInt64(smallest)
-        guard pages < 1 << 20 else { return nil }
-        return (Int(pages) + 2) * state.sizesPresent.count
+    private func advanceGeneration(_ scope: Scope, _ wildcard: UInt16) {
+        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
+            regime != .nsEL1Stage2
+        {
+            generation.advanceTranslations(
+                first: addresses.first,
+                last: addresses.last,
+                asid: asid,
+                vmid: vmid
+            )
+        } else {
+            // Also by IPA: translations of both stages, by their virtual addresses, depend on it.
+            generation.advanceTranslations()
+        }
+    }
+
+    private func remove(_ scope: Scope, _ wildcard: UInt16, from state: inout State) -> Int {
+        guard state.counters.residentEntries > 0 else { return 0 }
+        let before = state.counters.residentEntries
+        if case .address(let regime, let vmid, let asid, let addresses) = scope,
+            wildcard == 0,
+            // Entries that are parts may lie outside the addresses that a TLBI names.
+            state.partialEntries == 0, isWorthProbing(addresses)
+        {
+            removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
+        } else {
+            removeByScanning(scope, wildcard, from: &state)
+        }
+        let removed = before - state.counters.residentEntries
+        state.counters.invalidatedEntries &+= UInt64(removed)
+        return removed
+    }
+
+    private func removeByScanning(_ scope: Scope, _ wildcard: UInt16, from state: inout State) {
+        var unseen = state.counters.residentEntries
+        for index in 0..<(setCount * Self.ways) where entry(index).isValid {
+            if let current = entry(index).current, Self.covers(scope, current, wildcard) {
+                remove(entry(index), from: &state)
+            }
+            unseen -= 1
+            if unseen == 0 { return }
+        }
+    }
+
+    /// Whether probing page by page looks at fewer sets than there are.
+    private func isWorthProbing(_ addresses: AddressScope) -> Bool {
+        let sizes = words[0]
+        guard sizes != 0 else { return true }
+        let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
+        guard pages < 1 << 20 else { return false }
+        return (Int(pages) + 2) * sizes.nonzeroBitCount <= setCount
     }
 
     private func removeByProbing(
@@ -256,20 +338,28 @@ final class TranslationCache: Sendable {
         from state: inout State
     ) {
         let scope = Scope.address(regime, vmid: vmid, asid: asid, addresses)
-        for log2Bytes in state.sizesPresent {
-            let lastPage = addresses.last &>> UInt64(log2Bytes)
-            var page = addresses.first &>> UInt64(log2Bytes)
+        let key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
+        var sizes = words[0]
+        while sizes != 0 {
+            let log2Bytes = UInt64(sizes.trailingZeroBitCount)
+            sizes &= sizes &- 1
+            var page = addresses.first &>> log2Bytes
+            let lastPage = addresses.last &>> log2Bytes
             while page <= lastPage {
-                for set in [
-                    setIndex(page: page, asid: asid, vmid: vmid), setIndex(page: page, asid: 0, vmid: vmid),
-                ] {
-                    for way in set..<(set + Self.ways) {
-                        if let entry = state.sets[way], Self.covers(scope, entry, 0) {
-                            remove(way, from: &state)
-                        }
-                    }
+                removeCovered(by: scope, in: set(page, key.mix), from: &state)
+                if state.globalEntries > 0 {
+                    removeCovered(by: scope, in: set(page, key.globalMix), from: &state)
                 }
                 page &+= 1
+            }
+        }
+    }
+
+    @inline(__always)  // Most sets that are looked at hold nothing that is meant.
+    private func removeCovered(by scope: Scope, in set: TLBEntry, from state: inout State) {
+        for way in 0..<Self.ways where (set + way).isValid {
+            if let current = (set + way).current, Self.covers(scope, current, 0) {
+                remove(set + way, from: &state)
             }
         }
     }
@@ -300,24 +390,4 @@ final class TranslationCache: Sendable {
         let below: UInt64 = (1 &<< UInt64(entry.firstStageLog2Bytes)) &- 1
         return entry.inputBase & ~below <= addresses.last && addresses.first <= entry.inputBase | below
     }
-}
-
-/// Counts invalidations of every kind.
-///
-/// What is kept outside a cache's lock carries the generation at which it was found and is of no use at any
-/// other.
-final class InvalidationGeneration: Sendable {
-    private let value = Atomic<UInt64>(1)
-
-    /// Read it before looking up or fetching what is to be kept.
-    ///
-    /// Pairs with ``advance()``.
-    @inline(__always)  // One load on the hit path.
-    var current: UInt64 { value.load(ordering: .acquiring) }
-
-    /// Makes everything that was found before worthless.
-    ///
-    /// Sequentially consistent: the waiter's membarrier that follows, and the lock that the caller takes
-    /// next, order it before what they look at.
-    func advance() { value.add(1, ordering: .sequentiallyConsistent) }
 }

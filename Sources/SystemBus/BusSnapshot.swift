@@ -1,6 +1,7 @@
 // The address map as readers see it: plain words that never change once they are published.
 
 public import AddressSpace
+public import CLinux
 public import DeviceModel
 import GuestMemory
 import Synchronization
@@ -106,6 +107,27 @@ struct BusSnapshot {
     }
 }
 
+/// RAM in one piece, as the host's memory.
+public struct HostSpan {
+    public var start: UnsafeMutableRawPointer
+    /// How many bytes of the piece there are before its first byte here.
+    public var lead: UInt64
+    /// The distance of its last byte from its first.
+    public var last: UInt64
+    /// 1 once a peer has truncated the memory and somebody touched what is gone.
+    public let lostFlag: UnsafePointer<UInt32>
+    public let isWritable: Bool
+
+    /// The same from an earlier byte on, no more than ``lead`` before.
+    @inlinable public func steppedBack(by count: UInt64) -> HostSpan {
+        var result = self
+        result.start = start - Int(truncatingIfNeeded: count)
+        result.lead = lead &- count
+        result.last = last &+ count
+        return result
+    }
+}
+
 /// The map of a ``SystemBus`` without the bus: a pointer that is good as long as the bus lives.
 ///
 /// For ports: counting references to the bus would cost a hit as much as all the rest of it.
@@ -113,17 +135,51 @@ struct BusSnapshot {
 public struct BusView: @unchecked Sendable {
     /// In memory of its own, which nothing else shares: every access reads it.
     let published: UnsafeMutablePointer<Atomic<UnsafeMutablePointer<BusSnapshot>>>
+    /// Beside it: how often the map has changed.
+    @usableFromInline let changes: UnsafeMutablePointer<UInt64>
 
     init(publishing first: UnsafeMutablePointer<BusSnapshot>) {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
         published = memory.bindMemory(to: Atomic<UnsafeMutablePointer<BusSnapshot>>.self, capacity: 1)
         published.initialize(to: Atomic(first))
+        changes = (memory + 8).bindMemory(to: UInt64.self, capacity: 1)
+        changes.initialize(to: 0)
     }
 
     /// Gives the pointer's memory back, not what it points at.
     func deallocate() {
         published.deinitialize(count: 1)
         UnsafeMutableRawPointer(published).deallocate()
+    }
+
+    /// Publishes another map; one thread at a time.
+    ///
+    /// - Returns: The one before.
+    func publish(_ next: UnsafeMutablePointer<BusSnapshot>) -> UnsafeMutablePointer<BusSnapshot> {
+        let old = published.pointee.exchange(next, ordering: .sequentiallyConsistent)
+        // After the map: who finds the new count finds the new map.
+        smmud_store_u64(changes, changes.pointee &+ 1)
+        return old
+    }
+
+    /// How often the map has changed.
+    ///
+    /// Where it is what it was before ``hostSpan(at:)``, what that found is still in the map, and stays until those
+    /// who are under way now have ended.
+    @inlinable public var version: UInt64 { smmud_load_u64(changes) }
+
+    /// The RAM from an address on, as far as it is in one piece; nil where there is none.
+    public func hostSpan(at address: PhysicalAddress) -> HostSpan? {
+        guard let record = snapshot.pointee.ram(containing: address.rawValue), !record.pointee.isLost else {
+            return nil
+        }
+        return HostSpan(
+            start: record.pointee.hostPointer(to: address.rawValue),
+            lead: address.rawValue &- record.pointee.first,
+            last: record.pointee.last &- address.rawValue,
+            lostFlag: record.pointee.lostFlag,
+            isWritable: record.pointee.isWritable
+        )
     }
 
     /// The map as it is now, for those for whom the caller of ``SystemBus/reclaim(through:)`` waits.

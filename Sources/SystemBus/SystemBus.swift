@@ -250,10 +250,7 @@ extension SystemBus {
 
     private func publish(_ state: inout State, removing occupant: Occupant?) {
         state.generation &+= 1
-        let old = view.published.pointee.exchange(
-            Self.makeSnapshot(of: state.map),
-            ordering: .sequentiallyConsistent
-        )
+        let old = view.publish(Self.makeSnapshot(of: state.map))
         state.retired.append(Retired(generation: state.generation, snapshot: old, occupant: occupant))
     }
 

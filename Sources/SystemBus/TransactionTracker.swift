@@ -15,18 +15,30 @@ import Synchronization
 /// every thread of the process, then looks at the slots. A requester whose entry the waiter does not see entered
 /// after that barrier, and so looks at the caches after it too. Where the kernel has no membarrier, entering
 /// takes a fence instead.
+///
+/// A membarrier is a system call and interrupts other processors, so idle requesters must not cost one. Those that did
+/// nothing between two waits are taken off the list of the active, by the second of the two: it stores into
+/// their slots that they are, and after its membarrier looks whether they are idle still. A requester that finds
+/// itself off the list as it enters puts itself on it again, under the lock. Where the list is empty there is nobody to
+/// wait for, and the lock alone orders the wait before whoever enters next.
 public final class TransactionTracker: Sendable {
     /// One requester's place in the tracker.
     ///
     /// Owned by one thread at a time.
     public struct Slot: @unchecked Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
-        /// [0] a sequence number, odd while inside; [1...] the owner's counters.
+        /// The slot's words.
+        ///
+        /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
+        /// that it is on the list of the active. The rest belongs to waiters, under the lock: [10] the sequence number
+        /// at the last wait, [11] the wait that cleared [9], [12] whether the slot is on the list.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
+        /// The tracker outlives its slots.
+        @usableFromInline let tracker: Unmanaged<TransactionTracker>
 
-        init(words: UnsafeMutablePointer<UInt64>, needsFence: Bool) {
-            (self.words, self.needsFence) = (words, needsFence)
+        init(words: UnsafeMutablePointer<UInt64>, needsFence: Bool, tracker: Unmanaged<TransactionTracker>) {
+            (self.words, self.needsFence, self.tracker) = (words, needsFence, tracker)
         }
 
         /// Marks the start of a transaction: from here on a waiter waits for ``leave()``.
@@ -34,6 +46,14 @@ public final class TransactionTracker: Sendable {
         @inlinable public func enter() {
             smmud_store_u64(words, words.pointee &+ 1)
             if needsFence { smmud_fence_seq_cst() } else { smmud_compiler_barrier() }
+            // After the store above for whoever waits: the barrier of the wait sees to it.
+            if smmud_load_u64(words + TransactionTracker.isActive) == 0 { becomeActive() }
+        }
+
+        /// Puts the slot on the list of those that waiters look at.
+        @inline(never)  // Keeps the hit path small.
+        @usableFromInline func becomeActive() {
+            tracker._withUnsafeGuaranteedRef { $0.activate(self) }
         }
 
         /// Marks the end of a transaction: all its accesses to memory happened before.
@@ -50,7 +70,12 @@ public final class TransactionTracker: Sendable {
     }
 
     /// How many counters beside the sequence number a slot has.
-    public static let counterCount = 7
+    public static let counterCount = 8
+    // Indices of a slot's words; see there.
+    @usableFromInline static let isActive = 9
+    private static let lastSequence = 10
+    private static let clearedBy = 11
+    private static let isListed = 12
 
     /// 128 bytes: two cache lines, because the adjacent-line prefetcher pairs them.
     private static let wordsPerSlot = 16
@@ -59,7 +84,10 @@ public final class TransactionTracker: Sendable {
     private struct Slots {
         var chunks: [UnsafeMutablePointer<UInt64>] = []
         var free: [UnsafeMutablePointer<UInt64>] = []
-        var used = 0
+        /// The slots that may be inside a transaction.
+        var active: [UnsafeMutablePointer<UInt64>] = []
+        /// Waits that have begun.
+        var waits: UInt64 = 0
         /// Counters of slots that were given back, so that totals never fall.
         var retired = [UInt64](repeating: 0, count: TransactionTracker.counterCount)
     }
@@ -94,7 +122,7 @@ public final class TransactionTracker: Sendable {
                 }
             }
             let words = storage.slots.free.removeLast()
-            return Slot(words: words, needsFence: needsFence)
+            return Slot(words: words, needsFence: needsFence, tracker: .passUnretained(self))
         }
     }
 
@@ -162,15 +190,60 @@ public final class TransactionTracker: Sendable {
 
     /// The slots that are inside, after a barrier on every thread.
     private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
+        guard let wait = beginWait() else { return [] }
         if needsFence { smmud_fence_seq_cst() } else { smmud_membarrier() }
-        return storage.withLock { storage in
-            var inside: [(words: InsideSlot, sequence: UInt64)] = []
-            for chunk in storage.slots.chunks {
-                for slot in 0..<Self.slotsPerChunk {
-                    let words = chunk + slot * Self.wordsPerSlot
-                    let sequence = smmud_load_u64(words)
-                    if sequence & 1 != 0 { inside.append((InsideSlot(words: words), sequence)) }
+        return slotsInside(at: wait)
+    }
+
+    /// A slot's owner has entered and found that it may be off the list.
+    fileprivate func activate(_ slot: Slot) {
+        storage.withLock { storage in
+            smmud_store_u64(slot.words + Self.isActive, 1)
+            guard slot.words[Self.isListed] == 0 else { return }
+            slot.words[Self.isListed] = 1
+            storage.slots.active.append(slot.words)
+        }
+    }
+
+    /// Tells those that did nothing since the last wait that they are not active.
+    ///
+    /// - Returns: The number of the wait; nil where nobody is active, so nobody is inside.
+    private func beginWait() -> UInt64? {
+        storage.withLock { storage in
+            guard !storage.slots.active.isEmpty else { return nil }
+            storage.slots.waits &+= 1
+            for words in storage.slots.active {
+                let sequence = smmud_load_u64(words)
+                if sequence == words[Self.lastSequence], sequence & 1 == 0 {
+                    words[Self.clearedBy] = storage.slots.waits
+                    smmud_store_u64(words + Self.isActive, 0)
                 }
+                words[Self.lastSequence] = sequence
+            }
+            return storage.slots.waits
+        }
+    }
+
+    /// Who is inside, after the barrier; takes those off the list that were told before it and are idle still.
+    private func slotsInside(at wait: UInt64) -> [(words: InsideSlot, sequence: UInt64)] {
+        storage.withLock { storage in
+            var inside: [(words: InsideSlot, sequence: UInt64)] = []
+            var index = 0
+            while index < storage.slots.active.count {
+                let words = storage.slots.active[index]
+                let sequence = smmud_load_u64(words)
+                if sequence & 1 != 0 { inside.append((InsideSlot(words: words), sequence)) }
+                // Whom a later wait has told may not have heard: no barrier was between.
+                if smmud_load_u64(words + Self.isActive) == 0, words[Self.clearedBy] <= wait {
+                    if sequence == words[Self.lastSequence], sequence & 1 == 0 {
+                        words[Self.isListed] = 0
+                        storage.slots.active.swapAt(index, storage.slots.active.count - 1)
+                        storage.slots.active.removeLast()
+                        continue
+                    }
+                    smmud_store_u64(words + Self.isActive, 1)
+                }
+                index += 1
             }
             return inside
         }

@@ -1,5 +1,6 @@
 // Builds the daemon's parts, ties them together, and runs them until somebody has them stop.
 
+import CLinux
 import ControlProtocol
 import Glibc
 import HostIO
@@ -108,6 +109,7 @@ enum Daemon {
 
     /// Tells whoever waits for it that clients are served.
     private static func announce(_ configuration: DaemonConfiguration) {
+        smmud_forget_startup_pages()
         guard configuration.isJSON else {
             Output.print("smmud: ready: control \(configuration.controlPath) dma \(configuration.dmaPath)")
             return

@@ -100,7 +100,8 @@ struct InFlightTests {
         while guest.syncLine.count < pulses + 2 { sched_yield() }
         blocked.join()
         let awaited = guest.smmu.statistics.first { $0.name == "sync-awaited-transactions" }?.value
-        #expect(awaited == 1)
+        // Each CMD_SYNC may have met a transaction of this thread as well.
+        #expect((1...3).contains(awaited ?? 0))
     }
 
     @Test("CMDQEN off while a CMD_SYNC waits: acknowledged when it is over, CONS past it and then still")

@@ -29,7 +29,12 @@ private final class RecordingMonitor: SMMUPerformanceMonitor {
 
 @Suite("What performance monitors are told")
 struct PerformanceTests {
-    private func guest(_ setup: GuestSetup = GuestSetup()) throws -> (TestGuest, RecordingMonitor) {
+    /// A guest whose walks all begin at the first table: what a walk reads does not depend on those before it.
+    private func guest(_ setup: GuestSetup = GuestSetup(), walkCacheEntries: Int = 0) throws
+        -> (TestGuest, RecordingMonitor)
+    {
+        var setup = setup
+        setup.options.walkCacheEntries = walkCacheEntries
         let guest = try TestGuest(setup)
         let monitor = RecordingMonitor()
         guest.smmu.report(guest.smmu.performanceEvents, to: monitor)
@@ -71,6 +76,39 @@ struct PerformanceTests {
         try guest.sync(Raw.cfgiSTE(1))
         #expect(guest.dmaRead(1, 0x1000) == .ok(7))
         #expect(monitor.take(1) == [1, 0, 1, 0, 2], "after CMD_CFGI_STE")
+    }
+
+    @Test("with the walk cache a walk reads what is not known, a fault's walk nothing twice")
+    func walkCache() throws {
+        let (guest, monitor) = try guest(walkCacheEntries: 64)
+        let tables = try guest.attachTables(1)
+        try tables.map(0x1000, to: try guest.page(holding: 7))
+        try tables.map(0x20_0000, to: TestGuest.ram, level: 2)
+        #expect(guest.dmaRead(1, 0x3000) == .fTranslation)
+        #expect(monitor.take(1) == [1, 1, 1, 3, 2])
+        #expect(guest.dmaRead(1, 0x1000) == .ok(7))
+        #expect(monitor.take(1) == [1, 1, 0, 1, 0], "the last table is known")
+        #expect(guest.dmaRead(1, 0x3000) == .fTranslation)
+        #expect(monitor.take(1) == [1, 1, 0, 1, 0])
+        _ = guest.dmaRead(1, 0x20_0000)
+        #expect(monitor.take(1) == [1, 1, 0, 1, 0], "the level-2 table is known")
+        try guest.sync(Raw.tlbiNSNHAll)
+        #expect(guest.dmaRead(1, 0x1000) == .ok(7))
+        #expect(monitor.take(1) == [1, 1, 0, 3, 0], "after CMD_TLBI_NSNH_ALL")
+        // As many in each order, where stage 2 is behind, and its results are kept as well.
+        var counts: [[UInt64]] = []
+        for entries in [0, 64] {
+            let guest = try TestGuest.full { $0.options.walkCacheEntries = entries }
+            let monitor = RecordingMonitor()
+            guest.smmu.report(guest.smmu.performanceEvents, to: monitor)
+            let nested = try NestedSetup(guest, block: 3)
+            try nested.map(0x5000, toPhysical: try guest.page(holding: 1))
+            #expect(guest.dmaRead(6, 0x6000) == .fTranslation)
+            counts.append(monitor.take(6))
+        }
+        // The CD, three levels, each 3 of stage 2 but those that the TLB knows, with or without a walk cache.
+        #expect(counts[0][3] >= counts[1][3])
+        #expect(counts[0][3] > 3 && counts[1][3] > 3)
     }
 
     @Test("a DMA is a transaction for each translation that it needs")

@@ -116,13 +116,14 @@ struct ProfileTests {
         var options = SMMUv3Options()
         for text in [
             "tlb-entries=0", "config-cache-entries=7", "event-log=9", "contiguous=group",
-            "invalid-structures=drop",
+            "invalid-structures=drop", "walk-cache-entries=5",
             "page1-alias=yes", "gbpa-reset=abort", "illegal-accesses=ignore",
         ] {
             try options.set(text)
         }
         #expect(options.tlbEntries == 0)
         #expect(options.configurationCacheEntries == 7)
+        #expect(options.walkCacheEntries == 5)
         #expect(options.eventLogCapacity == 9)
         #expect(options.cachesContiguousGroups)
         #expect(!options.cachesInvalidStructures)

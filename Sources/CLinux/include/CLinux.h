@@ -62,6 +62,9 @@ static inline void smmud_copy_from_shared(void *own, const void *shared, size_t 
     memmove(own, shared, count);
 }
 
+// Adds to a counter that others add to and nobody orders anything by.
+static inline void smmud_add_u64(void *p, uint64_t v) { __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED); }
+
 static inline void smmud_fence_seq_cst(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void smmud_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 static inline void smmud_cpu_pause(void) {
@@ -70,6 +73,23 @@ static inline void smmud_cpu_pause(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+// Asks for a cache line before its turn, to be read or to be written. Faults at no address.
+static inline void smmud_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+static inline void smmud_prefetch_to_write(const void *p) {
+#if defined(__x86_64__)
+    // What the builtin becomes for the oldest processors is a prefetch to read.
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1, 3);
+#endif
+}
+
+// Copies what another process may be writing, of which each byte is read once: the compiler looks at the copy afterwards.
+static inline void smmud_copy_once(void *own, const void *shared, size_t count) {
+    memcpy(own, shared, count);
+    __asm__ volatile("" ::: "memory");
 }
 
 // One step of waiting for another thread: spins at first, then gives the processor away, then sleeps.
@@ -136,6 +156,10 @@ bool smmud_membarrier_register(void);
 void smmud_membarrier(void);
 
 // MARK: Memory that is shared by file descriptor
+
+// Gives back the pages of code and constants that only the start needed, and free heap: what is used again comes back
+// from the page cache, a fault each.
+void smmud_forget_startup_pages(void);
 
 // A new memfd of byte_count bytes, all of them holes: close-on-exec, not executable, and sealed so that nobody can
 // make it shorter, longer, or add seals. Returns the descriptor, or a negated errno.

@@ -1,11 +1,11 @@
 // Requests and answers out of streams of bytes, without I/O: the caller owns the bytes, the decoder the rules.
 
 /// Why a request is not carried out: a status from 16 on, and a sentence.
-package struct DMARejection: Error, Equatable, Sendable {
-    package let status: DMAStatus
-    package let message: String
+public struct DMARejection: Error, Equatable, Sendable {
+    public let status: DMAStatus
+    public let message: String
 
-    package init(_ status: DMAStatus, _ message: String) { (self.status, self.message) = (status, message) }
+    public init(_ status: DMAStatus, _ message: String) { (self.status, self.message) = (status, message) }
 
     /// The whole answer, header and sentence.
     package func answer(to request: DMARequest) -> [UInt8] {
@@ -21,9 +21,9 @@ package struct DMARejection: Error, Equatable, Sendable {
 /// Holds no bytes itself.
 ///
 /// Call ``next(in:)`` with all bytes that have come and are not consumed, until it wants more.
-package struct DMARequestDecoder: Sendable {
+public struct DMARequestDecoder: Sendable {
     /// What the bytes begin with.
-    package enum Step: Equatable, Sendable {
+    public enum Step: Equatable, Sendable {
         /// The start of a message that takes so many bytes in all. Call again when they are there.
         case needs(byteCount: Int)
         /// A request whose header makes sense by itself. Its payload is the rest of its ``DMARequest/byteCount``
@@ -38,24 +38,18 @@ package struct DMARequestDecoder: Sendable {
     private let limits: DMALimits
     private var isGreeted = false
 
-    package init(limits: DMALimits = DMALimits()) { self.limits = limits }
+    public init(limits: DMALimits = DMALimits()) { self.limits = limits }
 
     /// Looks at the message that `bytes` begin with.
     ///
     /// The caller consumes the ``DMARequest/byteCount`` bytes of what it gets, after it is done with the payload.
-    package mutating func next(in bytes: UnsafeRawBufferPointer) -> Step {
+    @inline(__always)
+    public mutating func next(in bytes: UnsafeRawBufferPointer) -> Step {
         guard bytes.count >= 4 else { return .needs(byteCount: DMAProtocol.headerByteCount) }
         // The length is looked at as soon as it is there: who sends garbage may wait for an answer to it.
         let length = Int(UInt32(littleEndian: bytes.loadUnaligned(as: UInt32.self)))
         guard length >= DMAProtocol.headerByteCount, length <= limits.messageByteCountMax else {
-            return .broken(
-                DMARequest(DMAOpcode(rawValue: 0), id: 0),
-                DMARejection(
-                    .malformed,
-                    "a message of \(length) bytes: it must have \(DMAProtocol.headerByteCount) to "
-                        + "\(limits.messageByteCountMax)"
-                )
-            )
+            return badLength(length)
         }
         guard bytes.count >= DMAProtocol.headerByteCount else { return .needs(byteCount: length) }
         let request = DMARequest(header: bytes)
@@ -64,8 +58,22 @@ package struct DMARequestDecoder: Sendable {
         }
         guard bytes.count >= length else { return .needs(byteCount: length) }
         isGreeted = true
-        if let rejection = limits.rejection(of: request) { return .rejected(request, rejection) }
+        if let problem = limits.problem(of: request) {
+            return .rejected(request, limits.rejection(of: request, for: problem))
+        }
         return .request(request)
+    }
+
+    @inline(never)
+    private func badLength(_ length: Int) -> Step {
+        .broken(
+            DMARequest(DMAOpcode(rawValue: 0), id: 0),
+            DMARejection(
+                .malformed,
+                "a message of \(length) bytes: it must have \(DMAProtocol.headerByteCount) to "
+                    + "\(limits.messageByteCountMax)"
+            )
+        )
     }
 
     /// What is wrong with the first message of a connection.
@@ -84,70 +92,92 @@ package struct DMARequestDecoder: Sendable {
 
 }
 
+/// What is wrong with a request that can be seen from its header alone.
+///
+/// A number, so that looking costs nothing where all is well; ``DMALimits/rejection(of:for:)`` has the words.
+public enum DMARequestProblem: Equatable, Sendable {
+    case opcode, reserved, instructionWrite, payload, name, inlineByteCount, transferPayload, iova, offset, substream
+}
+
 extension DMALimits {
+    /// What is wrong with a request that can be seen from its header alone, in words.
+    public func rejection(of request: DMARequest) -> DMARejection? {
+        problem(of: request).map { rejection(of: request, for: $0) }
+    }
+
     /// What is wrong with a request that can be seen from its header alone.
-    package func rejection(of request: DMARequest) -> DMARejection? {
-        guard request.opcode.isKnown else {
-            return DMARejection(.unsupported, "there is no opcode \(request.opcode.rawValue)")
-        }
-        guard request.flags.isSubset(of: .all), request.reserved == 0 else {
-            return DMARejection(.parameter, "flags from 0x40 up and the last 8 bytes of the header must be 0")
-        }
-        switch request.opcode {
-        case .write where request.flags.contains(.instruction):
-            return DMARejection(.parameter, "an instruction fetch only reads")
-        case .read, .write: return transferRejection(request)
-        case .echo: return inlineRejection(UInt64(request.payloadByteCount))
-        case .open where !request.flags.contains(.direct):
-            guard (1...DMAProtocol.nameByteCountMax).contains(request.payloadByteCount) else {
-                return DMARejection(
-                    .parameter,
-                    "OPEN needs a name of 1 to \(DMAProtocol.nameByteCountMax) bytes, or DIRECT"
-                )
-            }
-            return nil
-        default:
-            guard request.payloadByteCount == 0 else {
-                return DMARejection(.parameter, "this request takes no payload")
-            }
-            return nil
+    @inline(__always)
+    public func problem(of request: DMARequest) -> DMARequestProblem? {
+        guard request.opcode.isKnown else { return .opcode }
+        guard request.flags.isSubset(of: .all), request.reserved == 0 else { return .reserved }
+        switch request.opcode.rawValue {
+        case DMAOpcode.read.rawValue: return transferProblem(request, isWrite: false)
+        case DMAOpcode.write.rawValue:
+            return request.flags.contains(.instruction)
+                ? .instructionWrite : transferProblem(request, isWrite: true)
+        case DMAOpcode.echo.rawValue:
+            return request.payloadByteCount > Int(inlineByteCountMax) ? .inlineByteCount : nil
+        case DMAOpcode.open.rawValue where !request.flags.contains(.direct):
+            let count = request.payloadByteCount
+            return count >= 1 && count <= DMAProtocol.nameByteCountMax ? nil : .name
+        default: return request.payloadByteCount == 0 ? nil : .payload
         }
     }
 
-    private func transferRejection(_ request: DMARequest) -> DMARejection? {
+    @inline(__always)
+    private func transferProblem(_ request: DMARequest, isWrite: Bool) -> DMARequestProblem? {
         let isInline = !request.flags.contains(.buffer)
-        if isInline, let rejection = inlineRejection(request.count) { return rejection }
-        let payloadByteCount = isInline && request.opcode == .write ? request.count : 0
-        guard UInt64(request.payloadByteCount) == payloadByteCount else {
-            return DMARejection(
-                .parameter,
-                "\(request.payloadByteCount) bytes follow the header; \(payloadByteCount) must"
-            )
+        if isInline, request.count > UInt64(inlineByteCountMax) { return .inlineByteCount }
+        guard UInt64(request.payloadByteCount) == (isInline && isWrite ? request.count : 0) else {
+            return .transferPayload
         }
         guard request.count == 0 || !request.iova.addingReportingOverflow(request.count - 1).overflow else {
-            return DMARejection(.range, "the IOVAs leave 64 bits")
+            return .iova
         }
-        guard !request.offset.addingReportingOverflow(request.count).overflow else {
-            return DMARejection(.range, "the offsets in the buffer leave 64 bits")
-        }
-        guard !request.flags.contains(.substream) || request.substream < 1 << 20 else {
-            return DMARejection(.parameter, "a SubstreamID has 20 bits")
-        }
+        guard !request.offset.addingReportingOverflow(request.count).overflow else { return .offset }
+        guard !request.flags.contains(.substream) || request.substream < 1 << 20 else { return .substream }
         return nil
     }
 
-    private func inlineRejection(_ count: UInt64) -> DMARejection? {
-        guard count > UInt64(inlineByteCountMax) else { return nil }
-        return DMARejection(
-            .range,
-            "\(count) bytes inline: at most \(inlineByteCountMax), or use an attached buffer"
-        )
+    /// A problem in words.
+    public func rejection(of request: DMARequest, for problem: DMARequestProblem) -> DMARejection {
+        switch problem {
+        case .opcode: return DMARejection(.unsupported, "there is no opcode \(request.opcode.rawValue)")
+        case .reserved:
+            return DMARejection(
+                .parameter,
+                "flags from 0x40 up and the last 8 bytes of the header must be 0"
+            )
+        case .instructionWrite: return DMARejection(.parameter, "an instruction fetch only reads")
+        case .payload: return DMARejection(.parameter, "this request takes no payload")
+        case .name:
+            return DMARejection(
+                .parameter,
+                "OPEN needs a name of 1 to \(DMAProtocol.nameByteCountMax) bytes, or DIRECT"
+            )
+        case .inlineByteCount:
+            let count = request.opcode == .echo ? UInt64(request.payloadByteCount) : request.count
+            return DMARejection(
+                .range,
+                "\(count) bytes inline: at most \(inlineByteCountMax), or use an attached buffer"
+            )
+        case .transferPayload:
+            let isInlineWrite = request.opcode == .write && !request.flags.contains(.buffer)
+            return DMARejection(
+                .parameter,
+                "\(request.payloadByteCount) bytes follow the header; \(isInlineWrite ? request.count : 0) must"
+            )
+        case .iova: return DMARejection(.range, "the IOVAs leave 64 bits")
+        case .offset: return DMARejection(.range, "the offsets in the buffer leave 64 bits")
+        case .substream: return DMARejection(.parameter, "a SubstreamID has 20 bits")
+        }
     }
 }
 
 extension DMARequest {
     /// How many bytes follow the header.
-    package var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
+    @inline(__always)
+    public var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
 
     /// The payload, of the bytes that begin with this message.
     package func payload(in bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
@@ -159,7 +189,8 @@ extension DMARequest {
 
 extension DMAResponse {
     /// How many bytes follow the header.
-    package var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
+    @inline(__always)
+    public var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
 
     /// The payload, of the bytes that begin with this message.
     package func payload(in bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {

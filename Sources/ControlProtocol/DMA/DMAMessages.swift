@@ -3,31 +3,32 @@
 /// A request's header.
 ///
 /// docs/dma-protocol.md has its table of bytes.
-package struct DMARequest: Equatable, Sendable {
+public struct DMARequest: Equatable, Sendable {
     /// The whole message in bytes, this header included.
-    package var byteCount: UInt32
-    package var opcode: DMAOpcode
-    package var flags: DMAFlags
+    public var byteCount: UInt32
+    public var opcode: DMAOpcode
+    public var flags: DMAFlags
     /// Comes back in the answer.
-    package var id: UInt64
+    public var id: UInt64
     /// A handle from OPEN; an SMMU's index with ``DMAFlags/direct``; a region's index in RAM_FD.
-    package var endpoint: UInt32
+    public var endpoint: UInt32
     /// A StreamID, with ``DMAFlags/direct`` or ``DMAFlags/stream``; a ``DMAProtection`` in PROCESS_MAP.
-    package var stream: UInt32
+    public var stream: UInt32
     /// A SubstreamID, with ``DMAFlags/substream``.
-    package var substream: UInt32
+    public var substream: UInt32
     /// A handle from ATTACH_BUFFER, with ``DMAFlags/buffer``.
-    package var buffer: UInt32
+    public var buffer: UInt32
     /// The address as the device drives it.
-    package var iova: UInt64
+    public var iova: UInt64
     /// How many bytes to read or write, or to share; the version in HELLO.
-    package var count: UInt64
+    public var count: UInt64
     /// Where in the buffer the data is; where in the file the buffer starts.
-    package var offset: UInt64
+    public var offset: UInt64
     /// Zero in this version.
-    package var reserved: UInt64
+    public var reserved: UInt64
 
-    package init(
+    @inline(__always)
+    public init(
         _ opcode: DMAOpcode,
         id: UInt64,
         flags: DMAFlags = [],
@@ -55,14 +56,15 @@ package struct DMARequest: Equatable, Sendable {
     }
 
     /// Opens a connection with this version.
-    package static func hello(id: UInt64) -> Self {
+    public static func hello(id: UInt64) -> Self {
         Self(.hello, id: id, iova: DMAProtocol.magic, count: DMAProtocol.version)
     }
 
     /// Reads a header.
     ///
     /// - Precondition: `bytes` has at least ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    package init(header bytes: UnsafeRawBufferPointer) {
+    @inline(__always)
+    public init(header bytes: UnsafeRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no whole header")
         byteCount = bytes.word32(at: 0)
         opcode = DMAOpcode(rawValue: bytes.word16(at: 4))
@@ -81,7 +83,8 @@ package struct DMARequest: Equatable, Sendable {
     /// Writes the header.
     ///
     /// - Precondition: `bytes` has room for ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    package func write(to bytes: UnsafeMutableRawBufferPointer) {
+    @inline(__always)
+    public func write(to bytes: UnsafeMutableRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no room for a header")
         bytes.store(byteCount, at: 0)
         bytes.store(opcode.rawValue, at: 4)
@@ -101,28 +104,29 @@ package struct DMARequest: Equatable, Sendable {
 /// An answer's header.
 ///
 /// docs/dma-protocol.md has its table of bytes.
-package struct DMAResponse: Equatable, Sendable {
+public struct DMAResponse: Equatable, Sendable {
     /// The whole message in bytes, this header included.
-    package var byteCount: UInt32
+    public var byteCount: UInt32
     /// The request's.
-    package var opcode: DMAOpcode
-    package var status: DMAStatus
+    public var opcode: DMAOpcode
+    public var status: DMAStatus
     /// The request's; 0 where it could not be read.
-    package var id: UInt64
+    public var id: UInt64
     /// How many bytes were read or written.
-    package var transferred: UInt64
+    public var transferred: UInt64
     /// The first byte that was not, where the status is a fault; the magic in HELLO.
-    package var address: UInt64
+    public var address: UInt64
     /// The event number, where the status is ``DMAStatus/fault``.
-    package var event: UInt32
+    public var event: UInt32
     /// The handle that was given; the version in HELLO.
-    package var handle: UInt32
+    public var handle: UInt32
     /// What the values are depends on the opcode.
-    package var value0: UInt64
-    package var value1: UInt64
-    package var value2: UInt64
+    public var value0: UInt64
+    public var value1: UInt64
+    public var value2: UInt64
 
-    package init(
+    @inline(__always)
+    public init(
         to request: DMARequest,
         _ status: DMAStatus = .ok,
         transferred: UInt64 = 0,
@@ -150,7 +154,8 @@ package struct DMAResponse: Equatable, Sendable {
     /// Reads a header.
     ///
     /// - Precondition: `bytes` has at least ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    package init(header bytes: UnsafeRawBufferPointer) {
+    @inline(__always)
+    public init(header bytes: UnsafeRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no whole header")
         byteCount = bytes.word32(at: 0)
         opcode = DMAOpcode(rawValue: bytes.word16(at: 4) & ~DMAOpcode.answerBit)
@@ -168,7 +173,8 @@ package struct DMAResponse: Equatable, Sendable {
     /// Writes the header.
     ///
     /// - Precondition: `bytes` has room for ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    package func write(to bytes: UnsafeMutableRawBufferPointer) {
+    @inline(__always)
+    public func write(to bytes: UnsafeMutableRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no room for a header")
         bytes.store(byteCount, at: 0)
         bytes.store(opcode.rawValue | DMAOpcode.answerBit, at: 4)
@@ -186,7 +192,7 @@ package struct DMAResponse: Equatable, Sendable {
 
 extension DMAResponse {
     /// The answer to HELLO.
-    package static func hello(to request: DMARequest, _ limits: DMALimits) -> Self {
+    public static func hello(to request: DMARequest, _ limits: DMALimits) -> Self {
         Self(
             to: request,
             address: DMAProtocol.magic,
@@ -198,7 +204,7 @@ extension DMAResponse {
     }
 
     /// The limits that an answer to HELLO states.
-    package var limits: DMALimits {
+    public var limits: DMALimits {
         DMALimits(
             inlineByteCountMax: UInt32(clamping: value0),
             requestsInFlightMax: UInt32(clamping: value1),
@@ -260,18 +266,22 @@ package struct DMAMemoryRegion: Equatable, Sendable {
 }
 
 extension UnsafeRawBufferPointer {
+    @inline(__always)
     fileprivate func word16(at offset: Int) -> UInt16 {
         UInt16(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt16.self))
     }
+    @inline(__always)
     fileprivate func word32(at offset: Int) -> UInt32 {
         UInt32(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
     }
+    @inline(__always)
     fileprivate func word64(at offset: Int) -> UInt64 {
         UInt64(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt64.self))
     }
 }
 
 extension UnsafeMutableRawBufferPointer {
+    @inline(__always)
     fileprivate func store(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: type(of: value))
     }

@@ -4,31 +4,31 @@
 ///
 /// The layout is that of a split virtqueue (VIRTIO 1.3, 2.7), little-endian, without feature bits: no indirect
 /// descriptors, no event index. Addresses in descriptors are offsets in the buffer that the ring lies in.
-package struct DMARingLayout: Equatable, Sendable {
+public struct DMARingLayout: Equatable, Sendable {
     /// How many descriptors there are, and entries in both rings: a power of two, at least 2.
-    package let size: UInt16
+    public let size: UInt16
     /// Where the descriptor table is, in bytes from the buffer's start; 16 bytes for each descriptor.
-    package let descriptors: UInt64
+    public let descriptors: UInt64
     /// Where the available ring is: flags, index, and 2 bytes for each entry.
-    package let available: UInt64
+    public let available: UInt64
     /// Where the used ring is, at a multiple of 64: flags, index, and 8 bytes for each entry.
-    package let used: UInt64
+    public let used: UInt64
     /// The first byte after the used ring.
-    package let end: UInt64
+    public let end: UInt64
 
     /// One descriptor in bytes.
-    package static let descriptorByteCount: UInt64 = 16
+    public static var descriptorByteCount: UInt64 { 16 }
     /// The most descriptors that a ring can have.
-    package static let sizeMax: UInt64 = 32768
+    public static var sizeMax: UInt64 { 32768 }
     /// What the descriptor table's offset is a multiple of: a cache line.
-    package static let alignment: UInt64 = 64
+    public static var alignment: UInt64 { 64 }
     /// How many descriptors a chain may have.
-    package static let chainLengthMax = 16
+    public static var chainLengthMax: Int { 16 }
 
     /// Lays a ring out from `offset` on.
     ///
     /// - Throws: A rejection with ``DMAStatus/parameter`` or ``DMAStatus/range`` that says what is wrong.
-    package init(size: UInt64, at offset: UInt64) throws(DMARejection) {
+    public init(size: UInt64, at offset: UInt64) throws(DMARejection) {
         guard size >= 2, size <= Self.sizeMax, size & (size - 1) == 0 else {
             throw DMARejection(
                 .parameter,
@@ -51,44 +51,44 @@ package struct DMARingLayout: Equatable, Sendable {
     }
 
     /// Where an entry of the available ring is, for an index that counts on and on.
-    package func availableEntry(_ index: UInt16) -> UInt64 { available + 4 + 2 * UInt64(index & (size - 1)) }
+    public func availableEntry(_ index: UInt16) -> UInt64 { available + 4 + 2 * UInt64(index & (size - 1)) }
     /// Where an entry of the used ring is.
-    package func usedEntry(_ index: UInt16) -> UInt64 { used + 4 + 8 * UInt64(index & (size - 1)) }
+    public func usedEntry(_ index: UInt16) -> UInt64 { used + 4 + 8 * UInt64(index & (size - 1)) }
     /// Where a descriptor is.
-    package func descriptor(_ index: UInt16) -> UInt64 {
+    public func descriptor(_ index: UInt16) -> UInt64 {
         descriptors + Self.descriptorByteCount * UInt64(index)
     }
 
     /// In the available ring's flags (offset 0): the client looks for itself, and wants no signal.
-    package static let noInterrupt: UInt16 = 1 << 0
+    public static var noInterrupt: UInt16 { 1 << 0 }
     /// In the used ring's flags (offset 0): the daemon looks for itself, and wants no signal.
-    package static let noNotify: UInt16 = 1 << 0
+    public static var noNotify: UInt16 { 1 << 0 }
     /// In the used ring's flags: what the ring held made no sense, and the daemon looks at it no more.
     ///
     /// RING_CLOSE's answer says why.
-    package static let broken: UInt16 = 1 << 15
+    public static var broken: UInt16 { 1 << 15 }
     /// In a descriptor's flags: another one follows.
-    package static let hasNext: UInt16 = 1 << 0
+    public static var hasNext: UInt16 { 1 << 0 }
     /// In a descriptor's flags: the daemon writes there.
-    package static let isWritable: UInt16 = 1 << 1
+    public static var isWritable: UInt16 { 1 << 1 }
 }
 
 /// A descriptor of a ring, as its second half of eight bytes holds it beside the offset.
-package struct DMARingDescriptor: Equatable, Sendable {
+public struct DMARingDescriptor: Equatable, Sendable {
     /// Where the bytes are in the buffer.
-    package var offset: UInt64
+    public var offset: UInt64
     /// How many.
-    package var byteCount: UInt32
-    package var flags: UInt16
+    public var byteCount: UInt32
+    public var flags: UInt16
     /// The next one's index, with ``DMARingLayout/hasNext``.
-    package var next: UInt16
+    public var next: UInt16
 
-    package init(offset: UInt64, byteCount: UInt32, flags: UInt16 = 0, next: UInt16 = 0) {
+    public init(offset: UInt64, byteCount: UInt32, flags: UInt16 = 0, next: UInt16 = 0) {
         (self.offset, self.byteCount, self.flags, self.next) = (offset, byteCount, flags, next)
     }
 
     /// Reads a descriptor from its two little-endian words.
-    package init(low: UInt64, high: UInt64) {
+    public init(low: UInt64, high: UInt64) {
         offset = low
         byteCount = UInt32(truncatingIfNeeded: high)
         flags = UInt16(truncatingIfNeeded: high >> 32)
@@ -96,5 +96,5 @@ package struct DMARingDescriptor: Equatable, Sendable {
     }
 
     /// Length in bits 31:0, flags in 47:32, next in 63:48.
-    package var high: UInt64 { UInt64(byteCount) | UInt64(flags) << 32 | UInt64(next) << 48 }
+    public var high: UInt64 { UInt64(byteCount) | UInt64(flags) << 32 | UInt64(next) << 48 }
 }

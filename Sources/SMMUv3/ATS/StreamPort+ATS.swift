@@ -11,7 +11,7 @@ extension StreamPort: ATSPort {
         var accesses = LookupAccesses()
         let answer = smmu.answer(request, of: streamID, &accesses)
         if smmu.identification.idr0.ats { smmu.performance.record(.atsTranslationRequest, streamID) }
-        smmu.performance.record(accesses, streamID)
+        record(accesses)
         return answer
     }
 

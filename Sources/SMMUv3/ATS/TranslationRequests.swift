@@ -164,7 +164,7 @@ private struct TranslationRequestLookup {
     let transaction: Transaction
     let request: ATSTranslationRequest
     let resolved: ResolvedStream
-    let generation: UInt64
+    let generation: InvalidationStamp
     /// Whether the answer is an IPA.
     let isSplit: Bool
 }

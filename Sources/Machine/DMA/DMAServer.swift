@@ -1,17 +1,16 @@
 // The DMA socket's limits and what it tells those it does not serve.
 
 import ControlProtocol
-import HostIO
-import Logging
-import Machine
-import SystemPackage
+package import HostIO
+package import Logging
+package import SystemPackage
 
 /// Serves the DMA socket of a machine.
-enum DMAServer {
+package enum DMAServer {
     /// How many clients there may be at a time.
     static let connectionCountMax = 256
 
-    static func make(_ machine: Machine, listener: UnixListener, logger: Logger) throws(Errno) -> SocketServer
+    package static func make(_ machine: Machine, listener: UnixListener, logger: Logger) throws(Errno) -> SocketServer
     {
         let rejection = DMARejection(.limit, "\(connectionCountMax) clients are connected, as many as may be")
         return try SocketServer(

@@ -3,7 +3,6 @@
 import AddressSpace
 import ControlProtocol
 import GuestMemory
-import Machine
 
 /// One connection's address space; it ends with the connection.
 struct ConnectionProcess: ~Copyable {

@@ -4,7 +4,6 @@ import AddressSpace
 import ControlProtocol
 import DeviceModel
 import DeviceTree
-import Machine
 
 /// An endpoint that a client opened.
 struct OpenEndpoint {
@@ -26,6 +25,18 @@ struct Requesters {
     private var directPorts: [(identity: RequesterIdentity, port: any DMAPort)?]
 
     private static let directPortCount = 64
+
+    /// Whose request was last, and its port: most come in a row. Looked at where they are, without a retain.
+    private var current: (any DMAPort)?
+    private var currentKey = Key()
+
+    /// What of a request says whose it is; no request's where it is new.
+    private struct Key: Equatable {
+        var endpoint: UInt32 = 0
+        var stream: UInt32 = 0
+        /// 0 is none, 1 a handle, 2 a StreamID.
+        var kind: UInt8 = 0
+    }
 
     init(machine: Machine, countMax: Int) {
         self.machine = machine
@@ -51,6 +62,39 @@ struct Requesters {
         endpoints.update(request.endpoint, to: opened)
         return port
     }
+
+    /// Chooses the port that a READ or WRITE goes to, for ``read(at:into:_:)`` and ``write(_:at:_:)``.
+    @inline(__always)
+    mutating func select(_ request: DMARequest) throws(DMARejection) {
+        let isDirect = request.flags.contains(.direct)
+        let stream = isDirect ? request.stream : 0
+        guard currentKey.endpoint != request.endpoint || currentKey.stream != stream
+            || currentKey.kind != (isDirect ? 2 : 1)
+        else { return }
+        try selectAnother(request, Key(endpoint: request.endpoint, stream: stream, kind: isDirect ? 2 : 1))
+    }
+
+    @inline(never)
+    private mutating func selectAnother(_ request: DMARequest, _ key: Key) throws(DMARejection) {
+        current = try port(for: request)
+        currentKey = key
+    }
+
+    /// Reads as the requester that was chosen last.
+    @inline(__always)
+    func read(
+        at address: IOVirtualAddress,
+        into piece: UnsafeMutableRawBufferPointer,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) { try current?.read(at: address, into: piece, attributes) }
+
+    /// Writes as the requester that was chosen last.
+    @inline(__always)
+    func write(
+        _ piece: UnsafeRawBufferPointer,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) { try current?.write(piece, at: address, attributes) }
 
     /// Who an endpoint that is open issues transactions as.
     func identity(of request: DMARequest) throws(DMARejection) -> RequesterIdentity {
@@ -135,6 +179,8 @@ struct Requesters {
         guard endpoints.remove(request.endpoint) != nil else {
             throw DMARejection(.notFound, "endpoint \(request.endpoint) is not open")
         }
+        // The handle may be given out again.
+        (current, currentKey) = (nil, Key())
         return DMAResponse(to: request)
     }
 }

@@ -4,7 +4,6 @@ import CLinux
 import ControlProtocol
 import GuestMemory
 import HostIO
-import Machine
 import Synchronization
 import SystemPackage
 
@@ -97,7 +96,7 @@ private struct RingServer: ~Copyable {
     private(set) var breakage: String?
 
     /// How many chains are done before the client is shown them, where more wait.
-    private static let batchCount = 32
+    private static var publishedCount: Int { 16 }
 
     init(
         queue: consuming RingQueue,
@@ -159,13 +158,18 @@ private struct RingServer: ~Copyable {
     private mutating func serveAvailable(_ isStopping: () -> Bool) throws(RingBreakage) {
         var count = 0
         // What is complete is shown whatever comes after it.
-        defer { if count > 0, queue.publish() { smmud_signal_eventfd(call.rawValue) } }
-        while let head = try queue.next() {
-            let byteCount = try requests.serve(queue.readable, queue.writable)
-            queue.complete(head, byteCount: byteCount)
-            count += 1
-            if count.isMultiple(of: Self.batchCount) {
-                if queue.publish() { smmud_signal_eventfd(call.rawValue) }
+        defer { if count > 0 { publish() } }
+        while true {
+            let taken = try queue.take()
+            guard taken > 0 else { break }
+            for index in 0..<taken {
+                let chain = queue[index]
+                queue.complete(chain.head, byteCount: try requests.serve(chain))
+                count += 1
+            }
+            if count >= Self.publishedCount {
+                count = 0
+                publish()
                 guard !isStopping() else { return }
             }
         }
@@ -174,11 +178,16 @@ private struct RingServer: ~Copyable {
         }
     }
 
+    @inline(__always)
+    private func publish() { if queue.publish() { smmud_signal_eventfd(call.rawValue) } }
+
     /// Looks for more without waiting for a signal, as long as was agreed.
     ///
     /// - Returns: Whether there is some.
     private func look(_ isStopping: () -> Bool) -> Bool {
         guard pollNanoseconds > 0 else { return queue.hasMore }
+        // Who works in turns with us has been answered just now: a pause would be longer than he needs.
+        for _ in 0..<256 where queue.hasMore { return true }
         let start = smmud_monotonic_nanoseconds()
         while !isStopping() {
             for _ in 0..<64 {

@@ -7,7 +7,6 @@ import DeviceModel
 import Glibc
 import GuestMemory
 import HostIO
-import Machine
 
 /// Serves one connection of the DMA socket, on one thread.
 ///
@@ -105,26 +104,12 @@ struct DMAConnection: ~Copyable {
     /// - Returns: Whether the connection goes on.
     private mutating func answer(_ request: DMARequest) -> Bool {
         do throws(DMARejection) {
-            switch request.opcode {
-            case .read: try read(request)
-            case .write: try write(request)
-            case .echo: output.append(DMAResponse(to: request), payload: request.payload(in: input.readable))
-            case .open:
-                output.append(try requesters.open(request, name: request.payload(in: input.readable)))
-            case .close: output.append(try requesters.close(request))
-            case .attachBuffer: try attach(request)
-            case .detachBuffer: try detach(request)
-            case .ringOpen: try openRing(request)
-            case .ringClose: try closeRing(request)
-            case .processMap: try mapProcess(request)
-            case .processUnmap: output.append(try process.unmap(request))
-            case .processBind: output.append(try process.bind(request, requesters.identity(of: request)))
-            case .processUnbind: output.append(try process.unbind(request, requesters.identity(of: request)))
-            case .ramInfo: sendMemoryInfo(request)
-            case .ramFile: return try sendMemoryFile(request)
-            case .hello where consumedByteCount == 0: output.append(.hello(to: request, limits))
-            case .hello: throw DMARejection(.parameter, "HELLO opens a connection; this one is open")
-            default: throw DMARejection(.unsupported, "there is no opcode \(request.opcode.rawValue)")
+            if request.opcode == .read {
+                try read(request)
+            } else if request.opcode == .write {
+                try write(request)
+            } else {
+                return try answerOther(request)
             }
         } catch {
             output.append(error, to: request)
@@ -132,17 +117,43 @@ struct DMAConnection: ~Copyable {
         return true
     }
 
+    @inline(never)  // Keeps the transfers' path small.
+    private mutating func answerOther(_ request: DMARequest) throws(DMARejection) -> Bool {
+        switch request.opcode {
+        case .echo: output.append(DMAResponse(to: request), payload: request.payload(in: input.readable))
+        case .open:
+            output.append(try requesters.open(request, name: request.payload(in: input.readable)))
+        case .close: output.append(try requesters.close(request))
+        case .attachBuffer: try attach(request)
+        case .detachBuffer: try detach(request)
+        case .ringOpen: try openRing(request)
+        case .ringClose: try closeRing(request)
+        case .processMap: try mapProcess(request)
+        case .processUnmap: output.append(try process.unmap(request))
+        case .processBind: output.append(try process.bind(request, requesters.identity(of: request)))
+        case .processUnbind: output.append(try process.unbind(request, requesters.identity(of: request)))
+        case .ramInfo: sendMemoryInfo(request)
+        case .ramFile: return try sendMemoryFile(request)
+        case .hello where consumedByteCount == 0: output.append(.hello(to: request, limits))
+        case .hello: throw DMARejection(.parameter, "HELLO opens a connection; this one is open")
+        default: throw DMARejection(.unsupported, "there is no opcode \(request.opcode.rawValue)")
+        }
+        return true
+    }
+
     // MARK: READ and WRITE
 
     private mutating func read(_ request: DMARequest) throws(DMARejection) {
-        let port = try requesters.port(for: request)
-        let attributes = TransactionAttributes(of: request)
-        let address = IOVirtualAddress(request.iova)
+        try requesters.select(request)
         guard request.flags.contains(.buffer) else {
             // The decoder has seen to it that this is no more than what goes inline.
             let space = output.payloadSpace(Int(request.count))
             do throws(DMAFault) {
-                try port.read(at: address, into: space, attributes)
+                try requesters.read(
+                    at: IOVirtualAddress(request.iova),
+                    into: space,
+                    TransactionAttributes(of: request)
+                )
                 output.append(
                     DMAResponse(to: request, transferred: request.count),
                     payloadByteCount: space.count
@@ -157,20 +168,17 @@ struct DMAConnection: ~Copyable {
             }
             return
         }
-        try transfer(request, for: .write) { (piece, address) throws(DMAFault) in
-            try port.read(at: address, into: piece, attributes)
-        }
+        try transfer(request, for: .write)
     }
 
     private mutating func write(_ request: DMARequest) throws(DMARejection) {
-        let port = try requesters.port(for: request)
-        let attributes = TransactionAttributes(of: request)
+        try requesters.select(request)
         guard request.flags.contains(.buffer) else {
             do throws(DMAFault) {
-                try port.write(
+                try requesters.write(
                     request.payload(in: input.readable),
                     at: IOVirtualAddress(request.iova),
-                    attributes
+                    TransactionAttributes(of: request)
                 )
                 output.append(DMAResponse(to: request, transferred: request.count))
             } catch {
@@ -178,21 +186,13 @@ struct DMAConnection: ~Copyable {
             }
             return
         }
-        try transfer(request, for: .read) { (piece, address) throws(DMAFault) in
-            try port.write(UnsafeRawBufferPointer(piece), at: address, attributes)
-        }
+        try transfer(request, for: .read)
     }
 
     /// Moves data between the guest's memory and an attached buffer.
     ///
-    /// - Parameters:
-    ///   - access: What is done to the buffer: a READ writes it.
-    ///   - move: Moves one piece.
-    private mutating func transfer(
-        _ request: DMARequest,
-        for access: MemoryAccess,
-        _ move: (UnsafeMutableRawBufferPointer, IOVirtualAddress) throws(DMAFault) -> Void
-    ) throws(DMARejection) {
+    /// - Parameter access: What is done to the buffer: a READ writes it.
+    private mutating func transfer(_ request: DMARequest, for access: MemoryAccess) throws(DMARejection) {
         guard let buffer = buffers[request.buffer] else {
             throw DMARejection(.notFound, "buffer \(request.buffer) is not attached")
         }
@@ -202,18 +202,25 @@ struct DMAConnection: ~Copyable {
         } catch {
             throw DMARejection(error)
         }
+        let attributes = TransactionAttributes(of: request)
         var done: UInt64 = 0
         while done < request.count {
             guard !connection.isStopping else { throw DMARejection(.failed, "the daemon stops") }
-            let count = min(request.count - done, Self.pieceByteCount)
-            let piece = UnsafeMutableRawBufferPointer(start: base + Int(done), count: Int(count))
+            let count = Int(min(request.count - done, Self.pieceByteCount))
+            let (start, address) = (base + Int(done), IOVirtualAddress(request.iova &+ done))
             do throws(DMAFault) {
-                try move(piece, IOVirtualAddress(request.iova &+ done))
+                if access == .write {
+                    let piece = UnsafeMutableRawBufferPointer(start: start, count: count)
+                    try requesters.read(at: address, into: piece, attributes)
+                } else {
+                    let piece = UnsafeRawBufferPointer(start: start, count: count)
+                    try requesters.write(piece, at: address, attributes)
+                }
             } catch {
                 output.append(DMAResponse(to: request, error, before: done))
                 return
             }
-            done += count
+            done += UInt64(count)
         }
         // Only known afterwards: what is lost reads as zeroes, and takes no writes.
         guard !buffer.isLost else { throw DMARejection(GuestMemoryError.lost(name: buffer.name)) }

@@ -1,0 +1,156 @@
+// What the translation rows work on: a machine with one SMMU, a stream, and mapped pages.
+
+import AddressSpace
+import BareMachine
+import CLinux
+import DeviceModel
+import Glibc
+import GuestMemory
+import SMMUv3
+import SMMUv3Spec
+import SystemBus
+
+/// A machine with one attached stream and mapped data, and a host buffer to copy to and from.
+final class TranslationBench {
+    /// Where pages of 4 KiB are mapped.
+    static let pages: UInt64 = 0x4000_0000
+    /// Where the first data is mapped as one block of 2 MiB.
+    static let block: UInt64 = 0x2000_0000
+    private static let tableByteCount: UInt64 = 32 << 20
+    static let bufferByteCount = 1 << 20
+    private static let stream: UInt64 = 1
+
+    let machine: BareMachine
+    private let tracker = TransactionTracker()
+    let port: StreamPort
+    /// A port of a device that no SMMU stands before: what is left without translation.
+    let direct: DirectPort
+    let pageCount: Int
+    private let dataPageCount: Int
+    /// Where in the host the mapped data is.
+    let data: UnsafeMutableRawPointer
+    let buffer: UnsafeMutableRawPointer
+    /// All pages, each once, in an order that no prefetcher guesses.
+    let shuffled: [Int32]
+    private var place = 0
+    private var directPlace = 0
+
+    /// - Parameters:
+    ///   - pageCount: How many pages are mapped; a power of two, or one more or less.
+    ///   - dataPageCount: How many pages of data there are, which the mapped ones are in turn; a power of two. Few of
+    ///     them stay in the host's caches, so that what is measured is the translation.
+    ///   - isNested: Whether stage 2 stands behind stage 1: pages of 4 KiB and four levels likewise.
+    ///   - change: Changes the SMMU; without, it is as the daemon has it.
+    init(
+        pageCount: Int = 2048,
+        dataPageCount: Int? = nil,
+        isNested: Bool = false,
+        _ change: (inout SMMUv3Options) -> Void = { _ in }
+    ) throws {
+        // As in the daemon: commands are executed on a thread of their own.
+        var options = SMMUv3Options()
+        change(&options)
+        self.pageCount = pageCount
+        self.dataPageCount = dataPageCount ?? pageCount
+        let dataByteCount = UInt64(max(self.dataPageCount, 512)) << 12
+        let memory = try MemoryRegion.anonymous(byteCount: Self.tableByteCount + dataByteCount, name: "bench")
+        machine = try BareMachine(
+            memory: memory,
+            identification: isNested ? .full() : .stage1(),
+            options: options
+        )
+        let physical = BareMachine.Layout.ram + Self.tableByteCount
+        try machine.attach(Self.stream, isNested: isNested)
+        for page in 0..<UInt64(pageCount) {
+            let output = physical + (page % UInt64(self.dataPageCount)) << 12
+            try machine.map(Self.pages + page << 12, to: output, byteCount: 4096)
+        }
+        try machine.mapBlock(Self.block, to: physical)
+        try machine.enable()
+        port = machine.smmu.makePort(for: StreamID(UInt32(Self.stream)))
+        direct = DirectPort(bus: machine.bus, tracker: tracker)
+        data = try memory.pointer(at: Self.tableByteCount, count: dataByteCount, for: .write)
+        memset(data, 0x5A, Int(dataByteCount))
+        buffer = .allocate(byteCount: Self.bufferByteCount, alignment: 4096)
+        memset(buffer, 0xA5, Self.bufferByteCount)
+        shuffled = Self.shuffle(pageCount)
+    }
+
+    deinit { buffer.deallocate() }
+
+    /// 0 to `count` - 1 in an order that is the same in each run.
+    private static func shuffle(_ count: Int) -> [Int32] {
+        var order = (0..<Int32(count)).map { $0 }
+        var state: UInt64 = 0x5EED
+        for index in stride(from: count - 1, to: 0, by: -1) {
+            // Knuth's multiplier; the high bits are the random ones.
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            order.swapAt(index, Int((state >> 33) % UInt64(index + 1)))
+        }
+        return order
+    }
+
+    func slice(_ count: Int) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: buffer, count: count)
+    }
+
+    func read(_ count: Int, at address: UInt64) throws {
+        try port.read(at: IOVirtualAddress(address), into: slice(count), .plain)
+    }
+
+    func write(_ count: Int, at address: UInt64) throws {
+        try port.write(UnsafeRawBufferPointer(slice(count)), at: IOVirtualAddress(address), .plain)
+    }
+
+    /// The floor of a translation.
+    func readDirectly(_ count: Int, at offset: Int) throws {
+        let address = BareMachine.Layout.ram + Self.tableByteCount + UInt64(offset)
+        try direct.read(at: IOVirtualAddress(address), into: slice(count), .plain)
+    }
+
+    /// Reads 8 bytes of so many pages in the shuffled order, from where it stopped the last time.
+    func readShuffled(_ count: Int) throws {
+        for _ in 0..<count {
+            try read(8, at: Self.pages + UInt64(truncatingIfNeeded: shuffled[place]) << 12)
+            place += 1
+            if place == pageCount { place = 0 }
+        }
+    }
+
+    /// The floor of that: the same data in the same order.
+    func readShuffledDirectly(_ count: Int) throws {
+        for _ in 0..<count {
+            try readDirectly(8, at: (Int(shuffled[directPlace]) & (dataPageCount - 1)) << 12)
+            directPlace += 1
+            if directPlace == pageCount { directPlace = 0 }
+        }
+    }
+
+    /// Copies pieces of all the mapped memory in turn, from where it stopped the last time.
+    func readInTurn(_ count: Int, pieceByteCount: Int) throws {
+        for _ in 0..<count {
+            try read(pieceByteCount, at: Self.pages + UInt64(place))
+            place = (place + pieceByteCount) & (pageCount << 12 - 1)
+        }
+    }
+
+    /// The floor of that.
+    func copyInTurn(_ count: Int, pieceByteCount: Int) {
+        for _ in 0..<count {
+            copyOut(pieceByteCount, at: directPlace)
+            directPlace = (directPlace + pieceByteCount) & (pageCount << 12 - 1)
+        }
+    }
+
+    /// The floor of a read.
+    func copyOut(_ count: Int, at offset: Int) {
+        memcpy(buffer, data + offset, count)
+        smmud_compiler_barrier()
+    }
+
+    /// The floor of a write.
+    func copyIn(_ count: Int, at offset: Int) {
+        memcpy(data + offset, buffer, count)
+        smmud_compiler_barrier()
+    }
+}

@@ -1,0 +1,194 @@
+// What a ring's chains ask for: the DMA socket's messages, with data that stays where it is.
+
+import AddressSpace
+import CLinux
+package import ControlProtocol
+import DeviceModel
+
+/// Carries out the requests of one ring, on one thread.
+///
+/// The bytes that a chain has for reading are a request, those for writing take its answer. Data goes between them
+/// and the guest's memory and nowhere else. A READ or WRITE that goes well allocates nothing and retains nothing.
+package struct RingRequests {
+    private let limits: DMALimits
+    private let echoByteCountMax: Int
+    private let isStopping: @Sendable () -> Bool
+    private var requesters: Requesters
+
+    /// How many bytes a transfer moves before it looks whether the daemon stops.
+    private static var pieceByteCount: Int { 4 << 20 }
+
+    package init(_ machine: Machine, _ limits: DMALimits, isStopping: @escaping @Sendable () -> Bool) {
+        // Data lies in the ring's own buffer: a chain's room is its limit, and what an answer's length can say.
+        self.limits = DMALimits(
+            inlineByteCountMax: .max - UInt32(DMAProtocol.headerByteCount),
+            endpointsMax: limits.endpointsMax
+        )
+        echoByteCountMax = Int(limits.inlineByteCountMax)
+        self.isStopping = isStopping
+        requesters = Requesters(machine: machine, countMax: Int(limits.endpointsMax))
+    }
+
+    /// Carries out the request of a chain, and writes its answer.
+    ///
+    /// - Returns: How many bytes were written.
+    /// - Throws: Where there is no place for a request or its answer.
+    package mutating func serve(_ chain: RingChain) throws(RingBreakage) -> UInt32 {
+        guard chain.readableCount > 0, chain.segments[0].count >= DMAProtocol.headerByteCount,
+            let header = chain.segments[0].baseAddress
+        else {
+            throw RingBreakage(reason: "a chain whose first descriptor does not hold a whole header to read")
+        }
+        guard chain.readableCount < chain.segmentCount,
+            chain.segments[chain.readableCount].count >= DMAProtocol.headerByteCount
+        else {
+            throw RingBreakage(reason: "a chain whose first descriptor to write has no room for a header")
+        }
+        let answer = chain.segments[chain.readableCount]
+        // The client can write it meanwhile: what is decided upon is a copy.
+        var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
+        let request = withUnsafeMutableBytes(of: &words) { words in
+            smmud_copy_once(words.baseAddress, header, 64)
+            return DMARequest(header: UnsafeRawBufferPointer(words))
+        }
+        var response: DMAResponse
+        do throws(DMARejection) {
+            response = try carryOut(request, chain)
+        } catch {
+            response = DMAResponse(to: request, error.status)
+            var message = error.message
+            response.byteCount = message.withUTF8 { text in
+                Self.put(UnsafeRawBufferPointer(text), into: chain)
+            }
+        }
+        response.write(to: answer)
+        return response.byteCount
+    }
+
+    private mutating func carryOut(_ request: DMARequest, _ chain: RingChain) throws(DMARejection)
+        -> DMAResponse
+    {
+        var byteCount = 0
+        for index in 0..<chain.readableCount { byteCount &+= chain.segments[index].count }
+        guard Int(request.byteCount) == byteCount else {
+            throw DMARejection(
+                .parameter,
+                "a message of \(request.byteCount) bytes in descriptors of \(byteCount)"
+            )
+        }
+        if let problem = limits.problem(of: request) { throw limits.rejection(of: request, for: problem) }
+        guard !request.flags.contains(.buffer) else {
+            throw DMARejection(.parameter, "a ring's data is where its descriptors are, not in a buffer")
+        }
+        let isRead = request.opcode == .read
+        if isRead || request.opcode == .write { return try transfer(request, isRead: isRead, chain) }
+        return try carryOutOther(request, chain)
+    }
+
+    @inline(never)  // Keeps the transfers' path small.
+    private mutating func carryOutOther(_ request: DMARequest, _ chain: RingChain) throws(DMARejection)
+        -> DMAResponse
+    {
+        switch request.opcode {
+        case .echo: return try echo(request, chain)
+        case .open:
+            let name = Self.payload(chain)
+            let outcome = name.withUnsafeBytes { name in
+                Result { () throws(DMARejection) in try requesters.open(request, name: name) }
+            }
+            return try outcome.get()
+        case .close: return try requesters.close(request)
+        default:
+            throw DMARejection(.unsupported, "opcode \(request.opcode.rawValue) goes over the socket alone")
+        }
+    }
+
+    // MARK: Transfers
+
+    /// Moves a request's data, segment by segment; the first one begins with a header.
+    @inline(__always)
+    private mutating func transfer(_ request: DMARequest, isRead: Bool, _ chain: RingChain)
+        throws(DMARejection) -> DMAResponse
+    {
+        let segments = isRead ? chain.readableCount..<chain.segmentCount : 0..<chain.readableCount
+        var room = -DMAProtocol.headerByteCount
+        for index in segments { room &+= chain.segments[index].count }
+        guard request.count <= UInt64(room) else {
+            throw DMARejection(.range, "\(request.count) bytes: the chain has room for \(room)")
+        }
+        try requesters.select(request)
+        let attributes = TransactionAttributes(of: request)
+        var skipped = DMAProtocol.headerByteCount
+        var done: UInt64 = 0
+        var fault: DMAFault?
+        moving: for index in segments {
+            let segment = chain.segments[index]
+            var place = skipped
+            skipped = 0
+            while place < segment.count, done < request.count {
+                let count = min(segment.count - place, Int(request.count - done), Self.pieceByteCount)
+                let start = segment.baseAddress.map { $0 + place }
+                let address = IOVirtualAddress(request.iova &+ done)
+                do throws(DMAFault) {
+                    if isRead {
+                        let piece = UnsafeMutableRawBufferPointer(start: start, count: count)
+                        try requesters.read(at: address, into: piece, attributes)
+                    } else {
+                        let piece = UnsafeRawBufferPointer(start: start, count: count)
+                        try requesters.write(piece, at: address, attributes)
+                    }
+                } catch {
+                    fault = error
+                    break moving
+                }
+                done += UInt64(count)
+                place += count
+                guard done == request.count || count < Self.pieceByteCount || !isStopping() else {
+                    throw DMARejection(.failed, "the ring is closed")
+                }
+            }
+        }
+        var response =
+            fault.map { DMAResponse(to: request, $0, before: done) }
+            ?? DMAResponse(to: request, transferred: done)
+        if isRead { response.byteCount &+= UInt32(truncatingIfNeeded: response.transferred) }
+        return response
+    }
+
+    private func echo(_ request: DMARequest, _ chain: RingChain) throws(DMARejection) -> DMAResponse {
+        // It is copied on the way, unlike the data of a transfer.
+        guard request.payloadByteCount <= echoByteCountMax else {
+            throw DMARejection(
+                .range,
+                "\(request.payloadByteCount) bytes to echo: at most \(echoByteCountMax)"
+            )
+        }
+        var response = DMAResponse(to: request)
+        response.byteCount = Self.payload(chain).withUnsafeBytes { Self.put($0, into: chain) }
+        return response
+    }
+
+    // MARK: Payloads that are small
+
+    /// A copy of what follows the header.
+    private static func payload(_ chain: RingChain) -> [UInt8] {
+        let readable = UnsafeMutableBufferPointer(start: chain.segments, count: chain.readableCount)
+        return Array(readable.joined().dropFirst(DMAProtocol.headerByteCount))
+    }
+
+    /// Puts bytes behind the answer's header, as many as there is room for.
+    ///
+    /// - Returns: The answer's length.
+    private static func put(_ bytes: UnsafeRawBufferPointer, into chain: RingChain) -> UInt32 {
+        var left = bytes[...]
+        var skipped = DMAProtocol.headerByteCount
+        for index in chain.readableCount..<chain.segmentCount {
+            let space = UnsafeMutableRawBufferPointer(rebasing: chain.segments[index][skipped...])
+            skipped = 0
+            let part = left.prefix(space.count)
+            space.copyBytes(from: part)
+            left = left.dropFirst(part.count)
+        }
+        return UInt32(truncatingIfNeeded: DMAProtocol.headerByteCount + bytes.count - left.count)
+    }
+}

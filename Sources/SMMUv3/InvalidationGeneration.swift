@@ -1,0 +1,140 @@
+// Counts of invalidations: what is kept outside of a cache's lock carries them, and is of no use once they change.
+
+import Glibc
+import Synchronization
+
+/// The counts as they were when a look-up began.
+struct InvalidationStamp: Equatable, Sendable {
+    /// Of configuration: STEs, CDs, and the controls in registers.
+    fileprivate(set) var configuration: UInt64 = 0
+    /// Of translations near the address that is looked up; of any where no address was given.
+    fileprivate(set) var near: UInt64 = 0
+    /// Of any translations.
+    fileprivate(set) var far: UInt64 = 0
+    /// Which count `near` is.
+    fileprivate(set) var region = InvalidationGeneration.anywhere
+}
+
+/// Counts invalidations of every kind.
+///
+/// What is kept outside a cache's lock carries the counts at which it was found and is of no use at any other. So that
+/// an invalidation of one page does not make everything worthless that ports keep, invalidations by address
+/// count in the region that they fall into, 2 MiB of one ASID and VMID; regions share 64 counts.
+///
+/// What covers more than a region (a block of 1 GiB), and what is global and so goes with any ASID, goes by the count of
+/// all.
+//
+// SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
+final class InvalidationGeneration: @unchecked Sendable {
+    /// log2 of the bytes of a region: translations of pages and blocks up to this size go by their region.
+    static let log2RegionBytes: UInt64 = 21
+    /// Instead of a region: where any invalidation of a translation counts.
+    static let anywhere = 1
+    /// How many regions one invalidation names at most; more is all of them.
+    private static let mostRegions: UInt64 = 8
+    private static let regionCount: UInt64 = 64
+    private static let firstRegion = 3
+    /// Two cache lines for each count: the prefetcher of adjacent lines pairs them.
+    private static let stride = 16
+    private static let byteCount = (firstRegion + Int(regionCount)) * stride * 8
+
+    private let counts: UnsafeMutablePointer<Atomic<UInt64>>
+
+    init() {
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: Self.byteCount, alignment: 128)
+        counts = memory.bindMemory(to: Atomic<UInt64>.self, capacity: Self.byteCount / 8)
+        for index in 0..<(Self.byteCount / 8) { (counts + index).initialize(to: Atomic(1)) }
+    }
+
+    deinit { UnsafeMutableRawPointer(counts).deallocate() }
+
+    @inline(__always)  // On the hit path of every transaction.
+    private func count(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> { counts + index &* Self.stride }
+    @inline(__always)  // Likewise.
+    private var everything: UnsafeMutablePointer<Atomic<UInt64>> { counts }
+    @inline(__always)  // Likewise.
+    private var configuration: UnsafeMutablePointer<Atomic<UInt64>> { count(2) }
+
+    /// Which count the translations of an address go by.
+    ///
+    /// - Parameter address: An input address; of bits [63:56] none counts, because they may be ignored (TBI).
+    @inline(__always)  // Once for each page that a port does not remember.
+    static func region(of address: UInt64, asid: UInt16, vmid: UInt16) -> Int {
+        let number = (address & 0x00FF_FFFF_FFFF_FFFF) &>> log2RegionBytes
+        return firstRegion
+            &+ Int(
+                truncatingIfNeeded: (number &+ UInt64(asid) &* 29 &+ UInt64(vmid) &* 17) & (regionCount &- 1)
+            )
+    }
+
+    // MARK: Reading
+
+    /// The count of a region, or of ``anywhere``, together with that of all.
+    ///
+    /// Equal to an earlier one only where neither has changed: both only rise. Pairs with `advance`.
+    @inline(__always)  // Two loads on the hit path.
+    func current(_ region: Int) -> UInt64 {
+        everything.pointee.load(ordering: .acquiring) &+ count(region).pointee.load(ordering: .acquiring)
+    }
+
+    /// The count of configuration.
+    @inline(__always)  // One load.
+    var currentConfiguration: UInt64 { configuration.pointee.load(ordering: .acquiring) }
+
+    /// Read it before looking up or fetching what is to be kept, and before reading registers that decide about it.
+    @inline(__always)  // Once for each page that a port does not remember.
+    func stamp(_ region: Int = anywhere) -> InvalidationStamp {
+        InvalidationStamp(
+            configuration: currentConfiguration,
+            near: current(region),
+            far: current(Self.anywhere),
+            region: region
+        )
+    }
+
+    /// Whether nothing was invalidated since that a translation could depend on.
+    func permitsKeeping(_ entry: CachedTranslation, _ stamp: InvalidationStamp) -> Bool {
+        isCurrentConfiguration(stamp)
+            && (entry.isOfRegion ? current(stamp.region) == stamp.near : current(Self.anywhere) == stamp.far)
+    }
+
+    /// Whether nothing at all was invalidated since: a table translates more than a region.
+    func permitsKeepingTables(_ stamp: InvalidationStamp) -> Bool {
+        isCurrentConfiguration(stamp) && current(Self.anywhere) == stamp.far
+    }
+
+    /// Whether no configuration was invalidated since.
+    @inline(__always)  // One load and a comparison.
+    func isCurrentConfiguration(_ stamp: InvalidationStamp) -> Bool {
+        currentConfiguration == stamp.configuration
+    }
+
+    // MARK: Advancing
+    //
+    // Sequentially consistent: the waiter's barrier that follows, and the lock that the caller takes next, order it
+    // before what they look at.
+
+    /// Makes everything worthless that was found before: configuration and translations.
+    func advance() {
+        configuration.pointee.add(1, ordering: .sequentiallyConsistent)
+        everything.pointee.add(1, ordering: .sequentiallyConsistent)
+    }
+
+    /// Makes every table worthless that was found before, and what goes by the count of all.
+    func advanceTables() { count(Self.anywhere).pointee.add(1, ordering: .sequentiallyConsistent) }
+
+    /// Makes every translation worthless that was found before.
+    func advanceTranslations() { everything.pointee.add(1, ordering: .sequentiallyConsistent) }
+
+    /// Makes the translations of these addresses worthless that were found before, of an ASID and VMID.
+    func advanceTranslations(first: UInt64, last: UInt64, asid: UInt16, vmid: UInt16) {
+        let regions = (last &>> Self.log2RegionBytes) &- (first &>> Self.log2RegionBytes)
+        guard last >= first, regions < Self.mostRegions else { return advanceTranslations() }
+        for step in 0...regions {
+            let address = first &+ step &<< Self.log2RegionBytes
+            count(Self.region(of: address, asid: asid, vmid: vmid)).pointee
+                .add(1, ordering: .sequentiallyConsistent)
+        }
+        count(Self.anywhere).pointee.add(1, ordering: .sequentiallyConsistent)
+    }
+}

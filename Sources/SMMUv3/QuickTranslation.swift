@@ -1,0 +1,163 @@
+// What a port asks for where it does not know: the TLB, a quick walk, and whether its configuration still holds.
+
+import AddressSpace
+import BitFields
+import DeviceModel
+import SMMUv3Spec
+import SystemBus
+
+/// What a port keeps of a translation.
+struct QuickTranslation {
+    var output: UInt64
+    /// How many bytes from there on it covers.
+    var byteCount: UInt64
+    /// What the page permits, for each kind of access as the device drives it.
+    var permissions: Permissions
+    /// Whether it goes by the invalidations of its region; see ``InvalidationGeneration``.
+    var isOfRegion: Bool
+}
+
+extension SMMUv3 {
+    /// Translates for a port that knows its configuration, as ``translate(_:_:_:_:_:)`` does.
+    ///
+    /// - Returns: nil where that has to say what becomes of it.
+    @inline(__always)  // By one caller, for each look-up that a port does not answer.
+    func translateQuickly(
+        _ address: UInt64,
+        _ driven: EffectiveAccess,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ generation: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) -> QuickTranslation? {
+        let hasOverrides = plan.pointee.privCfg | plan.pointee.instCfg != 0
+        let access =
+            hasOverrides
+            ? driven.overridden(privCfg: plan.pointee.privCfg, instCfg: plan.pointee.instCfg) : driven
+        let found =
+            plan.pointee.translatesStage1
+            ? translateStage1Quickly(address, access, plan, generation, &accesses)
+            : translateStage2Quickly(address, access, plan, generation, &accesses)
+        guard var found else { return nil }
+        if hasOverrides {
+            found.permissions = incomingPermissions(
+                found.permissions,
+                privCfg: plan.pointee.privCfg,
+                instCfg: plan.pointee.instCfg
+            )
+        }
+        return found
+    }
+
+    @inline(__always)  // By one caller.
+    private func translateStage1Quickly(
+        _ input: UInt64,
+        _ access: EffectiveAccess,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ generation: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) -> QuickTranslation? {
+        let address = plan.pointee.canonical(input)
+        let half = plan.pointee.isUpper(address) ? plan.pointee.upper : plan.pointee.lower
+        // Without a plan the address may be another half's.
+        guard half.pointee.isUsable, !half.pointee.refusesUnprivileged || access.isPrivileged else {
+            return nil
+        }
+        var walk = makeQuickWalk(plan, .cached, generation)
+        if walk.looksInTLB, let hit = translationCache.lookUp(address, tag: plan.pointee.tag) {
+            guard hit.permissions.contains(access.required) else { return nil }
+            walk.entry = hit
+        } else {
+            let isDone = walkQuickly(address, access, &walk)
+            walk.report(isDone, to: &accesses, counters)
+            guard isDone else { return nil }
+            if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: generation) }
+        }
+        let below = ~(UInt64.max &<< UInt64(walk.entry.log2Bytes))
+        return QuickTranslation(
+            output: walk.entry.outputBase | (address & below),
+            byteCount: below &- (address & below) &+ 1,
+            permissions: walk.entry.permissions,
+            isOfRegion: walk.entry.isOfRegion
+        )
+    }
+
+    /// The same where stage 2 is alone.
+    @inline(never)  // Keeps the way of stage 1 small.
+    private func translateStage2Quickly(
+        _ address: UInt64,
+        _ access: EffectiveAccess,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ generation: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) -> QuickTranslation? {
+        // IAS is the limit whether or not stage 1 is configured.
+        guard plan.pointee.translatesStage2, address &>> UInt64(identification.inputAddressBits) == 0 else {
+            return nil
+        }
+        var walk = makeQuickWalk(plan, .cached, generation)
+        let isDone = stage2(address, access.required, isInput: true, isWrite: access.isWrite, &walk)
+        walk.report(isDone, to: &accesses, counters)
+        guard isDone else { return nil }
+        let below = ~(UInt64.max &<< UInt64(walk.second.log2Bytes))
+        return QuickTranslation(
+            output: walk.second.output,
+            byteCount: below &- (address & below) &+ 1,
+            permissions: walk.second.permissions,
+            // A TLBI by IPA is for all regions.
+            isOfRegion: true
+        )
+    }
+
+    /// Whether a configuration is still what memory says, where nothing of it is cached.
+    ///
+    /// - Returns: false where it has to be looked up as if it were new.
+    @inline(never)  // Once for each look-up without a cache.
+    func isUnchanged(
+        _ plan: UnsafePointer<StreamPlan>,
+        _ streamID: StreamID,
+        _ controls: TranslationControls,
+        _ accesses: inout LookupAccesses
+    ) -> Bool {
+        let table = controls.tableConfiguration
+        let log2Count = min(table.log2size, identification.idr1.sidsize)
+        guard plan.pointee.isOfTwoStructures, plan.pointee.isE2H == controls.isE2H,
+            identification.idr0.stLevel == 0 || table.fmt != 0b01,
+            UInt64(streamID.rawValue) < 1 << UInt64(log2Count)
+        else { return false }
+        var walk = makeQuickWalk(plan, .cached, controls.generation)
+        var isDone = false
+        defer { walk.report(isDone, to: &accesses, counters) }
+        let tableBytes: UInt64 = 64 << UInt64(table.log2size)
+        let address = controls.tableBase.addr & ~(tableBytes &- 1) &+ UInt64(streamID.rawValue) &* 64
+        guard let ste = walk.reader.load8(address), ste == plan.pointee.ste else { return false }
+        var structures: UInt64 = 1
+        if plan.pointee.translatesStage1 {
+            var location = plan.pointee.contextAddress
+            if plan.pointee.translatesStage2 {
+                guard stage2(location, .unprivilegedRead, isInput: false, isWrite: false, &walk) else {
+                    return false
+                }
+                location = walk.second.output
+            }
+            guard let cd = walk.reader.load8(location), cd == plan.pointee.cd else { return false }
+            structures = 2
+        }
+        accesses.fetchedStructures(structures)
+        isDone = true
+        return true
+    }
+
+    /// Where a CD or L1CD is behind stage 2; nil where ``translateStage2(_:_:_:)`` has to say.
+    func locateQuickly(
+        _ ipa: UInt64,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ lookup: LookupScope,
+        _ observer: inout some LookupObserver
+    ) -> UInt64? {
+        guard !type(of: observer).hearsOfStructures else { return nil }
+        var walk = makeQuickWalk(plan, lookup.policy, lookup.generation)
+        let isDone = stage2(ipa, .unprivilegedRead, isInput: false, isWrite: false, &walk)
+        walk.report(isDone, to: &observer, counters)
+        return isDone ? walk.second.output : nil
+    }
+}

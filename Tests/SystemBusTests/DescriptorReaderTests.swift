@@ -1,0 +1,73 @@
+// The reader of a walk's descriptors: the words that single loads give, and nil where those fail.
+
+import AddressSpace
+import DeviceModel
+import GuestMemory
+import SystemBus
+import Testing
+
+@Suite("Reader of descriptors")
+struct DescriptorReaderTests {
+    @Test("every word is what a single load gives, in whatever order regions are read")
+    func sameWords() throws {
+        let bus = SystemBus()
+        // A linear congruential generator: always the same words.
+        var state: UInt64 = 17
+        func next() -> UInt64 {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return state &>> 32 | state &<< 32
+        }
+        let ranges: [(first: UInt64, byteCount: UInt64)] = [
+            (0x1000, 0x1000), (0x2000, 0x2000), (0x8000_0000, 0x1000), (0xFFFF_FFFF_FFFF_F000, 0x1000),
+        ]
+        for (index, range) in ranges.enumerated() {
+            let region = try MemoryRegion.anonymous(byteCount: range.byteCount, name: "ram\(index)")
+            try bus.addRAM(region, at: address(range.first), name: "ram\(index)")
+            for offset in stride(from: 0, to: range.byteCount, by: 8) {
+                try bus.storeRAM64(next(), at: address(range.first + offset))
+            }
+        }
+        var reader = bus.makeDescriptorReader()
+        for _ in 0..<4000 {
+            // Around the edges of what there is, too.
+            let range = ranges[Int(next() % UInt64(ranges.count))]
+            let word: UInt64 = next() % (range.byteCount / 8 + 16)
+            let place = range.first &- 0x40 &+ word &* 8
+            #expect(reader.load(place) == (try? bus.loadRAM64(at: address(place))))
+            // Eight words over two regions are for the caller to fetch one by one.
+            let words = reader.load8(place)
+            let expected = try? bus.loadRAM64x8(at: address(place))
+            #expect(words == expected, "\(String(place, radix: 16))")
+        }
+    }
+
+    @Test("nothing there: an empty bus, and a region of fewer bytes than a word")
+    func nothing() throws {
+        let bus = SystemBus()
+        var reader = bus.makeDescriptorReader()
+        for place in [0, 8, UInt64.max - 7] { #expect(reader.load(place) == nil) }
+        #expect(reader.load8(0) == nil)
+    }
+
+    @Test(
+        "memory that a peer has truncated, and memory at an odd place in the host, are left to single loads"
+    )
+    func lostAndMisaligned() throws {
+        let bus = SystemBus()
+        let peer = try PeerMemory(fileByteCount: 0x2000, byteCount: 0x2000)
+        try bus.addRAM(peer.region, at: address(0x1_0000), name: "peer")
+        try bus.storeRAM64(5, at: address(0x1_0000))
+        var reader = bus.makeDescriptorReader()
+        #expect(reader.load(0x1_0000) == 5)
+        try peer.truncate(to: 0x1000)
+        // Reads as zero at first, and from then on the region counts as lost.
+        #expect(reader.load(0x1_1000) == nil)
+        #expect(reader.load(0x1_0000) == nil)
+        #expect(reader.load8(0x1_0000) == nil)
+        let odd = try PeerMemory(fileByteCount: 0x2000, offset: 4, byteCount: 0x1000)
+        try bus.addRAM(odd.region, at: address(0x4_0000), name: "odd")
+        var other = bus.makeDescriptorReader()
+        #expect(other.load(0x4_0000) == nil)
+        #expect(throws: BusError.self) { try bus.loadRAM64(at: address(0x4_0000)) }
+    }
+}
