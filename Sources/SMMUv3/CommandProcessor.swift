@@ -131,7 +131,9 @@ final class CommandProcessor: Sendable {
         handOver()
     }
 
-    /// The consumer has nothing left to do: whether somebody has left word meanwhile. Otherwise it is none any more.
+    /// Whether somebody has left word while the consumer, which has nothing left to do, was at it.
+    ///
+    /// Where nobody has, it is the consumer no longer.
     private func goesOn() -> Bool {
         state.withLock { state in
             guard state.isPending, !state.isStopped else {

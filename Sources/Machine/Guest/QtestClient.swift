@@ -10,9 +10,9 @@ package import SystemPackage
 
 /// Speaks QEMU's qtest protocol: lines of text, each answered in order.
 ///
-/// Whoever signals sends a line itself where nothing waits to be sent before it, and leaves it to a thread otherwise; it
-/// waits for nobody in either case. QEMU need not be there yet, and may go and come again: the levels of all lines are
-/// told anew to each.
+/// Whoever signals sends a line itself where nothing waits to be sent before it, and leaves it to a thread
+/// otherwise; it waits for nobody in either case. QEMU need not be there yet, and may go and come again: the levels of
+/// all lines are told anew to each.
 package final class QtestClient: Sendable {
     /// How many SPIs the guest's GIC has as inputs of its own; QEMU ends itself at a number beyond.
     package static let interruptCount: UInt32 = 256
