@@ -36,8 +36,8 @@ public final class TransactionTracker: Sendable {
         /// The slot's words.
         ///
         /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
-        /// that it is on the list of the active; [10] whether it is, which belongs to the lock; [11] how many fences the
-        /// owner has executed.
+        /// that it is on the list of the active; [10] whether it is, which belongs to the lock; [11] how many fences
+        /// the owner has executed.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
         /// The tracker outlives its slots.
