@@ -87,8 +87,8 @@ extension SMMUv3 {
             isE2H: controls.isE2H,
             substreamID: transaction.attributes.substreamID
         )
-        // PARTIDs come from a table in memory, too.
-        let isWhole = !identification.idr3.mpam
+        // A virtual machine's PARTIDs come from a table in memory, too.
+        let isWhole = !(stream.config == .nested && stream.usesContextMPAM && identification.hasVMS)
         guard let index = try contextIndex(stream, transaction, &observer) else {
             return ResolvedStream(stream: stream, outcome: .bypass, source: isWhole ? source : nil)
         }
