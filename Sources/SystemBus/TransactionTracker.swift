@@ -104,11 +104,9 @@ public final class TransactionTracker: Sendable {
         let words: UnsafeMutablePointer<UInt64>
         var sequence: UInt64
         /// How many fences its owner had executed.
-        var fences: UInt64 = 0
+        var fences: UInt64
         /// The wait that told it that it is not active.
         var clearedBy: UInt64 = 0
-        /// Whether it had moved on since the wait before.
-        var isBusy = false
     }
 
     private struct Slots {
@@ -224,42 +222,25 @@ public final class TransactionTracker: Sendable {
         if needsFence {
             smmud_fence_seq_cst()
         } else {
-            // Before the fences are counted, after the invalidation.
-            smmud_fence_seq_cst()
-            if countFences(), haveAllFenced() { return [] }
+            if wait.areAllBusy, haveAllFenced() { return [] }
             smmud_membarrier()
         }
-        return slotsInside(at: wait)
+        return slotsInside(at: wait.number)
     }
 
-    /// Notes how many fences each active owner has executed, if all of them are busy.
-    private func countFences() -> Bool {
-        storage.withLock { storage in
-            for index in storage.slots.active.indices {
-                guard storage.slots.active[index].isBusy else { return false }
-                let words = storage.slots.active[index].words
-                storage.slots.active[index].fences = smmud_load_u64(words + Self.fences)
-            }
-            return true
-        }
-    }
-
-    /// Whether every active owner comes past two fences within about a microsecond.
+    /// Whether every active owner comes past two fences within some microseconds.
     ///
-    /// Looks seldom: each look takes the slot's line away from its owner.
+    /// Looks seldom, and at the line that owners write seldom: each look takes it away from its owner.
     private func haveAllFenced() -> Bool {
-        for round in 0..<3 {
-            for _ in 0..<(round == 0 ? 4 : 16) { smmud_cpu_pause() }
+        for round in 0..<10 {
+            for _ in 0..<(round == 0 ? 24 : 16) { smmud_cpu_pause() }
             let answer: Bool? = storage.withLock { storage in
                 var isDone = true
                 for slot in storage.slots.active {
-                    if round == 0 {
-                        // Who does not move now does not come past two fences soon.
-                        guard smmud_load_u64(slot.words) != slot.sequence else { return false }
-                        isDone = false
-                    } else if smmud_load_u64(slot.words + Self.fences) &- slot.fences < 2 {
-                        isDone = false
-                    }
+                    let passed = smmud_load_u64(slot.words + Self.fences) &- slot.fences
+                    if passed < 2 { isDone = false }
+                    // Who has not come past one by now is in a long transaction, or has none.
+                    if passed == 0, round == 4 { return false }
                 }
                 return isDone ? true : nil
             }
@@ -274,29 +255,43 @@ public final class TransactionTracker: Sendable {
             smmud_store_u64(slot.words + Self.isActive, 1)
             guard slot.words[Self.isListed] == 0 else { return }
             slot.words[Self.isListed] = 1
-            storage.slots.active.append(ActiveSlot(words: slot.words, sequence: smmud_load_u64(slot.words)))
+            storage.slots.active.append(
+                ActiveSlot(
+                    words: slot.words,
+                    sequence: smmud_load_u64(slot.words),
+                    fences: smmud_load_u64(slot.words + Self.fences)
+                )
+            )
         }
     }
 
     /// Tells those that did nothing since the last wait that they are not active.
     ///
-    /// - Returns: The number of the wait; nil where nobody is active, so nobody is inside.
-    private func beginWait() -> UInt64? {
-        storage.withLock { storage in
+    /// - Returns: The number of the wait, and whether everybody who is active has come past a fence since the wait
+    ///   before; nil where nobody is active, so nobody is inside.
+    private func beginWait() -> (number: UInt64, areAllBusy: Bool)? {
+        // After the invalidation, before the fences are counted.
+        smmud_fence_seq_cst()
+        return storage.withLock { storage in
             guard !storage.slots.active.isEmpty else { return nil }
             storage.slots.waits &+= 1
+            var areAllBusy = true
             for index in storage.slots.active.indices {
                 let words = storage.slots.active[index].words
+                let fences = smmud_load_u64(words + Self.fences)
+                if fences != storage.slots.active[index].fences {
+                    storage.slots.active[index].fences = fences
+                    continue
+                }
+                areAllBusy = false
                 let sequence = smmud_load_u64(words)
-                let isBusy = sequence != storage.slots.active[index].sequence
-                if !isBusy, sequence & 1 == 0 {
+                if sequence == storage.slots.active[index].sequence, sequence & 1 == 0 {
                     storage.slots.active[index].clearedBy = storage.slots.waits
                     smmud_store_u64(words + Self.isActive, 0)
                 }
-                storage.slots.active[index].isBusy = isBusy
                 storage.slots.active[index].sequence = sequence
             }
-            return storage.slots.waits
+            return (storage.slots.waits, areAllBusy)
         }
     }
 
