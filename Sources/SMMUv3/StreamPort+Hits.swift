@@ -102,13 +102,26 @@ extension StreamPort {
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
         let stamp = generations.stamp(plan.pointee.region(of: first))
         guard known.pointee.isGood(context, stamp), !smmu.performance.countsTransactions else { return 0 }
-        let version = bus.version
+        if (address & 0xFFF) &+ limit <= 0x1000,
+            let count = copyWithinPage(
+                kind,
+                address,
+                first,
+                own + offset,
+                limit,
+                needed,
+                context,
+                stamp,
+                plan
+            )
+        {
+            return count
+        }
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
-        var last = TLBHit()
         while run.byteCount < limit {
             let input = first &+ run.byteCount
-            guard let hit = smmu.translationCache.hit(input, plan.pointee.key),
+            guard let hit = tlb.hit(input, plan.pointee.key),
                 hit.permissions.contains(needed)
             else {
                 break
@@ -117,32 +130,65 @@ extension StreamPort {
             let count = min(limit &- run.byteCount, mask &- (input & mask) &+ 1)
             guard run.append(hit.outputBase | (input & mask), count, bus) else { break }
             pieces &+= 1
-            last = hit
         }
         let moved = run.finish()
-        let lead = address & 0xFFF
-        // A small access is likely to be followed by others in its page.
-        if pieces == 1, moved > 0, let span = run.span, lead &+ moved <= 0x1000, lead <= span.lead {
-            let mask: UInt64 = (1 &<< UInt64(last.log2Bytes)) &- 1
-            let page = first & ~0xFFF & mask
-            keep(
-                PortTranslation(
-                    page: address & ~0xFFF,
-                    context: context,
-                    region: last.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                    generation: last.isOfRegion ? stamp.near : stamp.far,
-                    output: last.outputBase | page,
-                    byteCount: mask &- page &+ 1,
-                    permissions: last.permissions,
-                    mapVersion: version
-                ),
-                span.steppedBack(by: lead)
-            )
-        }
         slot.count(Counter.transactions, pieces)
         slot.count(Counter.tlbHits, pieces)
         slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, moved)
         return Int(truncatingIfNeeded: moved)
+    }
+
+    /// The same within a page: a small access, which is likely to be followed by others there, so the port keeps it.
+    ///
+    /// - Returns: nil where it is not so simple.
+    @inline(__always)  // By one caller.
+    private func copyWithinPage(
+        _ kind: TransactionKind,
+        _ address: UInt64,
+        _ input: UInt64,
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: UInt64,
+        _ needed: Permissions,
+        _ context: UInt64,
+        _ stamp: InvalidationStamp,
+        _ plan: UnsafePointer<StreamPlan>
+    ) -> Int? {
+        let version = bus.version
+        guard let hit = tlb.hit(input, plan.pointee.key), hit.permissions.contains(needed)
+        else { return nil }
+        let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
+        let page = input & ~0xFFF & mask
+        let lead = address & 0xFFF
+        guard let span = bus.hostSpan(at: PhysicalAddress(hit.outputBase | page)),
+            span.last >= lead &+ byteCount &- 1, span.isWritable || kind == .read
+        else { return nil }
+        let host = span.start + Int(truncatingIfNeeded: lead)
+        let count = Int(truncatingIfNeeded: byteCount)
+        if kind == .read {
+            smmud_copy_from_shared(own, host, count)
+        } else {
+            smmud_copy_to_shared(host, own, count)
+        }
+        smmud_compiler_barrier()
+        // Lost by now: the long way says so.
+        guard smmud_load_u32(span.lostFlag) == 0 else { return nil }
+        keep(
+            PortTranslation(
+                page: address & ~0xFFF,
+                context: context,
+                region: hit.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                generation: hit.isOfRegion ? stamp.near : stamp.far,
+                output: hit.outputBase | page,
+                byteCount: mask &- page &+ 1,
+                permissions: hit.permissions,
+                mapVersion: version
+            ),
+            span
+        )
+        slot.count(Counter.transactions)
+        slot.count(Counter.tlbHits)
+        slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, byteCount)
+        return count
     }
 
     /// Keeps a translation in the port.

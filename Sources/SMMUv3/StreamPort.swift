@@ -45,6 +45,8 @@ package final class StreamPort: DMAPort {
     /// A port keeps what the SMMU's own caches could keep, and nothing where there are none.
     let keepsTranslations: Bool
     let generations: InvalidationGeneration
+    /// The SMMU's, which it keeps alive.
+    let tlb: TLBTable
     let lookaside: UnsafeMutablePointer<PortTranslation>
     /// The configuration that the port used last: found again for every page that misses above.
     //
@@ -63,6 +65,7 @@ package final class StreamPort: DMAPort {
         known = .allocate(capacity: 1)
         known.initialize(to: KnownConfiguration())
         generations = smmu.invalidationGeneration
+        tlb = smmu.translationCache.table
         keepsTranslations = smmu.options.tlbEntries > 0
     }
 

@@ -67,18 +67,12 @@ final class TranslationCache: @unchecked Sendable {
     }
 
     /// How many entries one set holds.
-    static let ways = 4
+    static let ways = TLBTable.ways
     private let setCount: Int
-    /// log2 of ``setCount``.
-    private let setBits: UInt64
-    /// The header and the entries.
-    ///
-    /// A line that look-ups read, and that only changes with the kinds of entries there are: [0] a bit for each log2
-    /// size that is resident, [1] whether there are global entries. A second line of counters: [8] hits, [9]
-    /// misses. Then the entries, whose pages take memory once they are touched.
-    private let words: UnsafeMutablePointer<UInt64>
+    /// The entries, for those who keep the cache alive by other means.
+    let table: TLBTable
+    private var words: UnsafeMutablePointer<UInt64> { table.words }
     private let mappedBytes: Int
-    private static let headerWords = 16
     /// Held by who changes entries; look-ups take no lock.
     private let state = Mutex(State())
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
@@ -97,13 +91,12 @@ final class TranslationCache: @unchecked Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        setBits = UInt64(max(1, sets).trailingZeroBitCount)
-        mappedBytes = (Self.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        mappedBytes = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
         let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         guard let memory, memory != MAP_FAILED else {
             preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
-        words = memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8)
+        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8), setCount: sets)
         self.generation = generation
     }
 
@@ -138,50 +131,14 @@ final class TranslationCache: @unchecked Sendable {
         return state.withLock { _ in find(address, key)?.entry.current }
     }
 
-    /// The translation of an address as a port wants it.
-    ///
-    /// Counts nothing: the port does. Nil is no answer, and the port takes the long way.
-    @inline(__always)  // Once for each page that a port does not remember.
-    func hit(_ address: UInt64, _ key: borrowing TLBKey) -> TLBHit? {
-        guard setCount > 0, let (entry, word) = find(address, key) else { return nil }
-        return entry.hit(matchedAt: word)
-    }
-
-    @inline(__always)  // As above.
+    @inline(__always)  // Once for each look-up.
     private func find(_ address: UInt64, _ key: borrowing TLBKey) -> (entry: TLBEntry, word: UInt64)? {
-        var sizes = smmud_load_u64(words)
-        while sizes != 0 {
-            let log2Bytes = UInt64(truncatingIfNeeded: sizes.trailingZeroBitCount)
-            sizes &= sizes &- 1
-            let page = address &>> log2Bytes
-            let base = page &<< log2Bytes
-            let entry = set(page, key.mix)
-            for way in 0..<Self.ways {
-                let word = (entry + way).match(base, key.own(log2Bytes))
-                if word != 0 { return (entry + way, word) }
-            }
-            guard smmud_load_u64(words + 1) != 0 else { continue }
-            let global = set(page, key.globalMix)
-            for way in 0..<Self.ways {
-                let word = (global + way).match(base, key.global(log2Bytes))
-                if word != 0 { return (global + way, word) }
-            }
-        }
-        return nil
+        table.find(address, key)
     }
 
-    /// The first entry of the set of a page.
-    ///
-    /// Pages in a row are in sets in a row: as many as there are entries fit without a conflict. What lies a
-    /// power of two apart is spread by the page's upper bits.
-    @inline(__always)  // As above.
-    private func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry {
-        let folded = page ^ page &>> setBits ^ page &>> (setBits &* 2) ^ mix
-        let index = Int(truncatingIfNeeded: folded & UInt64(truncatingIfNeeded: setCount &- 1))
-        return TLBEntry(words: words + Self.headerWords) + index &* Self.ways
-    }
+    private func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
 
-    private func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + Self.headerWords) + index }
+    private func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
 
     // MARK: Filling
 

@@ -109,23 +109,12 @@ struct BusSnapshot {
 
 /// RAM in one piece, as the host's memory.
 public struct HostSpan {
-    public var start: UnsafeMutableRawPointer
-    /// How many bytes of the piece there are before its first byte here.
-    public var lead: UInt64
+    public let start: UnsafeMutableRawPointer
     /// The distance of its last byte from its first.
-    public var last: UInt64
+    public let last: UInt64
     /// 1 once a peer has truncated the memory and somebody touched what is gone.
     public let lostFlag: UnsafePointer<UInt32>
     public let isWritable: Bool
-
-    /// The same from an earlier byte on, no more than ``lead`` before.
-    @inlinable public func steppedBack(by count: UInt64) -> HostSpan {
-        var result = self
-        result.start = start - Int(truncatingIfNeeded: count)
-        result.lead = lead &- count
-        result.last = last &+ count
-        return result
-    }
 }
 
 /// The map of a ``SystemBus`` without the bus: a pointer that is good as long as the bus lives.
@@ -175,7 +164,6 @@ public struct BusView: @unchecked Sendable {
         }
         return HostSpan(
             start: record.pointee.hostPointer(to: address.rawValue),
-            lead: address.rawValue &- record.pointee.first,
             last: record.pointee.last &- address.rawValue,
             lostFlag: record.pointee.lostFlag,
             isWritable: record.pointee.isWritable
