@@ -1,6 +1,7 @@
 // The SMMUv3 as a device: what it is built of, its reset, and what it shows to people.
 
 package import AddressSpace
+import CLinux
 package import DeviceModel
 import SMMUv3Spec
 import Synchronization
@@ -211,7 +212,8 @@ package final class SMMUv3: Sendable {
 }
 
 /// Counters off the hit path.
-final class Counters: Sendable {
+// SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is accessed atomically.
+final class Counters: @unchecked Sendable {
     enum Name: Int, CaseIterable {
         case walks, descriptorFetches, configurationFetches, faults, stalls
         case eventsRecorded, eventsDropped
@@ -239,34 +241,36 @@ final class Counters: Sendable {
         }
     }
 
-    private struct State {
-        var values = [UInt64](repeating: 0, count: Name.allCases.count)
-        var byOpcode = [UInt64](repeating: 0, count: 256)
-    }
-    private let state = Mutex(State())
+    /// One for each name, then one for each opcode.
+    private let words: UnsafeMutablePointer<UInt64>
+    private static let opcodeCount = 256
+    private static let nameCount = Name.allCases.count
 
-    func add(_ name: Name, _ amount: UInt64 = 1) {
-        state.withLock { $0.values[name.rawValue] &+= amount }
+    init() {
+        let count = Self.nameCount + Self.opcodeCount
+        words = .allocate(capacity: count)
+        words.initialize(repeating: 0, count: count)
     }
+
+    deinit { words.deallocate() }
+
+    func add(_ name: Name, _ amount: UInt64 = 1) { smmud_add_u64(words + name.rawValue, amount) }
 
     func addCommand(_ opcode: Opcode) {
-        state.withLock { state in
-            state.values[Name.commands.rawValue] &+= 1
-            state.byOpcode[Int(opcode.rawValue)] &+= 1
-        }
+        add(.commands)
+        smmud_add_u64(words + Self.nameCount + Int(opcode.rawValue), 1)
     }
 
     /// All of them, each with what `ports` says that ports have counted by themselves.
     func all(_ ports: (Name) -> UInt64) -> [(name: String, value: UInt64)] {
         let counted = Name.allCases.map(ports)
-        return state.withLock { state in
-            var result = Name.allCases.map {
-                (name: $0.text, value: state.values[$0.rawValue] &+ counted[$0.rawValue])
-            }
-            for (opcode, count) in state.byOpcode.enumerated() where count > 0 {
-                result.append((Opcode(rawValue: UInt8(opcode)).description, count))
-            }
-            return result
+        var result = Name.allCases.map {
+            (name: $0.text, value: smmud_load_u64(words + $0.rawValue) &+ counted[$0.rawValue])
         }
+        for opcode in 0..<Self.opcodeCount {
+            let count = smmud_load_u64(words + Self.nameCount + opcode)
+            if count > 0 { result.append((Opcode(rawValue: UInt8(opcode)).description, count)) }
+        }
+        return result
     }
 }
