@@ -96,6 +96,8 @@ final class TranslationCache: @unchecked Sendable {
         guard let memory, memory != MAP_FAILED else {
             preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
+        // A look-up at random in megabytes of small pages is a miss in the host's TLB, too.
+        if mappedBytes >= 2 << 20 { _ = madvise(memory, mappedBytes, MADV_HUGEPAGE) }
         table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8), setCount: sets)
         self.generation = generation
     }
@@ -160,30 +162,27 @@ final class TranslationCache: @unchecked Sendable {
     private func insert(_ entry: CachedTranslation, into state: inout State) {
         let key = TLBKey(entry.tag)
         let set = set(entry.inputBase &>> UInt64(entry.log2Bytes), entry.isGlobal ? key.globalMix : key.mix)
-        var chosen: Int?
+        let new = TLBEntry.Words(entry)
+        var chosen: TLBEntry?
         for way in 0..<Self.ways {
-            guard let old = (set + way).current else {
-                chosen = chosen ?? way
-                continue
-            }
-            // Two threads missed on one page: the second fill replaces the first.
-            if old.inputBase == entry.inputBase, old.log2Bytes == entry.log2Bytes,
-                old.isGlobal == entry.isGlobal,
-                old.tag == entry.tag
-            {
-                chosen = way
+            let place = set + way
+            if !place.isValid {
+                if chosen == nil { chosen = place }
+            } else if place.isSame(as: new) {
+                // Two threads missed on one page: the second fill replaces the first.
+                chosen = place
                 break
             }
         }
-        let way: Int
+        let place: TLBEntry
         if let chosen {
-            way = chosen
+            place = chosen
         } else {
-            way = state.nextVictim % Self.ways
+            place = set + (state.nextVictim & (Self.ways &- 1))
             state.nextVictim &+= 1
             state.counters.evictions &+= 1
         }
-        remove(set + way, from: &state)
+        remove(place, from: &state)
         // Before the entry: who finds it must look for entries of its kind.
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
@@ -195,7 +194,7 @@ final class TranslationCache: @unchecked Sendable {
         let size = Int(entry.log2Bytes & 63)
         state.residentBySize[size] += 1
         if state.residentBySize[size] == 1 { smmud_store_u64(words, words[0] | 1 &<< UInt64(size)) }
-        (set + way).write(entry)
+        place.write(new)
     }
 
     private func remove(_ place: TLBEntry, from state: inout State) {
