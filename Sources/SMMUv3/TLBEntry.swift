@@ -198,7 +198,7 @@ struct TLBEntry {
     private static let granules: InlineArray<4, Granule> = [.kib4, .kib16, .kib64, .kib4]
     private static let regimes: InlineArray<4, TranslationRegime> = [.nsEL1, .nsEL1Stage2, .nsEL2, .nsEL2E2H]
 
-    private static func code(_ granule: Granule) -> UInt64 {
+    static func code(_ granule: Granule) -> UInt64 {
         switch granule {
         case .kib4: 0
         case .kib16: 1

@@ -31,9 +31,9 @@ final class TranslationCache: @unchecked Sendable {
         /// Everything: a reset.
         case everything
         /// CMD_TLBI_NSNH_ALL, EL2_ALL: these regimes.
-        case regimes([TranslationRegime])
+        case regimes(TranslationRegimes)
         /// CMD_TLBI_NH_ALL, S12_VMALL: one VMID in these regimes.
-        case vmid([TranslationRegime], UInt16)
+        case vmid(TranslationRegimes, UInt16)
         /// CMD_TLBI_NH_ASID, EL2_ASID: non-global entries only.
         case asid(TranslationRegime, vmid: UInt16, asid: UInt16)
         /// CMD_TLBI_NH_VA, EL2_VA: entries of this ASID, and global ones whatever their ASID.
@@ -56,7 +56,7 @@ final class TranslationCache: @unchecked Sendable {
     }
 
     /// What only fills and invalidations look at.
-    private struct State: Sendable {
+    struct State: Sendable {
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
         var residentBySize = [Int](repeating: 0, count: 64)
         var globalEntries = 0
@@ -68,13 +68,13 @@ final class TranslationCache: @unchecked Sendable {
 
     /// How many entries one set holds.
     static let ways = TLBTable.ways
-    private let setCount: Int
+    let setCount: Int
     /// The entries, for those who keep the cache alive by other means.
     let table: TLBTable
-    private var words: UnsafeMutablePointer<UInt64> { table.words }
+    var words: UnsafeMutablePointer<UInt64> { table.words }
     private let mappedBytes: Int
     /// Held by who changes entries; look-ups take no lock.
-    private let state = Mutex(State())
+    let state = Mutex(State())
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
     /// generation must not be kept.
     let generation: InvalidationGeneration
@@ -138,9 +138,9 @@ final class TranslationCache: @unchecked Sendable {
         table.find(address, key)
     }
 
-    private func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
+    func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
 
-    private func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
+    func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
 
     // MARK: Filling
 
@@ -197,153 +197,17 @@ final class TranslationCache: @unchecked Sendable {
         place.write(new)
     }
 
-    private func remove(_ place: TLBEntry, from state: inout State) {
-        guard let entry = place.current else { return }
+    func remove(_ place: TLBEntry, from state: inout State) {
+        guard place.isValid else { return }
+        let (size, isGlobal, isPartial) = (place.log2Bytes, place.isGlobal, place.isPartial)
         place.clear()
         state.counters.residentEntries -= 1
-        if entry.isGlobal {
+        if isGlobal {
             state.globalEntries -= 1
             if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }
         }
-        if entry.isPartial { state.partialEntries -= 1 }
-        let size = Int(entry.log2Bytes & 63)
+        if isPartial { state.partialEntries -= 1 }
         state.residentBySize[size] -= 1
         if state.residentBySize[size] == 0 { smmud_store_u64(words, words[0] & ~(1 &<< UInt64(size))) }
-    }
-
-    // MARK: Invalidating
-
-    /// Removes what `scope` covers.
-    ///
-    /// - Parameter wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
-    /// - Returns: How many entries went.
-    @discardableResult
-    func invalidate(_ scope: Scope, ignoringVMIDBits wildcard: UInt16 = 0) -> Int {
-        guard setCount > 0 else {
-            advanceGeneration(scope, wildcard)
-            return 0
-        }
-        return state.withLock { state in
-            let removed = remove(scope, wildcard, from: &state)
-            // Within the lock, for fills: one that comes before has been found by the removal, and one that comes
-            // after finds the generation advanced. And last, for look-ups, which take no lock: what they found
-            // before it went has a generation that is not current any more.
-            advanceGeneration(scope, wildcard)
-            return removed
-        }
-    }
-
-    private func advanceGeneration(_ scope: Scope, _ wildcard: UInt16) {
-        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
-            regime != .nsEL1Stage2
-        {
-            generation.advanceTranslations(
-                first: addresses.first,
-                last: addresses.last,
-                asid: asid,
-                vmid: vmid
-            )
-        } else {
-            // Also by IPA: translations of both stages, by their virtual addresses, depend on it.
-            generation.advanceTranslations()
-        }
-    }
-
-    private func remove(_ scope: Scope, _ wildcard: UInt16, from state: inout State) -> Int {
-        guard state.counters.residentEntries > 0 else { return 0 }
-        let before = state.counters.residentEntries
-        if case .address(let regime, let vmid, let asid, let addresses) = scope,
-            wildcard == 0,
-            // Entries that are parts may lie outside the addresses that a TLBI names.
-            state.partialEntries == 0, isWorthProbing(addresses)
-        {
-            removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
-        } else {
-            removeByScanning(scope, wildcard, from: &state)
-        }
-        let removed = before - state.counters.residentEntries
-        state.counters.invalidatedEntries &+= UInt64(removed)
-        return removed
-    }
-
-    private func removeByScanning(_ scope: Scope, _ wildcard: UInt16, from state: inout State) {
-        var unseen = state.counters.residentEntries
-        for index in 0..<(setCount * Self.ways) where entry(index).isValid {
-            if let current = entry(index).current, Self.covers(scope, current, wildcard) {
-                remove(entry(index), from: &state)
-            }
-            unseen -= 1
-            if unseen == 0 { return }
-        }
-    }
-
-    /// Whether probing page by page looks at fewer sets than there are.
-    private func isWorthProbing(_ addresses: AddressScope) -> Bool {
-        let sizes = words[0]
-        guard sizes != 0 else { return true }
-        let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
-        guard pages < 1 << 20 else { return false }
-        return (Int(pages) + 2) * sizes.nonzeroBitCount <= setCount
-    }
-
-    private func removeByProbing(
-        _ regime: TranslationRegime,
-        vmid: UInt16,
-        asid: UInt16,
-        _ addresses: AddressScope,
-        from state: inout State
-    ) {
-        let scope = Scope.address(regime, vmid: vmid, asid: asid, addresses)
-        let key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
-        var sizes = words[0]
-        while sizes != 0 {
-            let log2Bytes = UInt64(sizes.trailingZeroBitCount)
-            sizes &= sizes &- 1
-            var page = addresses.first &>> log2Bytes
-            let lastPage = addresses.last &>> log2Bytes
-            while page <= lastPage {
-                removeCovered(by: scope, in: set(page, key.mix), from: &state)
-                if state.globalEntries > 0 {
-                    removeCovered(by: scope, in: set(page, key.globalMix), from: &state)
-                }
-                page &+= 1
-            }
-        }
-    }
-
-    @inline(__always)  // Most sets that are looked at hold nothing that is meant.
-    private func removeCovered(by scope: Scope, in set: TLBEntry, from state: inout State) {
-        for way in 0..<Self.ways where (set + way).isValid {
-            if let current = (set + way).current, Self.covers(scope, current, 0) {
-                remove(set + way, from: &state)
-            }
-        }
-    }
-
-    private static func covers(_ scope: Scope, _ entry: CachedTranslation, _ wildcard: UInt16) -> Bool {
-        func matches(_ vmid: UInt16) -> Bool { (entry.tag.vmid ^ vmid) & ~wildcard == 0 }
-        return switch scope {
-        case .everything:
-            true
-        case .regimes(let regimes):
-            regimes.contains(entry.tag.regime)
-        case .vmid(let regimes, let vmid):
-            regimes.contains(entry.tag.regime) && matches(vmid)
-        case .asid(let regime, let vmid, let asid):
-            entry.tag.regime == regime && matches(vmid) && !entry.isGlobal && entry.tag.asid == asid
-        case .address(let regime, let vmid, let asid, let addresses):
-            entry.tag.regime == regime && matches(vmid) && (entry.isGlobal || entry.tag.asid == asid)
-                && covers(addresses, entry)
-        case .addressAllASIDs(let regime, let vmid, let addresses):
-            entry.tag.regime == regime && matches(vmid) && covers(addresses, entry)
-        }
-    }
-
-    private static func covers(_ addresses: AddressScope, _ entry: CachedTranslation) -> Bool {
-        if let granule = addresses.granule, granule != entry.granule { return false }
-        if let level = addresses.level, level != entry.level { return false }
-        // Any address of a page or block names all that is kept of it.
-        let below: UInt64 = (1 &<< UInt64(entry.firstStageLog2Bytes)) &- 1
-        return entry.inputBase & ~below <= addresses.last && addresses.first <= entry.inputBase | below
     }
 }
