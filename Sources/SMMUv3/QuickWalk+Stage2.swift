@@ -178,6 +178,8 @@ extension SMMUv3 {
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
+        let isUsual = half.pointee.isUsual
+        let unusualMask = half.pointee.unusualMask
         var step = first
         var isLocated = isLocated
         // There is no need to keep where the first one is.
@@ -197,6 +199,12 @@ extension SMMUv3 {
             }
             guard let word = walk.reader.word(at: location) else { return .none }
             walk.descriptors &+= 1
+            isLocated = false
+            isToBeKept = keepsTables
+            if isUsual, step.shift != 9, WalkPlan.isOrdinary(word, unusualMask) {
+                step.goOn(byOrdinary: word, half.pointee.addressMask)
+                continue
+            }
             let descriptor = half.pointee.descriptor(word)
             guard step.shift != half.pointee.pageShift, descriptor & 0b11 == 0b11 else {
                 let base = half.pointee.address(in: descriptor, step.lowBit)
@@ -206,8 +214,6 @@ extension SMMUv3 {
                 return FoundLeaf(descriptor: descriptor, base: base, lowBit: step.lowBit, above: step.above)
             }
             guard step.goOn(by: descriptor, half) else { return .none }
-            isLocated = false
-            isToBeKept = keepsTables
         }
     }
 

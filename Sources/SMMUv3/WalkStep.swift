@@ -29,13 +29,22 @@ struct WalkStep {
     @inline(__always)  // Once for each level of every walk.
     func entry(of address: UInt64) -> UInt64 { table &+ ((address &>> shift) & mask) }
 
-    /// Before a table of pages of 4 KiB, or of tables of theirs.
-    @inline(__always)  // Likewise.
-    init(_ table: UInt64, above: UInt64, _ shift: UInt64) {
-        self.table = table
+    /// At an entry of some table: it has been read, and where it was does not matter any more.
+    @inline(__always)  // Once for each walk that is not ordinary.
+    init(_ shift: UInt64, above: UInt64) {
+        table = 0
+        mask = 0
         self.shift = shift
-        mask = WalkPlan.indexMask4KiB
         self.above = above
+    }
+
+    /// Before the table that a descriptor of an ordinary table of 4 KiB points at; see ``WalkPlan/isUsual``.
+    @inline(__always)  // Once for each level of every walk.
+    mutating func goOn(byOrdinary descriptor: UInt64, _ addressMask: UInt64) {
+        table = descriptor & addressMask
+        above |= descriptor
+        shift &-= 9
+        mask = WalkPlan.indexMask4KiB
     }
 
     /// Before the table that a table descriptor points at.
@@ -93,51 +102,49 @@ extension SMMUv3 {
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
-        // Before a table of pages there is none left to keep.
-        guard half.pointee.isUsual, !keepsTables || first.shift == 9 else {
+        // Before a table of pages there is none left to keep. More than four levels are of 52-bit addresses.
+        guard half.pointee.isUsual, first.shift <= 36, !keepsTables || first.shift == 9 else {
             return descendByAnyTables(address, half, first, &walk)
         }
         // Tables of pages of 4 KiB, as most are: shifts and masks are constants, which makes a level half as long. What
         // else there is is for the other.
         let unusualMask = half.pointee.unusualMask
         let addressMask = half.pointee.addressMask
-        var step = first
-        var offset = (address &>> step.shift) & step.mask
-        var fetched: UInt64 = 0
-        if step.shift == 36 {
-            guard let word = walk.reader.word(at: step.table &+ offset) else { return .none }
+        let shift = first.shift
+        var entry = first.entry(of: address)
+        var above = first.above
+        if shift == 36 {
+            guard let word = walk.reader.word(at: entry) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, address, half, step, fetched, &walk)
+                return goOn(word, 36, above, address, half, since: shift, &walk)
             }
-            step = WalkStep(word & addressMask, above: word, 27)
-            offset = (address &>> 27) & WalkPlan.indexMask4KiB
-            fetched = 1
+            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 27)
+            above |= word
         }
-        if step.shift == 27 {
-            guard let word = walk.reader.word(at: step.table &+ offset) else { return .none }
+        if shift == 27 || shift == 36 {
+            guard let word = walk.reader.word(at: entry) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, address, half, step, fetched, &walk)
+                return goOn(word, 27, above, address, half, since: shift, &walk)
             }
-            step = WalkStep(word & addressMask, above: step.above | word, 18)
-            offset = (address &>> 18) & WalkPlan.indexMask4KiB
-            fetched &+= 1
+            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 18)
+            above |= word
         }
-        if step.shift == 18 {
-            guard let word = walk.reader.word(at: step.table &+ offset) else { return .none }
+        if shift >= 18 {
+            guard let word = walk.reader.word(at: entry) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, address, half, step, fetched, &walk)
+                return goOn(word, 18, above, address, half, since: shift, &walk)
             }
-            step = WalkStep(word & addressMask, above: step.above | word, 9)
-            offset = (address &>> 9) & WalkPlan.indexMask4KiB
-            fetched &+= 1
+            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 9)
+            above |= word
         }
-        guard let word = walk.reader.word(at: step.table &+ offset) else { return .none }
-        guard step.shift == 9, WalkPlan.isOrdinary(word, unusualMask) else {
-            return goOn(word, address, half, step, fetched, &walk)
+        guard let word = walk.reader.word(at: entry) else { return .none }
+        guard WalkPlan.isOrdinary(word, unusualMask) else {
+            return goOn(word, 9, above, address, half, since: shift, &walk)
         }
-        walk.descriptors &+= fetched &+ 1
-        walk.descriptorsNotKept = fetched &+ 1
-        return FoundLeaf(descriptor: word, base: word & addressMask, lowBit: 12, above: step.above)
+        let fetched = shift / 9
+        walk.descriptors &+= fetched
+        walk.descriptorsNotKept = fetched
+        return FoundLeaf(descriptor: word, base: word & addressMask, lowBit: 12, above: above)
     }
 
     /// The same by tables of every shape, whether or not the walk cache is to know them.
@@ -149,26 +156,28 @@ extension SMMUv3 {
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         guard let word = walk.reader.word(at: step.entry(of: address)) else { return .none }
-        return goOn(word, address, half, step, 0, &walk)
+        return goOn(word, step.shift, step.above, address, half, since: step.shift, &walk)
     }
 
     /// Goes on from an entry that has been read to the leaf.
     ///
     /// - Parameters:
-    ///   - start: Before the table that the entry is in.
-    ///   - count: How many descriptors have been fetched before it.
+    ///   - shift: As ``WalkStep/shift``, of the table that the entry is in.
+    ///   - above: As ``WalkStep/above``.
+    ///   - start: The shift of the table that the walk began with.
     @inline(never)  // As above.
     private func goOn(
         _ first: UInt64,
+        _ shift: UInt64,
+        _ above: UInt64,
         _ address: UInt64,
         _ half: UnsafePointer<WalkPlan>,
-        _ start: WalkStep,
-        _ count: UInt64,
+        since start: UInt64,
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
-        var step = start
-        var fetched = count &+ 1
+        var step = WalkStep(shift, above: above)
+        var fetched = (start &- shift) / half.pointee.stride &+ 1
         var word = first
         while true {
             let descriptor = half.pointee.descriptor(word)
