@@ -52,6 +52,10 @@ struct KnownConfiguration {
     //
     // Apart from it: looking here counts no reference.
     var plan: UnsafePointer<StreamPlan>?
+    /// Where the STE is, if it is all that decides beside the CD; nil where it has to be looked up.
+    var entryAddress: UInt64?
+    /// The count of invalidations of configuration before the registers were read that `entryAddress` comes from.
+    var entryGeneration: UInt64 = 0
 
     /// Whether it is of these transactions, and nothing of it was invalidated before the stamp was taken.
     @inline(__always)  // For each look-up that misses in the port.

@@ -49,6 +49,8 @@ package final class SMMUv3: Sendable {
     package let identification: Identification
     package let options: SMMUv3Options
     let bus: SystemBus
+    /// The map of `bus`: for walks, which count no reference to it.
+    let busView: BusView
     let interrupts: Interrupts
 
     let registers: Mutex<RegisterFile>
@@ -86,6 +88,7 @@ package final class SMMUv3: Sendable {
         self.identification = identification
         self.options = options
         self.bus = bus
+        busView = bus.view
         self.interrupts = interrupts
         let generation = InvalidationGeneration()
         invalidationGeneration = generation
