@@ -130,12 +130,11 @@ extension StreamPort {
     /// The same where no configuration is cached, and it is compared with what is in memory.
     @inline(never)  // Keeps the way of a TLB hit small.
     private func isUnchanged(_ look: inout QuickLook) -> Bool {
-        guard known.pointee.generation == 0, known.pointee.context == look.context else { return false }
-        let controls = smmu.currentControls()
+        guard known.pointee.generation == 0, known.pointee.context == look.context,
+            known.pointee.entryGeneration == look.stamp.configuration, let entry = known.pointee.entryAddress
+        else { return false }
         var accesses = LookupAccesses()
-        guard controls.isEnabled, smmu.isUnchanged(look.plan, streamID, controls, &accesses) else {
-            return false
-        }
+        guard smmu.isUnchanged(look.plan, entry, look.stamp, &accesses) else { return false }
         look.structures = accesses
         return true
     }
@@ -263,12 +262,12 @@ extension StreamPort {
         guard isDone else { return nil }
         look.structures = LookupAccesses()
         if keepsTranslations { slot.count(Counter.tlbMisses) }
-        if walk.fillsTLB { smmu.translationCache.fill(walk.entry, walkedAt: look.stamp) }
+        if walk.fillsTLB { smmu.translationCache.fill(walk.entry(of: input), walkedAt: look.stamp) }
         return TLBHit(
-            outputBase: walk.entry.outputBase,
-            permissions: walk.entry.permissions,
-            log2Bytes: walk.entry.log2Bytes,
-            isOfRegion: walk.entry.isOfRegion
+            outputBase: walk.output & (UInt64.max &<< walk.log2Bytes),
+            permissions: walk.permissions,
+            log2Bytes: UInt8(truncatingIfNeeded: walk.log2Bytes),
+            isOfRegion: walk.isOfRegion
         )
     }
 

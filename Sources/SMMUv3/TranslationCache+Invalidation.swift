@@ -175,7 +175,7 @@ extension TranslationCache {
         let before = state.counters.residentEntries
         // Entries that are parts may lie outside the addresses that a TLBI names.
         if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
-            state.partialEntries == 0, isWorthProbing(addresses)
+            state.partialEntries == 0, isWorthProbing(addresses, state)
         {
             let key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
             removeByProbing(addresses, key, from: &state)
@@ -193,20 +193,23 @@ extension TranslationCache {
 
     private func removeByScanning(_ pattern: TLBPattern, from state: inout State) {
         var unseen = state.counters.residentEntries
-        for index in 0..<(setCount * Self.ways) where entry(index).isValid {
-            if pattern.covers(entry(index)) { remove(entry(index), from: &state) }
-            unseen -= 1
-            if unseen == 0 { return }
+        for part in state.residentByPart.indices where state.residentByPart[part] > 0 {
+            let first = part * Self.partSize
+            for index in first..<min(first + Self.partSize, setCount * Self.ways) where entry(index).isValid {
+                if pattern.covers(entry(index)) { remove(entry(index), from: &state) }
+                unseen -= 1
+                if unseen == 0 { return }
+            }
         }
     }
 
-    /// Whether probing page by page looks at fewer sets than there are.
-    private func isWorthProbing(_ addresses: AddressScope) -> Bool {
+    /// Whether probing page by page looks at fewer sets than scanning.
+    private func isWorthProbing(_ addresses: AddressScope, _ state: borrowing State) -> Bool {
         let sizes = words[0]
         guard sizes != 0 else { return true }
         let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
         guard pages < 1 << 20 else { return false }
-        return (Int(pages) + 2) * sizes.nonzeroBitCount <= setCount
+        return (Int(pages) + 2) * sizes.nonzeroBitCount <= state.usedParts * (Self.partSize / Self.ways)
     }
 
     /// Removes entries of the key's own that hold these addresses.

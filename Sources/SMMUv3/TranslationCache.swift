@@ -59,6 +59,9 @@ final class TranslationCache: @unchecked Sendable {
     struct State: Sendable {
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
         var residentBySize = [Int](repeating: 0, count: 64)
+        /// How many there are in each part of the table, and how many parts have any.
+        var residentByPart: [Int] = []
+        var usedParts = 0
         var globalEntries = 0
         /// Entries that are a part of their first stage's page or block.
         var partialEntries = 0
@@ -72,7 +75,10 @@ final class TranslationCache: @unchecked Sendable {
     /// The entries, for those who keep the cache alive by other means.
     let table: TLBTable
     var words: UnsafeMutablePointer<UInt64> { table.words }
-    private let mappedBytes: Int
+    private let mapping: UnsafeMutableRawBufferPointer
+    private static let hugePageBytes = 2 << 20
+    /// How many entries are a part of the table, whose resident entries are counted: what is empty is not scanned.
+    static let partSize = 256
     /// Held by who changes entries; look-ups take no lock.
     let state = Mutex(State())
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
@@ -91,18 +97,37 @@ final class TranslationCache: @unchecked Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        mappedBytes = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
-        let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        guard let memory, memory != MAP_FAILED else {
+        let byteCount = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        // In small pages, a look-up at random in megabytes is a miss in the host's TLB, too.
+        let isLarge = byteCount >= Self.hugePageBytes
+        let mapped = UnsafeMutableRawBufferPointer(
+            start: mmap(
+                nil,
+                isLarge ? byteCount + Self.hugePageBytes : byteCount,
+                PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS,
+                -1,
+                0
+            ),
+            count: isLarge ? byteCount + Self.hugePageBytes : byteCount
+        )
+        guard var memory = mapped.baseAddress, memory != MAP_FAILED else {
             preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
-        // A look-up at random in megabytes of small pages is a miss in the host's TLB, too.
-        if mappedBytes >= 2 << 20 { _ = madvise(memory, mappedBytes, MADV_HUGEPAGE) }
-        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8), setCount: sets)
+        if isLarge {
+            memory = memory.alignedUp(toMultipleOf: Self.hugePageBytes)
+            // Where the kernel has none, it is as before.
+            _ = madvise(memory, byteCount, MADV_HUGEPAGE)
+        }
+        mapping = mapped
+        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: byteCount / 8), setCount: sets)
         self.generation = generation
+        state.withLock {
+            $0.residentByPart = [Int](repeating: 0, count: (sets * Self.ways - 1) / Self.partSize + 1)
+        }
     }
 
-    deinit { munmap(words, mappedBytes) }
+    deinit { munmap(mapping.baseAddress, mapping.count) }
 
     var counters: Counters {
         var counters = state.withLock { $0.counters }
@@ -141,6 +166,10 @@ final class TranslationCache: @unchecked Sendable {
     func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
 
     func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
+
+    private func part(of place: TLBEntry) -> Int {
+        (place.words - words - TLBTable.headerWords) / (TLBEntry.wordCount * Self.partSize)
+    }
 
     // MARK: Filling
 
@@ -186,6 +215,9 @@ final class TranslationCache: @unchecked Sendable {
         // Before the entry: who finds it must look for entries of its kind.
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
+        let part = part(of: place)
+        state.residentByPart[part] += 1
+        if state.residentByPart[part] == 1 { state.usedParts += 1 }
         if entry.isGlobal {
             state.globalEntries += 1
             if state.globalEntries == 1 { smmud_store_u64(words + 1, 1) }
@@ -202,6 +234,9 @@ final class TranslationCache: @unchecked Sendable {
         let (size, isGlobal, isPartial) = (place.log2Bytes, place.isGlobal, place.isPartial)
         place.clear()
         state.counters.residentEntries -= 1
+        let part = part(of: place)
+        state.residentByPart[part] -= 1
+        if state.residentByPart[part] == 0 { state.usedParts -= 1 }
         if isGlobal {
             state.globalEntries -= 1
             if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }
