@@ -108,6 +108,8 @@ public final class TransactionTracker: Sendable {
         var fences: UInt64
         /// The wait that told it that it is not active.
         var clearedBy: UInt64 = 0
+        /// No wait has seen it since it was idle.
+        var isNew = true
     }
 
     private struct Slots {
@@ -322,13 +324,15 @@ public final class TransactionTracker: Sendable {
             guard !storage.slots.active.isEmpty else { return nil }
             var areAllBusy = true
             for index in storage.slots.active.indices {
-                let fences = smmud_load_u64(storage.slots.active[index].words + Self.fences)
-                if fences != storage.slots.active[index].fences {
-                    storage.slots.active[index].fences = fences
-                    continue
+                let slot = storage.slots.active[index]
+                let fences = smmud_load_u64(slot.words + Self.fences)
+                storage.slots.active[index].fences = fences
+                storage.slots.active[index].isNew = false
+                // One that was idle before will be again, soon: those few transactions that there were are over, often.
+                if slot.isNew || fences == slot.fences {
+                    areAllBusy = false
+                    storage.slots.noteSequence(ofActive: index, isIdleIfEven: true)
                 }
-                areAllBusy = false
-                storage.slots.noteSequence(ofActive: index, isIdleIfEven: true)
             }
             storage.slots.waits &+= 1
             return (storage.slots.waits, areAllBusy)

@@ -2,6 +2,7 @@
 
 import AddressSpace
 import DeviceModel
+import Glibc
 import GuestMemory
 import SMMUv3Spec
 import Synchronization
@@ -141,6 +142,36 @@ struct CommandRunTests {
             #expect(try guest.commandCons == guest.commandProd)
         }
         #expect(statistic("CMD_TLBI_NH_ALL", guest) == before + 1000)
+    }
+}
+
+@Suite("The command thread's SMMU")
+struct CommandThreadLifeTests {
+    private struct Weak { weak var smmu: SMMUv3? }
+
+    @Test("an SMMU that is let go while its thread executes commands goes, and the thread with it")
+    func letGo() throws {
+        let bus = SystemBus()
+        let memory = try MemoryRegion.anonymous(byteCount: 1 << 16, name: "ram")
+        try bus.addRAM(memory, at: PhysicalAddress(0x8000_0000), name: "ram")
+        for index in 0..<256 as Range<UInt64> {
+            try bus.storeRAM64(Raw.tlbiNHAll.low, at: PhysicalAddress(0x8000_0000 + index * 16))
+        }
+        for round in 0..<300 {
+            var options = SMMUv3Options()
+            options.commandExecution = .thread
+            options.tlbEntries = 64
+            var smmu: SMMUv3? = SMMUv3(name: "smmu", identification: .stage1(), options: options, bus: bus)
+            let held = Weak(smmu: smmu)
+            try smmu?.write(0x8000_0000 | 8, at: 0x90, width: .doubleword)
+            try smmu?.write(0b1000, at: 0x20, width: .word)
+            for prod in stride(from: 1, through: 1 + round % 200, by: 7) {
+                try smmu?.write(UInt64(prod), at: 0x98, width: .word)
+            }
+            smmu = nil
+            // The thread may hold it for as long as it executes.
+            while held.smmu != nil { sched_yield() }
+        }
     }
 }
 
