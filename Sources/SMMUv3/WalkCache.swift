@@ -308,9 +308,9 @@ final class WalkCache: @unchecked Sendable {
         case .everything:
             true
         case .regimes(let regimes):
-            regimes.contains { $0.rawValue == owner.regime }
+            regimes.contains(regime: owner.regime)
         case .vmid(let regimes, let vmid):
-            matches(vmid) && regimes.contains { $0.rawValue == owner.regime }
+            matches(vmid) && regimes.contains(regime: owner.regime)
         case .asid(let regime, let vmid, let asid):
             owner.regime == regime.rawValue && matches(vmid) && owner.asid == asid
         case .address(let regime, let vmid, let asid, let addresses):
