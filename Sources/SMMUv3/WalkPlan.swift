@@ -169,10 +169,10 @@ struct WalkPlan: Equatable, Sendable {
     /// ``indexMask`` where pages are of 4 KiB.
     static let indexMask4KiB: UInt64 = 0x1FF &<< 3
 
-    /// Where the entry for an address is in a table of 4 KiB.
+    /// Where in a table of 4 KiB the entry for an address is.
     @inline(__always)  // Once for each level of every walk.
-    static func entry4KiB(of address: UInt64, in table: UInt64, _ shift: UInt64) -> UInt64 {
-        table &+ ((address &>> shift) & indexMask4KiB)
+    static func offset4KiB(of address: UInt64, _ shift: UInt64) -> UInt64 {
+        (address &>> shift) & indexMask4KiB
     }
 
     /// Whether a word is a descriptor of a table, or in the last one of a page, and its address is in one piece and

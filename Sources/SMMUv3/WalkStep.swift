@@ -27,7 +27,11 @@ struct WalkStep {
 
     /// Where the entry for an address is.
     @inline(__always)  // Once for each level of every walk.
-    func entry(of address: UInt64) -> UInt64 { table &+ ((address &>> shift) & mask) }
+    func entry(of address: UInt64) -> UInt64 { table &+ offset(of: address) }
+
+    /// Where in the table it is.
+    @inline(__always)  // Likewise.
+    func offset(of address: UInt64) -> UInt64 { (address &>> shift) & mask }
 
     /// At an entry of some table: it has been read, and where it was does not matter any more.
     @inline(__always)  // Once for each walk that is not ordinary.
@@ -111,33 +115,37 @@ extension SMMUv3 {
         let unusualMask = half.pointee.unusualMask
         let addressMask = half.pointee.addressMask
         let shift = first.shift
-        var entry = first.entry(of: address)
+        var table = first.table
+        var offset = first.offset(of: address)
         var above = first.above
         if shift == 36 {
-            guard let word = walk.reader.word(at: entry) else { return .none }
+            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
                 return goOn(word, 36, above, address, half, since: shift, &walk)
             }
-            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 27)
+            table = word & addressMask
+            offset = WalkPlan.offset4KiB(of: address, 27)
             above |= word
         }
         if shift == 27 || shift == 36 {
-            guard let word = walk.reader.word(at: entry) else { return .none }
+            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
                 return goOn(word, 27, above, address, half, since: shift, &walk)
             }
-            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 18)
+            table = word & addressMask
+            offset = WalkPlan.offset4KiB(of: address, 18)
             above |= word
         }
         if shift >= 18 {
-            guard let word = walk.reader.word(at: entry) else { return .none }
+            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
             guard WalkPlan.isOrdinary(word, unusualMask) else {
                 return goOn(word, 18, above, address, half, since: shift, &walk)
             }
-            entry = WalkPlan.entry4KiB(of: address, in: word & addressMask, 9)
+            table = word & addressMask
+            offset = WalkPlan.offset4KiB(of: address, 9)
             above |= word
         }
-        guard let word = walk.reader.word(at: entry) else { return .none }
+        guard let word = walk.reader.word(in: table, at: offset) else { return .none }
         guard WalkPlan.isOrdinary(word, unusualMask) else {
             return goOn(word, 9, above, address, half, since: shift, &walk)
         }

@@ -70,11 +70,21 @@ public import CLinux
     /// - Parameter address: A multiple of 8.
     /// - Returns: nil where ``SystemBus/loadRAM64(at:)`` has to be asked.
     @inline(__always)  // Once for each level of every walk.
-    @inlinable public mutating func word(at address: UInt64) -> UInt64? {
-        if address &- span.first > span.lastOffset {
-            guard find(address) else { return nil }
+    @inlinable public mutating func word(at address: UInt64) -> UInt64? { word(in: address, at: 0) }
+
+    /// Reads a word of a table, as ``word(at:)`` does.
+    ///
+    /// - Parameters:
+    ///   - table: A multiple of 8, and the last to be known: as little as possible is left to do with it.
+    ///   - offset: Likewise a multiple of 8.
+    @inline(__always)  // Once for each level of every walk.
+    @inlinable public mutating func word(in table: UInt64, at offset: UInt64) -> UInt64? {
+        let place = table &+ (offset &- span.first)
+        guard place > span.lastOffset else {
+            return smmud_load_u64(span.host + Int(truncatingIfNeeded: place))
         }
-        return smmud_load_u64(span.host + Int(truncatingIfNeeded: address &- span.first))
+        guard find(table &+ offset) else { return nil }
+        return smmud_load_u64(span.host + Int(truncatingIfNeeded: table &+ offset &- span.first))
     }
 
     /// Whether the memory of every word that was read so far was there.

@@ -160,6 +160,60 @@ struct WalkCacheTests {
         #expect(counts() == [start[0] + 3, start[1] + 9])
     }
 
+    @Test("without a walk cache a walk reads a descriptor for each level down to the page or block")
+    func fetchesWithoutWalkCache() throws {
+        for (size, level) in [(16, 3), (16, 2), (16, 1), (25, 3), (25, 2), (25, 1), (34, 3), (34, 2)]
+            as [(UInt64, Int)]
+        {
+            let guest = try TestGuest.full {
+                $0.options.tlbEntries = 0
+                $0.options.walkCacheEntries = 0
+            }
+            let tables = GuestTables(guest, size: size)
+            // Far from what the guest has allocated.
+            let address: UInt64 = 0x300_2000
+            try guest.poke(TestGuest.ram + address, 7)
+            let base = address & ~((1 << TestGranule.kib4.levelBits(level)) - 1)
+            try tables.map(base, to: TestGuest.ram + base, level: level)
+            try guest.attach(5, CDWords(t0SZ: size, asid: 10, ttb0: tables.root))
+            func counts() -> [UInt64] {
+                guest.smmu.statistics.filter { ["walks", "descriptor-fetches"].contains($0.name) }.map(
+                    \.value
+                )
+            }
+            let start = counts()
+            #expect(guest.dmaRead(5, address) == .ok(7), "\(size) \(level)")
+            #expect(
+                counts() == [start[0] + 1, start[1] + UInt64(level - tables.startLevel + 1)],
+                "\(size) \(level)"
+            )
+        }
+    }
+
+    @Test("without a walk cache a walk in two stages reads each table of both, for each table of the first")
+    func fetchesWithoutWalkCacheNested() throws {
+        for (block, expected) in [(3, 15), (2, 11)] as [(Int, UInt64)] {
+            let guest = try TestGuest.full {
+                $0.options.tlbEntries = 0
+                $0.options.walkCacheEntries = 0
+            }
+            let nested = try NestedSetup(guest, block: block)
+            try nested.map(0x5000, toPhysical: try guest.page(holding: 1))
+            // The CD is cached from here on.
+            #expect(guest.dmaRead(6, 0x5000) == .ok(1))
+            func counts() -> [UInt64] {
+                guest.smmu.statistics.filter { ["walks", "descriptor-fetches"].contains($0.name) }.map(
+                    \.value
+                )
+            }
+            try nested.map(0x6000, toPhysical: try guest.page(holding: 2))
+            let start = counts()
+            #expect(guest.dmaRead(6, 0x6000) == .ok(2))
+            // Stage 1, and stage 2 for each of its three tables and for what it gives.
+            #expect(counts() == [start[0] + 5, start[1] + expected], "\(block)")
+        }
+    }
+
     // MARK: Stage 2
 
     @Test("where stage 2 moves a table of stage 1, both TLBIs are needed")

@@ -2,6 +2,8 @@
 
 import AddressSpace
 import DeviceModel
+import Glibc
+import GuestMemory
 import SMMUv3Spec
 import SystemBus
 import Testing
@@ -384,5 +386,36 @@ struct WalkTests {
             try bytes.withUnsafeBytes { try bypassing.write($0, at: IOVirtualAddress(.max - 7), .plain) }
         }
         #expect(top?.cause == .event(0x11))
+    }
+
+    @Test("tables in memory that a peer has truncated are nobody's, even those words that it still has")
+    func truncatedTables() throws {
+        var path = Array("/tmp/smmud-test-XXXXXX".utf8CString)
+        let file = OwnedDescriptor(adopting: mkstemp(&path))
+        unlink(path)
+        try #require(ftruncate(file.rawValue, 0x4000) == 0)
+        var setup = GuestSetup()
+        setup.options.tlbEntries = 0
+        let guest = try TestGuest(setup)
+        let base: UInt64 = 0x1_0000_0000
+        let region = try MemoryRegion.mapping(
+            file.duplicate(),
+            offset: 0,
+            byteCount: 0x4000,
+            isWritable: true
+        )
+        try guest.bus.addRAM(region, at: PhysicalAddress(base), name: "peer")
+        // Three levels, for 39 bits.
+        try guest.poke(base, (base + 0x1000) | 0b11)
+        try guest.poke(base + 0x1000, (base + 0x2000) | 0b11)
+        for page in 1...2 as ClosedRange<UInt64> {
+            try guest.poke(base + 0x2000 + page * 8, try guest.page(holding: page) | Leaf.readWrite | 0b11)
+        }
+        try guest.attach(6, CDWords(t0SZ: 25, ttb0: base))
+        #expect(guest.dmaRead(6, 0x1000) == .ok(1))
+        try #require(ftruncate(file.rawValue, 0x3000) == 0)
+        #expect(guest.dmaRead(6, 0x1000) == .ok(1), "nobody has noticed")
+        #expect(throws: BusError.self) { try guest.peek(base + 0x3000) }
+        for page in 1...2 as ClosedRange<UInt64> { #expect(guest.dmaRead(6, page << 12) == .event(0x0B)) }
     }
 }
