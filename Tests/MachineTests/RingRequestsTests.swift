@@ -73,9 +73,12 @@ struct RingRequestsTests {
     /// A READ or WRITE, most often one that makes sense, and how many bytes its descriptor has.
     private static func request(_ random: inout SplitMix) -> (DMARequest, byteCount: Int) {
         func rarely() -> Bool { random.next() % 12 == 0 }
+        func one<Value>(of values: [Value]) -> Value {
+            values[Int.random(in: values.indices, using: &random)]
+        }
         let isRead = Bool.random(using: &random)
         var count = UInt64.random(in: 1...UInt64(room), using: &random)
-        if rarely() { count = [0, UInt64(room) + 1, 1 << 20, 1 << 63, .max].randomElement(using: &random)! }
+        if rarely() { count = one(of: [0, UInt64(room) + 1, 1 << 20, 1 << 63, .max]) }
         var request = DMARequest(
             isRead ? .read : .write,
             id: random.next(),
@@ -90,7 +93,7 @@ struct RingRequestsTests {
         if rarely() { request.iova = iova + byteCount - UInt64.random(in: 0...64, using: &random) }
         if rarely() { request.iova = 0 &- UInt64.random(in: 1...256, using: &random) }
         if rarely() { request.flags.formSymmetricDifference(DMAFlags(rawValue: 1 << (random.next() % 16))) }
-        if rarely() { request.offset = [1, 1 << 63, .max].randomElement(using: &random)! }
+        if rarely() { request.offset = one(of: [1, 1 << 63, .max]) }
         if rarely() { request.reserved = 1 << (random.next() % 64) }
         if rarely() { request.endpoint = UInt32(random.next() % 3) }
         if rarely() { request.stream = 0x10 + UInt32(random.next() % 3) }
@@ -98,7 +101,7 @@ struct RingRequestsTests {
         // By a handle; OPEN and CLOSE would answer differently the second time.
         if rarely() { (request.flags, request.endpoint) = ([], 1) }
         if rarely() {
-            request.opcode = DMAOpcode(rawValue: [0, 1, 2, 7, 8, 11, 17].randomElement(using: &random)!)
+            request.opcode = DMAOpcode(rawValue: one(of: [0, 1, 2, 7, 8, 11, 17]))
         }
         if rarely() { request.byteCount &+= UInt32(truncatingIfNeeded: random.next() % 3) &- 1 }
         if rarely() { size = max(64, size + Int(random.next() % 3) - 1) }
