@@ -32,6 +32,8 @@ package final class DMARingClient {
     private var publishedAvailable: UInt16 = 0
     private var nextUsed: UInt16 = 0
     private var wantsInterrupt = true
+    /// The slot that was submitted last.
+    private var lastSlot: UInt16 = 0
 
     private struct Slot {
         /// Where its answer is; 0 where it holds no request.
@@ -151,6 +153,7 @@ package final class DMARingClient {
         guard max(payloadByteCount, answerByteCount) <= dataByteCount, freeCount > 0 else { return false }
         freeCount -= 1
         let slot = free[freeCount]
+        lastSlot = slot
         let start = offset(of: slot)
         // A line that the daemon has: on its way while this one is filled.
         if freeCount > 0 { smmud_prefetch_to_write(base + offset(of: free[freeCount - 1])) }
@@ -230,7 +233,7 @@ package final class DMARingClient {
             }
             let slot = UInt16(head / 2)
             let answer = slots[Int(slot)].answer
-            prefetchAnswer(at: nextUsed &+ 2)
+            if outstandingCount > 1 { prefetchAnswer(at: nextUsed &+ 2) }
             let response = DMAResponse(
                 header: UnsafeRawBufferPointer(start: base + answer, count: DMAProtocol.headerByteCount)
             )
@@ -268,6 +271,16 @@ package final class DMARingClient {
         smmud_prefetch(answer + 64)
     }
 
+    /// Asks for the lines of the one answer that is waited for, so that they come along with the used ring's index and
+    /// not after it.
+    @inline(__always)
+    private func fetchExpected() {
+        let slot = slots[Int(lastSlot)]
+        smmud_prefetch(base + slot.answer)
+        if slot.answerByteCount > 0 { smmud_prefetch(base + slot.answer + DMAProtocol.headerByteCount) }
+        smmud_prefetch(used + 4 + 8 * Int(nextUsed & mask))
+    }
+
     /// Waits for an answer: looks for it at first, and then for a signal.
     ///
     /// - Parameters:
@@ -276,8 +289,10 @@ package final class DMARingClient {
     /// - Throws: ``ClientError/timedOut``.
     package func wait(spins: Int = 0, timeoutMilliseconds: Int? = nil) throws(ClientError) {
         setInterrupt(false)
+        let isAlone = outstandingCount == 1
         for spin in 0..<spins {
             if hasAnswer { return }
+            if isAlone { fetchExpected() }
             // The daemon answers sooner than a pause of some processors ends.
             if spin >= 256 { smmud_cpu_pause() }
         }

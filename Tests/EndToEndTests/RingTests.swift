@@ -105,10 +105,13 @@ struct RingTests {
         _ = byHand
         let ring = try DMARingClient(dma, slotCount: 2, dataByteCount: 64)
         let beyond = SMMUByHand.iova + SMMUByHand.byteCount
-        let (response, payload) = try call(ring, transfer(.read, at: beyond - 8, 16), answer: 16)
-        #expect(response.status == .fault && response.event == 0x10)
-        #expect(response.address == beyond && response.transferred == 8)
-        #expect(payload.count == 8)
+        // The second one finds its requester chosen already.
+        for _ in 0..<2 {
+            let (response, payload) = try call(ring, transfer(.read, at: beyond - 8, 16), answer: 16)
+            #expect(response.status == .fault && response.event == 0x10)
+            #expect(response.address == beyond && response.transferred == 8)
+            #expect(payload.count == 8)
+        }
     }
 
     @Test func requestsThatMakeNoSenseCostOneAnswerEach() throws {

@@ -55,6 +55,8 @@ struct ring {
     char *memory;
     size_t first_slot, slot_bytes;
     uint16_t next_available, next_used;
+    uint16_t outstanding;
+    char *last_answer;  // Of the request that was submitted last.
     int kick, call;
     bool polls;
 };
@@ -122,6 +124,11 @@ static struct ring open_ring(int socket, uint16_t slots, size_t data_bytes, bool
     return ring;
 }
 
+// Writes a descriptor where it changes: one that stays the same stays in both processors' caches.
+static void describe(struct ring *ring, uint16_t index, struct descriptor new) {
+    if (memcmp(&ring->table[index], &new, sizeof new) != 0) ring->table[index] = new;
+}
+
 static char *slot(struct ring *ring, uint16_t index) { return ring->memory + ring->first_slot + index * ring->slot_bytes; }
 
 // Puts a request into a free slot; the daemon sees it with show().
@@ -132,10 +139,12 @@ static void submit(struct ring *ring, uint16_t index, struct request request, co
     if (written > 0) memcpy(start + sizeof request, payload, written);
     size_t answer = sizeof request + ((written + 63) & ~(size_t)63);
     uint16_t head = 2 * index;
-    ring->table[head] = (struct descriptor){
-        (uint64_t)(start - ring->memory), (uint32_t)(sizeof request + written), NEXT, head + 1};
-    ring->table[head + 1] = (struct descriptor){
-        (uint64_t)(start - ring->memory) + answer, (uint32_t)(ring->slot_bytes - answer), WRITABLE, 0};
+    describe(ring, head, (struct descriptor){
+        (uint64_t)(start - ring->memory), (uint32_t)(sizeof request + written), NEXT, head + 1});
+    describe(ring, head + 1, (struct descriptor){
+        (uint64_t)(start - ring->memory) + answer, (uint32_t)(ring->slot_bytes - answer), WRITABLE, 0});
+    ring->last_answer = start + answer;
+    ring->outstanding++;
     ring->available[2 + (ring->next_available++ & (ring->size - 1))] = head;
 }
 
@@ -153,7 +162,15 @@ static struct answer *take(struct ring *ring, uint16_t *index) {
     while (__atomic_load_n(&ring->used[1], __ATOMIC_ACQUIRE) == ring->next_used) {
         errno = 0;
         if (__atomic_load_n(&ring->used[0], __ATOMIC_ACQUIRE) & BROKEN) fail("the daemon finds the ring broken");
-        if (ring->polls) continue;
+        if (ring->polls) {
+            // The lines of the one answer come along with the index, and not after it.
+            if (ring->outstanding == 1) {
+                __builtin_prefetch(ring->last_answer);
+                __builtin_prefetch(ring->last_answer + 64);
+                __builtin_prefetch(ring->used + 2 + 4 * (ring->next_used & (ring->size - 1)));
+            }
+            continue;
+        }
         __atomic_store_n(&ring->available[0], 0, __ATOMIC_RELEASE);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (__atomic_load_n(&ring->used[1], __ATOMIC_ACQUIRE) != ring->next_used) break;
@@ -163,6 +180,7 @@ static struct answer *take(struct ring *ring, uint16_t *index) {
         if (read(ring->call, &count, sizeof count) < 0 && errno != EAGAIN) fail("cannot read the eventfd");
     }
     uint32_t head = *(uint32_t *)(ring->used + 2 + 4 * (ring->next_used++ & (ring->size - 1)));
+    ring->outstanding--;
     *index = (uint16_t)(head / 2);
     return (struct answer *)(ring->memory + ring->table[head + 1].offset);
 }

@@ -107,7 +107,7 @@ extension DMALimits {
     }
 
     /// What is wrong with a request that can be seen from its header alone.
-    @inline(__always)
+    @inlinable @inline(__always)
     public func problem(of request: DMARequest) -> DMARequestProblem? {
         guard request.opcode.isKnown else { return .opcode }
         guard request.flags.isSubset(of: .all), request.reserved == 0 else { return .reserved }
@@ -125,8 +125,8 @@ extension DMALimits {
         }
     }
 
-    @inline(__always)
-    private func transferProblem(_ request: DMARequest, isWrite: Bool) -> DMARequestProblem? {
+    @inlinable @inline(__always)
+    func transferProblem(_ request: DMARequest, isWrite: Bool) -> DMARequestProblem? {
         let isInline = !request.flags.contains(.buffer)
         if isInline, request.count > UInt64(inlineByteCountMax) { return .inlineByteCount }
         guard UInt64(request.payloadByteCount) == (isInline && isWrite ? request.count : 0) else {
@@ -177,7 +177,7 @@ extension DMALimits {
 
 extension DMARequest {
     /// How many bytes follow the header.
-    @inline(__always)
+    @inlinable @inline(__always)
     public var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
 
     /// The payload, of the bytes that begin with this message.
@@ -190,7 +190,7 @@ extension DMARequest {
 
 extension DMAResponse {
     /// How many bytes follow the header.
-    @inline(__always)
+    @inlinable @inline(__always)
     public var payloadByteCount: Int { max(0, Int(byteCount) - DMAProtocol.headerByteCount) }
 
     /// The payload, of the bytes that begin with this message.

@@ -27,7 +27,7 @@ public struct DMARequest: Equatable, Sendable {
     /// Zero in this version.
     public var reserved: UInt64
 
-    @inline(__always)
+    @inlinable @inline(__always)
     public init(
         _ opcode: DMAOpcode,
         id: UInt64,
@@ -63,7 +63,7 @@ public struct DMARequest: Equatable, Sendable {
     /// Reads a header.
     ///
     /// - Precondition: `bytes` has at least ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    @inline(__always)
+    @inlinable @inline(__always)
     public init(header bytes: UnsafeRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no whole header")
         byteCount = bytes.word32(at: 0)
@@ -83,7 +83,7 @@ public struct DMARequest: Equatable, Sendable {
     /// Writes the header.
     ///
     /// - Precondition: `bytes` has room for ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    @inline(__always)
+    @inlinable @inline(__always)
     public func write(to bytes: UnsafeMutableRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no room for a header")
         bytes.store(byteCount, at: 0)
@@ -125,7 +125,7 @@ public struct DMAResponse: Equatable, Sendable {
     public var value1: UInt64
     public var value2: UInt64
 
-    @inline(__always)
+    @inlinable @inline(__always)
     public init(
         to request: DMARequest,
         _ status: DMAStatus = .ok,
@@ -154,7 +154,7 @@ public struct DMAResponse: Equatable, Sendable {
     /// Reads a header.
     ///
     /// - Precondition: `bytes` has at least ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    @inline(__always)
+    @inlinable @inline(__always)
     public init(header bytes: UnsafeRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no whole header")
         byteCount = bytes.word32(at: 0)
@@ -173,7 +173,7 @@ public struct DMAResponse: Equatable, Sendable {
     /// Writes the header.
     ///
     /// - Precondition: `bytes` has room for ``DMAProtocol/headerByteCount`` bytes; any alignment.
-    @inline(__always)
+    @inlinable @inline(__always)
     public func write(to bytes: UnsafeMutableRawBufferPointer) {
         precondition(bytes.count >= DMAProtocol.headerByteCount, "no room for a header")
         bytes.store(byteCount, at: 0)
@@ -266,23 +266,23 @@ package struct DMAMemoryRegion: Equatable, Sendable {
 }
 
 extension UnsafeRawBufferPointer {
-    @inline(__always)
-    fileprivate func word16(at offset: Int) -> UInt16 {
+    @inlinable @inline(__always)
+    func word16(at offset: Int) -> UInt16 {
         UInt16(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt16.self))
     }
-    @inline(__always)
-    fileprivate func word32(at offset: Int) -> UInt32 {
+    @inlinable @inline(__always)
+    func word32(at offset: Int) -> UInt32 {
         UInt32(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
     }
-    @inline(__always)
-    fileprivate func word64(at offset: Int) -> UInt64 {
+    @inlinable @inline(__always)
+    func word64(at offset: Int) -> UInt64 {
         UInt64(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt64.self))
     }
 }
 
 extension UnsafeMutableRawBufferPointer {
-    @inline(__always)
-    fileprivate func store(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
+    @inlinable @inline(__always)
+    func store(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: type(of: value))
     }
 }

@@ -187,11 +187,15 @@ private struct RingServer: ~Copyable {
     private func look(_ isStopping: () -> Bool) -> Bool {
         guard pollNanoseconds > 0 else { return queue.hasMore }
         // Who works in turns with us has been answered just now: a pause would be longer than he needs.
-        for _ in 0..<256 where queue.hasMore { return true }
+        for _ in 0..<256 {
+            if queue.hasMore { return true }
+            queue.fetchExpected()
+        }
         let start = smmud_monotonic_nanoseconds()
         while !isStopping() {
             for _ in 0..<64 {
                 if queue.hasMore { return true }
+                queue.fetchExpected()
                 smmud_cpu_pause()
             }
             guard UInt64(clamping: smmud_monotonic_nanoseconds() - start) < pollNanoseconds else {

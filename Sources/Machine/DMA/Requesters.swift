@@ -38,6 +38,15 @@ struct Requesters {
         var stream: UInt32 = 0
         /// 0 is none, 1 a handle, 2 a StreamID.
         var kind: UInt8 = 0
+
+        init() {}
+
+        @inline(__always)
+        init(_ endpoint: UInt32, stream: UInt32, isDirect: Bool) {
+            self.endpoint = endpoint
+            self.stream = isDirect ? stream : 0
+            kind = isDirect ? 2 : 1
+        }
     }
 
     init(machine: Machine, countMax: Int) {
@@ -65,16 +74,19 @@ struct Requesters {
         return port
     }
 
+    /// Whether the port that a READ or WRITE goes to is the one that was chosen last.
+    @inline(__always)
+    func isSelected(_ endpoint: UInt32, stream: UInt32, isDirect: Bool) -> Bool {
+        currentKey == Key(endpoint, stream: stream, isDirect: isDirect)
+    }
+
     /// Chooses the port that a READ or WRITE goes to, for ``read(at:into:_:)`` and ``write(_:at:_:)``.
     @inline(__always)
     mutating func select(_ request: DMARequest) throws(DMARejection) {
         let isDirect = request.flags.contains(.direct)
-        let stream = isDirect ? request.stream : 0
-        guard
-            currentKey.endpoint != request.endpoint || currentKey.stream != stream
-                || currentKey.kind != (isDirect ? 2 : 1)
-        else { return }
-        try selectAnother(request, Key(endpoint: request.endpoint, stream: stream, kind: isDirect ? 2 : 1))
+        let key = Key(request.endpoint, stream: request.stream, isDirect: isDirect)
+        guard currentKey != key else { return }
+        try selectAnother(request, key)
     }
 
     @inline(never)

@@ -43,6 +43,11 @@ package struct RingQueue: ~Copyable {
     private let segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>
     /// What was found wrong after the chains that were taken last.
     private var breakage: RingBreakage?
+    /// Where the next chain's request is likely to be, and how many of its bytes are looked for: where the last one's
+    /// was, as long as they come one at a time.
+    ///
+    /// It says what to prefetch, and nothing else.
+    private var expectedRequest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
     /// How many chains are taken at a time.
     private static var batchCount: Int { 8 }
@@ -103,6 +108,19 @@ package struct RingQueue: ~Copyable {
         UInt16(littleEndian: smmud_load_u16(available + 2)) != nextAvailable || breakage != nil
     }
 
+    /// Has the lines fetched that the next chain is likely to be in.
+    ///
+    /// Who waits for the index alone learns that a request is there, and only then asks for the request: that is two
+    /// lines of the client's processor, one after the other, which can come side by side. Where several requests wait
+    /// at a time it gains nothing and takes lines away from a client that is still writing them: then it does nothing.
+    @inline(__always)
+    func fetchExpected() {
+        guard let request = expectedRequest.baseAddress else { return }
+        smmud_prefetch(request)
+        if expectedRequest.count > 64 { smmud_prefetch(request + 64) }
+        smmud_prefetch(available + 4 + 2 * Int(nextAvailable & (size &- 1)))
+    }
+
     /// Takes the next chains, some at most: ``subscript(_:)`` has them until more are taken.
     ///
     /// - Returns: How many; 0 where none is available.
@@ -116,17 +134,27 @@ package struct RingQueue: ~Copyable {
             )
         }
         let count = min(Int(waiting), Self.batchCount)
+        // The client that waits for one answer looks at its lines all the time: those that were fetched early would
+        // be gone before they are written.
+        let isAlone = waiting == 1
         for index in 0..<count {
             let place = available + 4 + 2 * Int(nextAvailable & (size &- 1))
             let head = UInt16(littleEndian: smmud_load_u16(place))
             do throws(RingBreakage) {
-                chains[index] = try gather(from: head, into: segments + index * DMARingLayout.chainLengthMax)
+                chains[index] = try gather(
+                    from: head,
+                    into: segments + index * DMARingLayout.chainLengthMax,
+                    fetchesAnswers: !isAlone
+                )
             } catch {
                 guard index > 0 else { throw error }
                 breakage = error
                 return index
             }
             nextAvailable &+= 1
+        }
+        if count > 0 {
+            expectedRequest = isAlone ? segments[0] : UnsafeMutableRawBufferPointer(start: nil, count: 0)
         }
         return count
     }
@@ -138,7 +166,8 @@ package struct RingQueue: ~Copyable {
     @inline(__always)
     private func gather(
         from head: UInt16,
-        into segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>
+        into segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>,
+        fetchesAnswers: Bool
     ) throws(RingBreakage) -> RingChain {
         var (readableCount, segmentCount) = (0, 0)
         var index = head
@@ -163,8 +192,10 @@ package struct RingQueue: ~Copyable {
             )
             segmentCount += 1
             if isWritable {
-                smmud_prefetch_to_write(start)
-                smmud_prefetch_to_write(start + 64)
+                if fetchesAnswers {
+                    smmud_prefetch_to_write(start)
+                    smmud_prefetch_to_write(start + 64)
+                }
             } else {
                 smmud_prefetch(start)
                 readableCount += 1

@@ -46,11 +46,20 @@ package struct RingRequests {
         }
         let answer = chain.segments[chain.readableCount]
         // The client can write it meanwhile: what is decided upon is a copy.
-        var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
-        let request = withUnsafeMutableBytes(of: &words) { words in
-            smmud_copy_once(words.baseAddress, header, 64)
-            return DMARequest(header: UnsafeRawBufferPointer(words))
-        }
+        var words = RequestWords()
+        withUnsafeMutableBytes(of: &words) { smmud_copy_once($0.baseAddress, header, 64) }
+        if let byteCount = transferQuickly(words, chain, answer) { return byteCount }
+        return serveAny(words, chain, answer)
+    }
+
+    /// The same of a request that is not carried out yet.
+    @inline(never)  // Keeps the quick path small.
+    private mutating func serveAny(
+        _ words: RequestWords,
+        _ chain: RingChain,
+        _ answer: UnsafeMutableRawBufferPointer
+    ) -> UInt32 {
+        let request = words.request
         var response: DMAResponse
         do throws(DMARejection) {
             response = try carryOut(request, chain)
@@ -104,6 +113,65 @@ package struct RingRequests {
     }
 
     // MARK: Transfers
+
+    /// The most bytes that ``transferQuickly(_:_:_:)`` moves.
+    private static var quickByteCountMax: UInt64 { 64 << 10 }
+
+    /// Carries out a READ or WRITE as most are, and writes its answer: one descriptor to read and one to write, the
+    /// requester of the request before, no flag that says more, and nothing to refuse.
+    ///
+    /// - Returns: How many bytes were written; nil where it is another one, and nothing was done.
+    @inline(__always)
+    private mutating func transferQuickly(
+        _ words: RequestWords,
+        _ chain: RingChain,
+        _ answer: UnsafeMutableRawBufferPointer
+    ) -> UInt32? {
+        let header = DMAProtocol.headerByteCount
+        let asked = chain.segments[0]
+        let count = words.count
+        let isRead = words.isPlain(.read, byteCount: UInt64(header))
+        let data = isRead ? answer : asked
+        guard chain.segmentCount == 2, count &- 1 < Self.quickByteCountMax,
+            isRead || words.isPlain(.write, byteCount: UInt64(header) &+ count),
+            UInt64(asked.count) == words.byteCount, UInt64(data.count - header) >= count,
+            !words.iova.addingReportingOverflow(count &- 1).overflow,
+            requesters.isSelected(words.endpoint, stream: words.stream, isDirect: words.isDirect),
+            let start = data.baseAddress.map({ $0 + header })
+        else { return nil }
+        let address = IOVirtualAddress(words.iova)
+        do throws(DMAFault) {
+            if isRead {
+                let piece = UnsafeMutableRawBufferPointer(start: start, count: Int(count))
+                try requesters.read(at: address, into: piece, TransactionAttributes())
+            } else {
+                let piece = UnsafeRawBufferPointer(start: start, count: Int(count))
+                try requesters.write(piece, at: address, TransactionAttributes())
+            }
+        } catch {
+            return Self.put(error, to: words.request, answer)
+        }
+        let byteCount = UInt32(truncatingIfNeeded: isRead ? UInt64(header) &+ count : UInt64(header))
+        words.writeAnswer(byteCount: byteCount, to: answer)
+        return byteCount
+    }
+
+    /// Writes the answer to a READ or WRITE that met with a fault.
+    ///
+    /// - Returns: The answer's length.
+    @inline(never)
+    private static func put(
+        _ fault: DMAFault,
+        to request: DMARequest,
+        _ answer: UnsafeMutableRawBufferPointer
+    )
+        -> UInt32
+    {
+        var response = DMAResponse(to: request, fault)
+        if request.opcode == .read { response.byteCount &+= UInt32(truncatingIfNeeded: response.transferred) }
+        response.write(to: answer)
+        return response.byteCount
+    }
 
     /// Moves a request's data, segment by segment; the first one begins with a header.
     @inline(__always)
@@ -190,5 +258,45 @@ package struct RingRequests {
             left = left.dropFirst(part.count)
         }
         return UInt32(truncatingIfNeeded: DMAProtocol.headerByteCount + bytes.count - left.count)
+    }
+}
+
+/// A request's header as it was copied: its eight words of eight bytes.
+///
+/// For what is the same in most READs and WRITEs a word is compared, not taken to pieces.
+private struct RequestWords {
+    private var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (
+        0, 0, 0, 0, 0, 0, 0, 0
+    )
+
+    /// All of it, field by field.
+    var request: DMARequest { withUnsafeBytes(of: words) { DMARequest(header: $0) } }
+
+    /// Whether it is of this opcode and length, with no flag but ``DMAFlags/direct``, no offset and nothing reserved.
+    @inline(__always)
+    func isPlain(_ opcode: DMAOpcode, byteCount: UInt64) -> Bool {
+        let flags = UInt64(DMAFlags.direct.rawValue) &<< 48
+        return words.0.littleEndian & ~flags == byteCount | UInt64(opcode.rawValue) &<< 32
+            && words.6 | words.7 == 0
+    }
+
+    var byteCount: UInt64 { words.0.littleEndian & 0xFFFF_FFFF }
+    var isDirect: Bool { words.0.littleEndian & UInt64(DMAFlags.direct.rawValue) &<< 48 != 0 }
+    var endpoint: UInt32 { UInt32(truncatingIfNeeded: words.2.littleEndian) }
+    var stream: UInt32 { UInt32(truncatingIfNeeded: words.2.littleEndian &>> 32) }
+    var iova: UInt64 { words.4.littleEndian }
+    var count: UInt64 { words.5.littleEndian }
+
+    /// Writes the answer to a READ or WRITE of which all bytes were transferred; what else it has is zero.
+    @inline(__always)
+    func writeAnswer(byteCount: UInt32, to answer: UnsafeMutableRawBufferPointer) {
+        let opcode = words.0.littleEndian &>> 32 & 0xFFFF | UInt64(DMAOpcode.answerBit)
+        let first = UInt64(byteCount) | opcode &<< 32
+        answer.storeBytes(of: first.littleEndian, as: UInt64.self)
+        answer.storeBytes(of: words.1, toByteOffset: 8, as: UInt64.self)
+        answer.storeBytes(of: words.5, toByteOffset: 16, as: UInt64.self)
+        for offset in stride(from: 24, to: DMAProtocol.headerByteCount, by: 8) {
+            answer.storeBytes(of: 0, toByteOffset: offset, as: UInt64.self)
+        }
     }
 }
