@@ -11,27 +11,34 @@ import Synchronization
 /// here. A caller that lends its time executes what need not wait, and the thread does the rest. One consumer runs
 /// at a time.
 final class CommandProcessor: Sendable {
-    private struct State {
+    /// Bits of the word that the consumer, and those who leave word for it, agree by.
+    private enum Flag {
         /// There may be work that the current consumer has not seen.
-        var isPending = false
+        static let pending: UInt32 = 1 << 0
         /// Somebody is consuming.
-        var isRunning = false
-        var isStopped = false
-        var thread: pthread_t?
+        static let running: UInt32 = 1 << 1
+        static let stopped: UInt32 = 1 << 2
+        /// There is a thread.
+        static let thread: UInt32 = 1 << 3
     }
 
     private let execution: SMMUv3Options.CommandExecution
-    private let state = Mutex(State())
+    private let flags = Atomic<UInt32>(0)
+    /// Held to start the thread, and to end it.
+    private let thread = Mutex<pthread_t?>(nil)
     private let wakeUp = Semaphore()
     /// Inline mode: commands came from inside a transaction, and run when it has ended.
     private let isDeferred = Atomic(false)
-    // Set once, before the SMMU is shared. Weak: the SMMU owns this.
-    private let owner = Mutex(WeakOwner())
-    private struct WeakOwner { weak var smmu: SMMUv3? }
+    /// Set once, before the SMMU is shared.
+    ///
+    /// Not counted, for the SMMU owns this; and not weak, which makes every reference to it slower to count. The thread
+    /// takes it while ``stop()`` has not been called, which the SMMU's deinitialisation does, and which waits for
+    /// the thread: until then the SMMU is there.
+    private let owner = Mutex<Unmanaged<SMMUv3>?>(nil)
 
     init(execution: SMMUv3Options.CommandExecution) { self.execution = execution }
 
-    func attach(_ smmu: SMMUv3) { owner.withLock { $0.smmu = smmu } }
+    func attach(_ smmu: SMMUv3) { owner.withLock { $0 = .passUnretained(smmu) } }
 
     /// Leaves word that there may be commands.
     ///
@@ -39,39 +46,85 @@ final class CommandProcessor: Sendable {
     func notify(_ smmu: SMMUv3) {
         switch execution {
         case .thread:
-            let isLent = smmud_is_in_transaction(lender)
-            let action = state.withLock { state in
-                guard !state.isStopped else { return ThreadAction.nothing }
-                if isLent, !state.isRunning, !state.isPending {
-                    state.isRunning = true
-                    return .executeHere
-                }
-                return leaveWord(&state) ? .wake : .nothing
-            }
-            switch action {
-            case .nothing: break
-            case .wake: wakeUp.signal()
-            case .executeHere: executeLent(smmu)
-            }
+            if smmud_is_in_transaction(lender), takeOverIfIdle() { return executeLent(smmu) }
+            if leaveWord() { wakeUp.signal() }
         case .inline:
             // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
-            let isDeferring = smmud_is_in_transaction(identity)
-            if isDeferring { isDeferred.store(true, ordering: .relaxed) }
-            let mayRun = state.withLock { state in
-                state.isPending = true
-                return !isDeferring && Self.takeOver(&state)
+            if smmud_is_in_transaction(identity) {
+                isDeferred.store(true, ordering: .relaxed)
+                flags.bitwiseOr(Flag.pending, ordering: .sequentiallyConsistent)
+            } else if takeOverOrLeaveWord() {
+                // Whoever runs takes the work of those who come meanwhile.
+                drainInline(smmu)
             }
-            // Whoever runs takes the work of those who come meanwhile.
-            if mayRun { drainInline(smmu) }
         }
     }
 
-    /// Makes the caller the consumer unless there is one.
-    private static func takeOver(_ state: inout State) -> Bool {
-        guard state.isPending, !state.isRunning, !state.isStopped else { return false }
-        state.isRunning = true
-        return true
+    // MARK: Who consumes
+    //
+    // Whoever becomes the consumer looks at the queue after that, so that word that was left before is taken with it.
+    // Who leaves word has written the register before.
+
+    /// Replaces the flags by what `change` makes of them; nil leaves them.
+    ///
+    /// - Returns: What they were before; nil where they were left.
+    @inline(__always)  // Each use is a compare-and-exchange that rarely has to be repeated.
+    private func update(_ change: (UInt32) -> UInt32?) -> UInt32? {
+        var old = flags.load(ordering: .relaxed)
+        while let new = change(old) {
+            let (isDone, seen) = flags.compareExchange(
+                expected: old,
+                desired: new,
+                ordering: .sequentiallyConsistent
+            )
+            if isDone { return old }
+            old = seen
+        }
+        return nil
     }
+
+    /// Makes the caller the consumer, or leaves word with the one that there is.
+    ///
+    /// - Returns: Whether the caller consumes.
+    private func takeOverOrLeaveWord() -> Bool {
+        let old = update { old in
+            guard old & Flag.stopped == 0 else { return nil }
+            return old & Flag.running == 0 ? (old | Flag.running) & ~Flag.pending : old | Flag.pending
+        }
+        guard let old else { return false }
+        return old & Flag.running == 0
+    }
+
+    /// Makes the caller the consumer where there is none, and word was left.
+    private func takeOver() -> Bool {
+        update { old in
+            guard old & (Flag.pending | Flag.running | Flag.stopped) == Flag.pending else { return nil }
+            return (old | Flag.running) & ~Flag.pending
+        } != nil
+    }
+
+    /// Makes the caller the consumer where there is none, and no word was left.
+    private func takeOverIfIdle() -> Bool {
+        update { old in
+            old & (Flag.pending | Flag.running | Flag.stopped) == 0 ? old | Flag.running : nil
+        } != nil
+    }
+
+    /// Whether somebody has left word while the consumer, which has nothing left to do, was at it.
+    ///
+    /// Where nobody has, it is the consumer no longer.
+    private func goesOn() -> Bool {
+        let old = update { old in
+            Self.hasWord(old) ? old & ~Flag.pending : old & ~Flag.running
+        }
+        return Self.hasWord(old ?? 0)
+    }
+
+    private static func hasWord(_ flags: UInt32) -> Bool {
+        flags & (Flag.pending | Flag.stopped) == Flag.pending
+    }
+
+    private var isStopped: Bool { flags.load(ordering: .acquiring) & Flag.stopped != 0 }
 
     /// Inline mode: the calling thread begins a transaction.
     func enterTransaction() { smmud_push_transaction(identity) }
@@ -83,12 +136,10 @@ final class CommandProcessor: Sendable {
         smmud_pop_transaction()
         guard isDeferred.load(ordering: .relaxed), !smmud_is_in_transaction(identity) else { return }
         isDeferred.store(false, ordering: .relaxed)
-        if state.withLock({ Self.takeOver(&$0) }) { drainInline(smmu) }
+        if takeOver() { drainInline(smmu) }
     }
 
     // MARK: Lent time
-
-    private enum ThreadAction { case nothing, wake, executeHere }
 
     /// How many commands a register write executes at most; a queue that is longer is for the thread.
     static let lentCommandCount = 64
@@ -107,63 +158,63 @@ final class CommandProcessor: Sendable {
     private var lender: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(wakeUp).toOpaque()) }
 
     /// Whether nobody consumes, and nobody has left word, so that the next caller of ``lendingTime(_:)`` executes.
-    var isIdle: Bool { state.withLock { !$0.isRunning && !$0.isPending } }
+    var isIdle: Bool { flags.load(ordering: .acquiring) & (Flag.pending | Flag.running) == 0 }
 
     /// Notes that there is work for the thread.
     ///
     /// - Returns: Whether it has to be woken: who runs looks again before it ends.
-    private func leaveWord(_ state: inout State) -> Bool {
-        if state.thread == nil { state.thread = startThread() }
-        let wasPending = state.isPending
-        state.isPending = true
-        return !wasPending && !state.isRunning
+    private func leaveWord() -> Bool {
+        startThreadOnce()
+        let old = flags.bitwiseOr(Flag.pending, ordering: .sequentiallyConsistent).oldValue
+        return old & (Flag.pending | Flag.running | Flag.stopped) == 0
     }
 
     /// Executes commands as the consumer until there are none, or the next one is for the thread.
     private func executeLent(_ smmu: SMMUv3) {
-        for _ in 0..<Self.lentCommandCount {
-            switch smmu.executeNextCommandAtOnce() {
-            case .executed: if state.withLock({ $0.isStopped }) { return }
-            case .mustWait: return handOver()
-            case .nothing: if !goesOn() { return }
+        var remaining = Self.lentCommandCount
+        while remaining > 0 {
+            switch smmu.executeCommandsAtOnce(atMost: remaining) {
+            case .executed(let count):
+                remaining -= count
+                if isStopped { return }
+            case .mustWait:
+                return handOver()
+            case .nothing:
+                remaining -= 1
+                if !goesOn() { return }
             }
         }
         handOver()
     }
 
-    /// Whether somebody has left word while the consumer, which has nothing left to do, was at it.
-    ///
-    /// Where nobody has, it is the consumer no longer.
-    private func goesOn() -> Bool {
-        state.withLock { state in
-            guard state.isPending, !state.isStopped else {
-                state.isRunning = false
-                return false
-            }
-            state.isPending = false
-            return true
-        }
-    }
-
     /// Leaves what there is to the thread.
     private func handOver() {
-        let mustWake = state.withLock { state in
-            state.isRunning = false
-            // Word that was left while this ran woke nobody.
-            state.isPending = false
-            return !state.isStopped && leaveWord(&state)
+        startThreadOnce()
+        // Word that was left while this ran woke nobody.
+        let old = update { old in
+            old & Flag.stopped == 0 ? (old | Flag.pending) & ~Flag.running : old & ~Flag.running
         }
-        if mustWake { wakeUp.signal() }
+        if let old, old & Flag.stopped == 0 { wakeUp.signal() }
     }
 
     /// What names this SMMU's transactions among those that a thread is inside of.
     private var identity: UnsafeRawPointer { UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
 
     private func drainInline(_ smmu: SMMUv3) {
-        while goesOn() { while smmu.executeNextCommand() {} }
+        repeat { while smmu.executeNextCommands() {} } while goesOn()
     }
 
     // MARK: The thread
+
+    private func startThreadOnce() {
+        guard flags.load(ordering: .acquiring) & (Flag.thread | Flag.stopped) == 0 else { return }
+        thread.withLock { thread in
+            // stop() sets the flag within the lock.
+            guard thread == nil, !isStopped else { return }
+            thread = startThread()
+            if thread != nil { flags.bitwiseOr(Flag.thread, ordering: .sequentiallyConsistent) }
+        }
+    }
 
     /// Starts the thread; it holds this object, not the SMMU, so that dropping the SMMU ends it.
     private func startThread() -> pthread_t? {
@@ -190,16 +241,16 @@ final class CommandProcessor: Sendable {
         smmud_name_thread("smmu-cmdq")
         while true {
             wakeUp.wait()
-            let (isStopped, mayRun) = state.withLock { ($0.isStopped, Self.takeOver(&$0)) }
             if isStopped { return }
-            guard mayRun else { continue }
-            // The SMMU is held only while it works: a thread that waits must not keep it alive.
-            guard let smmu = owner.withLock({ $0.smmu }) else { return }
-            while goesOn() {
-                while smmu.executeNextCommand() {
-                    if state.withLock({ $0.isStopped }) { return }
+            guard takeOver() else { continue }
+            // The SMMU is held only while it works: a thread that waits must not keep it alive. Where it is being
+            // deinitialised already, that waits for this thread, and this counts for nothing.
+            guard let smmu = owner.withLock({ $0?.takeUnretainedValue() }) else { return }
+            repeat {
+                while smmu.executeNextCommands() {
+                    if isStopped { return }
                 }
-            }
+            } while goesOn()
         }
     }
 
@@ -207,10 +258,9 @@ final class CommandProcessor: Sendable {
     ///
     /// Called from any thread but its own, or from its own when the last reference goes there.
     func stop() {
-        let thread = state.withLock { state in
-            let thread = state.isStopped ? nil : state.thread
-            state.isStopped = true
-            state.thread = nil
+        let thread = thread.withLock { thread in
+            flags.bitwiseOr(Flag.stopped, ordering: .sequentiallyConsistent)
+            defer { thread = nil }
             return thread
         }
         guard let thread else { return }

@@ -28,18 +28,20 @@ struct PendingCommand {
 }
 
 extension SMMUv3 {
-    /// Executes the next command of each queue (IHI 0070, chapter 4), after the translation requests that wait.
+    /// Executes the next commands of SMMU_CMDQ and the next one of each enhanced queue (IHI 0070, chapter 4), after the
+    /// translation requests that wait.
     ///
-    /// For the command processor alone. Round robin: no queue holds up another for longer than a command takes.
+    /// For the command processor alone. Round robin: no queue holds up another for longer than a command takes, or
+    /// ``CommandRun/most`` that wait for nobody.
     ///
     /// - Returns: Whether to go on: false where every queue is empty, disabled or stopped by an error.
-    func executeNextCommand() -> Bool {
-        executeTranslationRequests()
-        var goesOn = execute(nextCommand())
+    func executeNextCommands() -> Bool {
+        if identification.idr0.atos { executeTranslationRequests() }
+        var goesOn = executeRun()
         guard identification.idr1.ecmdq else { return goesOn }
         var queue = nextBusyQueue(from: 0)
         while let current = queue {
-            if execute(nextCommand(ofEnhancedQueue: current)) { goesOn = true }
+            if let pending = nextCommand(ofEnhancedQueue: current), execute(pending) { goesOn = true }
             queue = nextBusyQueue(from: current + 1)
         }
         return goesOn
@@ -48,38 +50,49 @@ extension SMMUv3 {
     /// Fetches and executes a command.
     ///
     /// - Returns: Whether its queue goes on.
-    private func execute(_ pending: PendingCommand?) -> Bool {
-        guard let pending else { return false }
-        let outcome: CommandOutcome
+    func execute(_ pending: PendingCommand) -> Bool {
+        let words: SIMD2<UInt64>
         do {
-            let command = Command(words: try fetchCommand(at: PhysicalAddress(pending.address)))
-            counters.addCommand(command.opcode)
-            outcome = execute(command, of: pending.queue)
+            words = try fetchCommand(at: PhysicalAddress(pending.address))
         } catch {
-            outcome = .failed(.cerrorAbt)
+            return finish(pending, .failed(.cerrorAbt))
         }
-        return finish(pending, outcome)
+        return execute(Command(words: words), as: pending)
+    }
+
+    /// Executes a command that has been fetched.
+    ///
+    /// - Returns: Whether its queue goes on.
+    func execute(_ command: Command, as pending: PendingCommand) -> Bool {
+        counters.addCommands(command.opcode.rawValue, 1)
+        return finish(pending, execute(command, of: pending.queue))
     }
 
     /// Moves CONS past a command, or stops the queue at it.
     ///
     /// - Returns: Whether its queue goes on.
     func finish(_ pending: PendingCommand, _ outcome: CommandOutcome) -> Bool {
-        switch outcome {
-        case .done:
-            advance(past: pending)
-        case .doneWithSyncInterrupt(let address, let data):
-            advance(past: pending)
-            // Who hears this sees CONS past the CMD_SYNC.
-            signalSync(address: address, data: data, epoch: pending.epoch)
-        case .doneWithProcessorEvent:
-            advance(past: pending)
-            sendProcessorEvent()
-        case .failed(let error):
+        if case .failed(let error) = outcome {
             fail(pending, error)
             return false
         }
+        advance(past: pending)
+        signal(outcome, epoch: pending.epoch)
         return true
+    }
+
+    /// Tells that a command is complete as it wants it told.
+    ///
+    /// After CONS has moved: who hears it sees CONS past the command.
+    ///
+    /// - Parameter epoch: ``RegisterFile/epoch`` when the command was found.
+    func signal(_ outcome: CommandOutcome, epoch: UInt64) {
+        switch outcome {
+        case .done, .failed: break
+        case .doneWithSyncInterrupt(let address, let data):
+            signalSync(address: address, data: data, epoch: epoch)
+        case .doneWithProcessorEvent: sendProcessorEvent()
+        }
     }
 
     /// Reads a command from the queue, as an access that is under way.
@@ -89,46 +102,20 @@ extension SMMUv3 {
         return try bus.loadRAM64x2(at: address)
     }
 
-    /// The command that CONS points at, if it may be executed now.
-    func nextCommand() -> PendingCommand? {
-        registers.withLock { registers in
-            guard registers.cr0.cmdqen else {
-                // Nothing is being executed now: CMDQEN 1 -> 0 is complete.
-                registers.cr0ack.cmdqen = false
-                return nil
-            }
-            guard registers.cr0ack.cmdqen, !registers.activeErrors.cmdqErr else { return nil }
-            let consumer = registers.cmdqConsumer
-            // Indices that no queue can have: wait until software has made them consistent.
-            guard let waiting = registers.cmdqProducer.entries(after: consumer), waiting > 0 else {
-                return nil
-            }
-            let address = RegisterFile.entryAddress(
-                registers.cmdqBase,
-                consumer,
-                entryBytes: UInt64(Command.byteCount),
-                identification
-            )
-            return PendingCommand(index: consumer, address: address, epoch: registers.epoch)
-        }
-    }
-
     private func advance(past command: PendingCommand) {
         let wasFull = registers.withLock { registers in
             guard registers.epoch == command.epoch else { return false }
             if let queue = command.queue {
                 return registers.enhancedQueues[queue].advance(past: command.index, identification)
             }
-            let waiting = registers.cmdqProducer.entries(after: registers.cmdqConsumer)
-            registers.cmdqCons.rd = command.index.next.rawValue
-            return waiting == 1 &<< UInt32(registers.cmdqLog2Entries)
+            return registers.advance(past: command.index.rawValue, 1).wasFull
         }
         // A processor that waits for room waits for an event.
         if wasFull, identification.idr0.sev { sendProcessorEvent() }
     }
 
     /// What a processor's WFE waits for, as its own SEV would send it.
-    private func sendProcessorEvent() {
+    func sendProcessorEvent() {
         count(.processorEvents)
         interrupts.processorEvent?.pulse()
     }
@@ -164,7 +151,7 @@ extension SMMUv3 {
             return invalidateConfiguration(command)
         case .tlbiNHAll, .tlbiNHASID, .tlbiNHVA, .tlbiNHVAA, .tlbiNSNHAll, .tlbiS12VMAll, .tlbiS2IPA,
             .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
-            return invalidateTranslations(command)
+            return invalidateTranslations(command, registers.withLock { $0.invalidationControls })
         case .cfgiVMSPIDM where identification.hasVMS:
             configurationCache.invalidatePartIDMaps(of: command.vmid)
             return .done
@@ -207,7 +194,7 @@ extension SMMUv3 {
 
     private func synchronize(_ command: Command, of queue: Int?) -> CommandOutcome {
         guard command.cs != 0b11 else { return .failed(.cerrorIll) }
-        count(.syncs)
+        counters.addAsConsumer(.syncs)
         // CONS stays here: the next attempt does not wait for those that were given up.
         guard atcInvalidations(of: queue).wait() else { return .failed(.cerrorAtcInvSync) }
         // Every older command has completed: they run one after the other. What is left is the transactions that
@@ -216,9 +203,20 @@ extension SMMUv3 {
         return completion(of: command, awaited: awaited)
     }
 
+    /// Executes a CMD_SYNC that has nothing to wait for, of SMMU_CMDQ.
+    ///
+    /// - Returns: nil, having done nothing, where it has, or is illegal.
+    func synchronizeWithoutWaiting(_ command: Command) -> CommandOutcome? {
+        guard command.cs != 0b11, !identification.idr0.ats || atcInvalidations(of: nil).isComplete,
+            tracker.isIdle
+        else { return nil }
+        counters.addAsConsumer(.syncs)
+        return completion(of: command, awaited: 0)
+    }
+
     /// How a CMD_SYNC ends that has waited for all that it has to.
     func completion(of command: Command, awaited: Int) -> CommandOutcome {
-        if awaited > 0 { counters.add(.transactionsAwaited, UInt64(awaited)) }
+        if awaited > 0 { counters.addAsConsumer(.transactionsAwaited, UInt64(awaited)) }
         switch command.cs {
         case CompletionSignal.sigIRQ.rawValue:
             return .doneWithSyncInterrupt(address: command.msiAddress, data: command.msiData)

@@ -142,7 +142,7 @@ extension SMMUv3 {
                 queue.base,
                 consumer,
                 entryBytes: UInt64(Command.byteCount),
-                identification
+                below: registers.outputAddressLimit
             )
             return PendingCommand(queue: number, index: consumer, address: address, epoch: registers.epoch)
         }

@@ -140,7 +140,7 @@ extension SMMUv3 {
             registers.eventqBase,
             producer,
             entryBytes: UInt64(EventRecord.byteCount),
-            identification
+            below: registers.outputAddressLimit
         )
         do {
             try bus.storeRAM64x4(record.words, at: PhysicalAddress(address))

@@ -116,25 +116,30 @@ final class InvalidationGeneration: @unchecked Sendable {
 
     /// Makes everything worthless that was found before: configuration and translations.
     func advance() {
-        configuration.pointee.add(1, ordering: .sequentiallyConsistent)
-        everything.pointee.add(1, ordering: .sequentiallyConsistent)
+        configuration.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        everything.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
     }
 
     /// Makes every table worthless that was found before, and what goes by the count of all.
-    func advanceTables() { count(Self.anywhere).pointee.add(1, ordering: .sequentiallyConsistent) }
+    func advanceTables() { count(Self.anywhere).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent) }
 
     /// Makes every translation worthless that was found before.
-    func advanceTranslations() { everything.pointee.add(1, ordering: .sequentiallyConsistent) }
+    func advanceTranslations() { everything.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent) }
 
     /// Makes the translations of these addresses worthless that were found before, of an ASID and VMID.
     func advanceTranslations(first: UInt64, last: UInt64, asid: UInt16, vmid: UInt16) {
         let regions = (last &>> Self.log2RegionBytes) &- (first &>> Self.log2RegionBytes)
         guard last >= first, regions < Self.mostRegions else { return advanceTranslations() }
+        if regions == 0 {
+            count(Self.region(of: first, asid: asid, vmid: vmid)).pointee
+                .wrappingAdd(1, ordering: .sequentiallyConsistent)
+            return advanceTables()
+        }
         for step in 0...regions {
             let address = first &+ step &<< Self.log2RegionBytes
             count(Self.region(of: address, asid: asid, vmid: vmid)).pointee
-                .add(1, ordering: .sequentiallyConsistent)
+                .wrappingAdd(1, ordering: .sequentiallyConsistent)
         }
-        count(Self.anywhere).pointee.add(1, ordering: .sequentiallyConsistent)
+        advanceTables()
     }
 }

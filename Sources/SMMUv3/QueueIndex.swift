@@ -16,7 +16,12 @@ struct QueueIndex: Equatable, Sendable {
     var entry: UInt64 { UInt64(rawValue & ((1 &<< UInt32(log2Entries)) &- 1)) }
 
     /// The index one on; it wraps, and the wrap flag turns over.
-    var next: QueueIndex { QueueIndex(rawValue &+ 1, log2Entries: log2Entries) }
+    var next: QueueIndex { advanced(by: 1) }
+
+    /// The index so many on, likewise.
+    func advanced(by count: UInt32) -> QueueIndex {
+        QueueIndex(rawValue &+ count, log2Entries: log2Entries)
+    }
 
     /// How many entries lie between a consumer and this producer; nil where no pair of indices can be so far
     /// apart, which only a wrong register value makes.

@@ -25,7 +25,13 @@ struct RegisterFile: Sendable {
     var gerrorn = GError(rawValue: 0)
     var strtabBase = StrtabBase(rawValue: 0)
     var strtabBaseCfg = StrtabBaseCfg(rawValue: 0)
-    var cmdqBase = QueueBase(rawValue: 0)
+    var cmdqBase = QueueBase(rawValue: 0) { didSet { layOutCommandQueue() } }
+    /// log2 of the command queue's entries: LOG2SIZE capped to SMMU_IDR1.CMDQS.
+    private(set) var cmdqLog2Entries: UInt8 = 0
+    /// The bits of its indices, the wrap flag included.
+    private(set) var cmdqIndexMask: UInt32 = 1
+    /// Where the command queue begins.
+    private(set) var cmdqStart: UInt64 = 0
     var cmdqProd: UInt32 = 0
     var cmdqCons = CmdqCons(rawValue: 0)
     var eventqBase = QueueBase(rawValue: 0)
@@ -39,6 +45,8 @@ struct RegisterFile: Sendable {
     var enhancedQueues: [EnhancedCommandQueue]
     var eventLog: EventLog
     let identification: Identification
+    /// The first address above OAS.
+    let outputAddressLimit: UInt64
     /// GBPA's value after a reset.
     private let gbpaAtReset: GBPA
     /// How many resets came before: a command that was under way when one came must not write what is new.
@@ -46,6 +54,7 @@ struct RegisterFile: Sendable {
 
     init(identification: Identification, options: SMMUv3Options) {
         self.identification = identification
+        outputAddressLimit = identification.outputAddressLimit
         gbpaAtReset = GBPA(rawValue: options.abortsAtReset ? 0x0010_1000 : 0x1000)
         gbpa = gbpaAtReset
         eventLog = EventLog(capacity: options.eventLogCapacity)
@@ -59,6 +68,7 @@ struct RegisterFile: Sendable {
     /// The log is kept: it is for people, not for software. Stalled transactions are aborted.
     init(resetting old: RegisterFile) {
         identification = old.identification
+        outputAddressLimit = old.outputAddressLimit
         gbpaAtReset = old.gbpaAtReset
         gbpa = gbpaAtReset
         enhancedQueues = EnhancedCommandQueue.all(of: identification)
@@ -87,26 +97,32 @@ struct RegisterFile: Sendable {
     /// STRTAB_BASE with the address bits above OAS, which are RES0, cleared.
     private var maskedStrtabBase: StrtabBase {
         var base = strtabBase
-        base.addr &= identification.outputAddressLimit - 1
+        base.addr &= outputAddressLimit &- 1
         return base
     }
 
-    /// log2 of the command queue's entries: LOG2SIZE capped to SMMU_IDR1.CMDQS.
-    var cmdqLog2Entries: UInt8 { min(cmdqBase.log2size, identification.idr1.cmdqs) }
-    var eventqLog2Entries: UInt8 { min(eventqBase.log2size, identification.idr1.eventqs) }
+    private mutating func layOutCommandQueue() {
+        cmdqLog2Entries = min(cmdqBase.log2size, identification.idr1.cmdqs)
+        cmdqIndexMask = (2 &<< UInt32(cmdqLog2Entries)) &- 1
+        cmdqStart = Self.entryAddress(
+            cmdqBase,
+            QueueIndex(0, log2Entries: cmdqLog2Entries),
+            entryBytes: UInt64(Command.byteCount),
+            below: outputAddressLimit
+        )
+    }
 
-    var cmdqProducer: QueueIndex { QueueIndex(cmdqProd, log2Entries: cmdqLog2Entries) }
-    var cmdqConsumer: QueueIndex { QueueIndex(cmdqCons.rd, log2Entries: cmdqLog2Entries) }
+    var eventqLog2Entries: UInt8 { min(eventqBase.log2size, identification.idr1.eventqs) }
 
     /// Where a queue's entry is: the base is aligned to the queue's size, at least 32 bytes.
     static func entryAddress(
         _ base: QueueBase,
         _ index: QueueIndex,
         entryBytes: UInt64,
-        _ identification: Identification
+        below limit: UInt64
     ) -> UInt64 {
         let queueBytes = max(32, entryBytes &<< UInt64(index.log2Entries))
-        let address = base.addr & (identification.outputAddressLimit - 1)
+        let address = base.addr & (limit &- 1)
         return address.roundedDown(toPowerOfTwo: queueBytes) &+ index.entry &* entryBytes
     }
 
@@ -156,9 +172,9 @@ struct RegisterFile: Sendable {
     }
 
     /// The SMMU's own indices read as zero above the wrap bit, whatever software once wrote there (3.5.1).
-    private var visibleCmdqCons: UInt32 {
+    var visibleCmdqCons: UInt32 {
         var value = cmdqCons
-        value.rd = cmdqConsumer.rawValue
+        value.rd &= cmdqIndexMask
         return value.rawValue
     }
 

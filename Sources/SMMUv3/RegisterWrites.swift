@@ -47,7 +47,7 @@ extension RegisterFile {
             strtabBaseCfg.rawValue = value & 0x3_07FF
             return .translationControls
         case RegisterOffset.cmdqProd:
-            cmdqProd = value & 0xF_FFFF
+            writeCmdqProd(value)
             return .commandQueue
         case RegisterOffset.cmdqCons where !cr0.cmdqen && !cr0ack.cmdqen:
             cmdqCons.rawValue = value & 0x7F0F_FFFF
@@ -65,6 +65,9 @@ extension RegisterFile {
         }
         return []
     }
+
+    /// SMMU_CMDQ_PROD: there may be commands.
+    mutating func writeCmdqProd(_ value: UInt32) { cmdqProd = value & 0xF_FFFF }
 
     /// GERROR bits that this SMMU has: CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR, which is never raised; with MSIs
     /// MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR; with a PRI queue PRIQ_ABT_ERR; with both

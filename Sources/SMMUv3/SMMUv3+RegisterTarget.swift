@@ -10,6 +10,10 @@ extension SMMUv3: RegisterTarget {
     /// Undefined locations are RES0. 8- and 16-bit accesses are refused, or read as zero, as the options say: the
     /// architecture permits either (6.2).
     package func read(at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) -> UInt64 {
+        // What a driver polls.
+        if offset == RegisterOffset.cmdqCons, width == .word {
+            return UInt64(registers.withLock { $0.visibleCmdqCons })
+        }
         guard try isLegal(offset, width) else { return 0 }
         let alias = options.aliasesPage1InPage0
         return registers.withLock { registers in
@@ -21,6 +25,11 @@ extension SMMUv3: RegisterTarget {
 
     /// Writes a register: 32 bits anywhere, 64 bits as two of 32 that no other access comes between.
     package func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
+        // What a driver writes for each command or two.
+        if offset == RegisterOffset.cmdqProd, width == .word {
+            registers.withLock { $0.writeCmdqProd(UInt32(truncatingIfNeeded: value)) }
+            return commandProcessor.notify(self)
+        }
         guard try isLegal(offset, width) else { return }
         let alias = options.aliasesPage1InPage0
         let consequences = registers.withLock { registers in

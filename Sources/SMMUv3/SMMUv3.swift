@@ -49,6 +49,8 @@ package final class SMMUv3: Sendable {
     package let identification: Identification
     package let options: SMMUv3Options
     let bus: SystemBus
+    /// The map of `bus`: for walks, which count no reference to it.
+    let busView: BusView
     let interrupts: Interrupts
 
     let registers: Mutex<RegisterFile>
@@ -86,6 +88,7 @@ package final class SMMUv3: Sendable {
         self.identification = identification
         self.options = options
         self.bus = bus
+        busView = bus.view
         self.interrupts = interrupts
         let generation = InvalidationGeneration()
         invalidationGeneration = generation
@@ -182,12 +185,14 @@ package final class SMMUv3: Sendable {
         let tlb = translationCache.counters
         let configuration = configurationCache.counters
         let stalled = registers.withLock { $0.stalls.counts }
+        let directHits = tracker.total(StreamPort.Counter.directHits)
         return [
-            ("transactions", tracker.total(StreamPort.Counter.transactions)),
-            ("port-hits", tracker.total(StreamPort.Counter.hits)),
+            ("transactions", directHits &+ tracker.total(StreamPort.Counter.transactions)),
+            ("port-hits", directHits &+ tracker.total(StreamPort.Counter.hits)),
             ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
             ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
-            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)), ("tlb-misses", tlb.misses),
+            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)),
+            ("tlb-misses", tlb.misses &+ tracker.total(StreamPort.Counter.tlbMisses)),
             ("tlb-fills", tlb.fills),
             ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
             ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),
@@ -256,20 +261,27 @@ final class Counters: @unchecked Sendable {
 
     func add(_ name: Name, _ amount: UInt64 = 1) { smmud_add_u64(words + name.rawValue, amount) }
 
-    func addCommand(_ opcode: Opcode) {
-        add(.commands)
-        smmud_add_u64(words + Self.nameCount + Int(opcode.rawValue), 1)
+    /// The same for the command processor, to whose counters nobody else adds.
+    func addAsConsumer(_ name: Name, _ amount: UInt64 = 1) { addAsConsumer(name.rawValue, amount) }
+
+    /// Counts commands of an opcode: for the command processor.
+    func addCommands(_ opcode: UInt8, _ amount: UInt64) {
+        addAsConsumer(Self.nameCount + Int(opcode), amount)
+    }
+
+    private func addAsConsumer(_ index: Int, _ amount: UInt64) {
+        smmud_store_u64(words + index, words[index] &+ amount)
     }
 
     /// All of them, each with what `ports` says that ports have counted by themselves.
     func all(_ ports: (Name) -> UInt64) -> [(name: String, value: UInt64)] {
-        let counted = Name.allCases.map(ports)
-        var result = Name.allCases.map {
-            (name: $0.text, value: smmud_load_u64(words + $0.rawValue) &+ counted[$0.rawValue])
+        let commands = (0..<Self.opcodeCount).map { smmud_load_u64(words + Self.nameCount + $0) }
+        var result = Name.allCases.map { name in
+            let own = name == .commands ? commands.reduce(0, &+) : smmud_load_u64(words + name.rawValue)
+            return (name: name.text, value: own &+ ports(name))
         }
-        for opcode in 0..<Self.opcodeCount {
-            let count = smmud_load_u64(words + Self.nameCount + opcode)
-            if count > 0 { result.append((Opcode(rawValue: UInt8(opcode)).description, count)) }
+        for (opcode, count) in commands.enumerated() where count > 0 {
+            result.append((Opcode(rawValue: UInt8(opcode)).description, count))
         }
         return result
     }

@@ -9,9 +9,9 @@ extension SMMUv3 {
     ///
     /// CMD_TLBI_S2_IPA removes what stage 2 alone translates. Entries of both stages stay, as the architecture
     /// permits: software follows it with a TLBI of stage 1, and a driver that does not is found out.
-    func invalidateTranslations(_ command: Command) -> CommandOutcome {
-        guard let scope = scope(of: command) else { return .failed(.cerrorIll) }
-        let wildcard = wildcardVMIDBits
+    func invalidateTranslations(_ command: Command, _ controls: InvalidationControls) -> CommandOutcome {
+        guard let scope = scope(of: command, controls) else { return .failed(.cerrorIll) }
+        let wildcard = controls.wildcardVMIDBits
         // Before the TLB, which advances the generation of translations: a walk by a table that goes is overtaken.
         if !isLeafOnly(command) { walkCache.invalidate(scope, ignoringVMIDBits: wildcard) }
         translationCache.invalidate(scope, ignoringVMIDBits: wildcard)
@@ -26,15 +26,8 @@ extension SMMUv3 {
         }
     }
 
-    /// The low bits of VMIDs that an invalidation does not compare: SMMU_CR0.VMW; reserved values are as 0.
-    private var wildcardVMIDBits: UInt16 {
-        guard identification.idr0.vmw else { return 0 }
-        let vmw = registers.withLock { $0.cr0ack.vmw }
-        return vmw <= 4 ? (1 &<< UInt16(vmw)) &- 1 : 0
-    }
-
     /// - Returns: nil where the command is ILLEGAL.
-    private func scope(of command: Command) -> TranslationCache.Scope? {
+    private func scope(of command: Command, _ controls: InvalidationControls) -> TranslationCache.Scope? {
         // Without stage 2 the VMID field is RES0 and entries are tagged with 0.
         let vmid = identification.idr0.s2P ? command.vmid : 0
         switch command.opcode {
@@ -49,7 +42,7 @@ extension SMMUv3 {
             }
             return .address(.nsEL1Stage2, vmid: vmid, asid: 0, addresses)
         case .tlbiEL2All, .tlbiEL2ASID, .tlbiEL2VA, .tlbiEL2VAA:
-            return identification.idr0.hyp ? hypervisorScope(of: command) : nil
+            return identification.idr0.hyp ? hypervisorScope(of: command, controls.isE2H) : nil
         default:
             return identification.idr0.s1P ? guestScope(of: command, vmid) : nil
         }
@@ -69,7 +62,7 @@ extension SMMUv3 {
         }
     }
 
-    private func hypervisorScope(of command: Command) -> TranslationCache.Scope? {
+    private func hypervisorScope(of command: Command, _ isE2H: Bool) -> TranslationCache.Scope? {
         switch command.opcode {
         case .tlbiEL2All:
             return .regimes([.nsEL2, .nsEL2E2H])
@@ -78,7 +71,7 @@ extension SMMUv3 {
         default:
             guard let addresses = virtualScope(of: command) else { return nil }
             // SMMU_CR2.E2H says which of the two regimes the command means; NS-EL2 has no ASIDs.
-            guard registers.withLock({ $0.cr2.e2H }) else {
+            guard isE2H else {
                 return .addressAllASIDs(.nsEL2, vmid: 0, addresses)
             }
             return command.opcode == .tlbiEL2VA

@@ -31,9 +31,9 @@ final class TranslationCache: @unchecked Sendable {
         /// Everything: a reset.
         case everything
         /// CMD_TLBI_NSNH_ALL, EL2_ALL: these regimes.
-        case regimes([TranslationRegime])
+        case regimes(TranslationRegimes)
         /// CMD_TLBI_NH_ALL, S12_VMALL: one VMID in these regimes.
-        case vmid([TranslationRegime], UInt16)
+        case vmid(TranslationRegimes, UInt16)
         /// CMD_TLBI_NH_ASID, EL2_ASID: non-global entries only.
         case asid(TranslationRegime, vmid: UInt16, asid: UInt16)
         /// CMD_TLBI_NH_VA, EL2_VA: entries of this ASID, and global ones whatever their ASID.
@@ -56,9 +56,12 @@ final class TranslationCache: @unchecked Sendable {
     }
 
     /// What only fills and invalidations look at.
-    private struct State: Sendable {
+    struct State: Sendable {
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
         var residentBySize = [Int](repeating: 0, count: 64)
+        /// How many there are in each part of the table, and how many parts have any.
+        var residentByPart: [Int] = []
+        var usedParts = 0
         var globalEntries = 0
         /// Entries that are a part of their first stage's page or block.
         var partialEntries = 0
@@ -68,13 +71,16 @@ final class TranslationCache: @unchecked Sendable {
 
     /// How many entries one set holds.
     static let ways = TLBTable.ways
-    private let setCount: Int
+    let setCount: Int
     /// The entries, for those who keep the cache alive by other means.
     let table: TLBTable
-    private var words: UnsafeMutablePointer<UInt64> { table.words }
-    private let mappedBytes: Int
+    var words: UnsafeMutablePointer<UInt64> { table.words }
+    private let mapping: UnsafeMutableRawBufferPointer
+    private static let hugePageBytes = 2 << 20
+    /// How many entries are a part of the table, whose resident entries are counted: what is empty is not scanned.
+    static let partSize = 256
     /// Held by who changes entries; look-ups take no lock.
-    private let state = Mutex(State())
+    let state = Mutex(State())
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
     /// generation must not be kept.
     let generation: InvalidationGeneration
@@ -91,16 +97,37 @@ final class TranslationCache: @unchecked Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        mappedBytes = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
-        let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        guard let memory, memory != MAP_FAILED else {
+        let byteCount = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        // In small pages, a look-up at random in megabytes is a miss in the host's TLB, too.
+        let isLarge = byteCount >= Self.hugePageBytes
+        let mapped = UnsafeMutableRawBufferPointer(
+            start: mmap(
+                nil,
+                isLarge ? byteCount + Self.hugePageBytes : byteCount,
+                PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS,
+                -1,
+                0
+            ),
+            count: isLarge ? byteCount + Self.hugePageBytes : byteCount
+        )
+        guard var memory = mapped.baseAddress, memory != MAP_FAILED else {
             preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
-        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8), setCount: sets)
+        if isLarge {
+            memory = memory.alignedUp(toMultipleOf: Self.hugePageBytes)
+            // Where the kernel has none, it is as before.
+            _ = madvise(memory, byteCount, MADV_HUGEPAGE)
+        }
+        mapping = mapped
+        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: byteCount / 8), setCount: sets)
         self.generation = generation
+        state.withLock {
+            $0.residentByPart = [Int](repeating: 0, count: (sets * Self.ways - 1) / Self.partSize + 1)
+        }
     }
 
-    deinit { munmap(words, mappedBytes) }
+    deinit { munmap(mapping.baseAddress, mapping.count) }
 
     var counters: Counters {
         var counters = state.withLock { $0.counters }
@@ -136,9 +163,13 @@ final class TranslationCache: @unchecked Sendable {
         table.find(address, key)
     }
 
-    private func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
+    func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
 
-    private func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
+    func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
+
+    private func part(of place: TLBEntry) -> Int {
+        (place.words - words - TLBTable.headerWords) / (TLBEntry.wordCount * Self.partSize)
+    }
 
     // MARK: Filling
 
@@ -160,33 +191,33 @@ final class TranslationCache: @unchecked Sendable {
     private func insert(_ entry: CachedTranslation, into state: inout State) {
         let key = TLBKey(entry.tag)
         let set = set(entry.inputBase &>> UInt64(entry.log2Bytes), entry.isGlobal ? key.globalMix : key.mix)
-        var chosen: Int?
+        let new = TLBEntry.Words(entry)
+        var chosen: TLBEntry?
         for way in 0..<Self.ways {
-            guard let old = (set + way).current else {
-                chosen = chosen ?? way
-                continue
-            }
-            // Two threads missed on one page: the second fill replaces the first.
-            if old.inputBase == entry.inputBase, old.log2Bytes == entry.log2Bytes,
-                old.isGlobal == entry.isGlobal,
-                old.tag == entry.tag
-            {
-                chosen = way
+            let place = set + way
+            if !place.isValid {
+                if chosen == nil { chosen = place }
+            } else if place.isSame(as: new) {
+                // Two threads missed on one page: the second fill replaces the first.
+                chosen = place
                 break
             }
         }
-        let way: Int
+        let place: TLBEntry
         if let chosen {
-            way = chosen
+            place = chosen
         } else {
-            way = state.nextVictim % Self.ways
+            place = set + (state.nextVictim & (Self.ways &- 1))
             state.nextVictim &+= 1
             state.counters.evictions &+= 1
         }
-        remove(set + way, from: &state)
+        remove(place, from: &state)
         // Before the entry: who finds it must look for entries of its kind.
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
+        let part = part(of: place)
+        state.residentByPart[part] += 1
+        if state.residentByPart[part] == 1 { state.usedParts += 1 }
         if entry.isGlobal {
             state.globalEntries += 1
             if state.globalEntries == 1 { smmud_store_u64(words + 1, 1) }
@@ -195,156 +226,23 @@ final class TranslationCache: @unchecked Sendable {
         let size = Int(entry.log2Bytes & 63)
         state.residentBySize[size] += 1
         if state.residentBySize[size] == 1 { smmud_store_u64(words, words[0] | 1 &<< UInt64(size)) }
-        (set + way).write(entry)
+        place.write(new)
     }
 
-    private func remove(_ place: TLBEntry, from state: inout State) {
-        guard let entry = place.current else { return }
+    func remove(_ place: TLBEntry, from state: inout State) {
+        guard place.isValid else { return }
+        let (size, isGlobal, isPartial) = (place.log2Bytes, place.isGlobal, place.isPartial)
         place.clear()
         state.counters.residentEntries -= 1
-        if entry.isGlobal {
+        let part = part(of: place)
+        state.residentByPart[part] -= 1
+        if state.residentByPart[part] == 0 { state.usedParts -= 1 }
+        if isGlobal {
             state.globalEntries -= 1
             if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }
         }
-        if entry.isPartial { state.partialEntries -= 1 }
-        let size = Int(entry.log2Bytes & 63)
+        if isPartial { state.partialEntries -= 1 }
         state.residentBySize[size] -= 1
         if state.residentBySize[size] == 0 { smmud_store_u64(words, words[0] & ~(1 &<< UInt64(size))) }
-    }
-
-    // MARK: Invalidating
-
-    /// Removes what `scope` covers.
-    ///
-    /// - Parameter wildcard: Bits of the scope's VMID that need not match (SMMU_CR0.VMW).
-    /// - Returns: How many entries went.
-    @discardableResult
-    func invalidate(_ scope: Scope, ignoringVMIDBits wildcard: UInt16 = 0) -> Int {
-        guard setCount > 0 else {
-            advanceGeneration(scope, wildcard)
-            return 0
-        }
-        return state.withLock { state in
-            let removed = remove(scope, wildcard, from: &state)
-            // Within the lock, for fills: one that comes before has been found by the removal, and one that comes
-            // after finds the generation advanced. And last, for look-ups, which take no lock: what they found
-            // before it went has a generation that is not current any more.
-            advanceGeneration(scope, wildcard)
-            return removed
-        }
-    }
-
-    private func advanceGeneration(_ scope: Scope, _ wildcard: UInt16) {
-        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
-            regime != .nsEL1Stage2
-        {
-            generation.advanceTranslations(
-                first: addresses.first,
-                last: addresses.last,
-                asid: asid,
-                vmid: vmid
-            )
-        } else {
-            // Also by IPA: translations of both stages, by their virtual addresses, depend on it.
-            generation.advanceTranslations()
-        }
-    }
-
-    private func remove(_ scope: Scope, _ wildcard: UInt16, from state: inout State) -> Int {
-        guard state.counters.residentEntries > 0 else { return 0 }
-        let before = state.counters.residentEntries
-        if case .address(let regime, let vmid, let asid, let addresses) = scope,
-            wildcard == 0,
-            // Entries that are parts may lie outside the addresses that a TLBI names.
-            state.partialEntries == 0, isWorthProbing(addresses)
-        {
-            removeByProbing(regime, vmid: vmid, asid: asid, addresses, from: &state)
-        } else {
-            removeByScanning(scope, wildcard, from: &state)
-        }
-        let removed = before - state.counters.residentEntries
-        state.counters.invalidatedEntries &+= UInt64(removed)
-        return removed
-    }
-
-    private func removeByScanning(_ scope: Scope, _ wildcard: UInt16, from state: inout State) {
-        var unseen = state.counters.residentEntries
-        for index in 0..<(setCount * Self.ways) where entry(index).isValid {
-            if let current = entry(index).current, Self.covers(scope, current, wildcard) {
-                remove(entry(index), from: &state)
-            }
-            unseen -= 1
-            if unseen == 0 { return }
-        }
-    }
-
-    /// Whether probing page by page looks at fewer sets than there are.
-    private func isWorthProbing(_ addresses: AddressScope) -> Bool {
-        let sizes = words[0]
-        guard sizes != 0 else { return true }
-        let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
-        guard pages < 1 << 20 else { return false }
-        return (Int(pages) + 2) * sizes.nonzeroBitCount <= setCount
-    }
-
-    private func removeByProbing(
-        _ regime: TranslationRegime,
-        vmid: UInt16,
-        asid: UInt16,
-        _ addresses: AddressScope,
-        from state: inout State
-    ) {
-        let scope = Scope.address(regime, vmid: vmid, asid: asid, addresses)
-        let key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
-        var sizes = words[0]
-        while sizes != 0 {
-            let log2Bytes = UInt64(sizes.trailingZeroBitCount)
-            sizes &= sizes &- 1
-            var page = addresses.first &>> log2Bytes
-            let lastPage = addresses.last &>> log2Bytes
-            while page <= lastPage {
-                removeCovered(by: scope, in: set(page, key.mix), from: &state)
-                if state.globalEntries > 0 {
-                    removeCovered(by: scope, in: set(page, key.globalMix), from: &state)
-                }
-                page &+= 1
-            }
-        }
-    }
-
-    @inline(__always)  // Most sets that are looked at hold nothing that is meant.
-    private func removeCovered(by scope: Scope, in set: TLBEntry, from state: inout State) {
-        for way in 0..<Self.ways where (set + way).isValid {
-            if let current = (set + way).current, Self.covers(scope, current, 0) {
-                remove(set + way, from: &state)
-            }
-        }
-    }
-
-    private static func covers(_ scope: Scope, _ entry: CachedTranslation, _ wildcard: UInt16) -> Bool {
-        func matches(_ vmid: UInt16) -> Bool { (entry.tag.vmid ^ vmid) & ~wildcard == 0 }
-        return switch scope {
-        case .everything:
-            true
-        case .regimes(let regimes):
-            regimes.contains(entry.tag.regime)
-        case .vmid(let regimes, let vmid):
-            regimes.contains(entry.tag.regime) && matches(vmid)
-        case .asid(let regime, let vmid, let asid):
-            entry.tag.regime == regime && matches(vmid) && !entry.isGlobal && entry.tag.asid == asid
-        case .address(let regime, let vmid, let asid, let addresses):
-            entry.tag.regime == regime && matches(vmid) && (entry.isGlobal || entry.tag.asid == asid)
-                && covers(addresses, entry)
-        case .addressAllASIDs(let regime, let vmid, let addresses):
-            entry.tag.regime == regime && matches(vmid) && covers(addresses, entry)
-        }
-    }
-
-    private static func covers(_ addresses: AddressScope, _ entry: CachedTranslation) -> Bool {
-        if let granule = addresses.granule, granule != entry.granule { return false }
-        if let level = addresses.level, level != entry.level { return false }
-        // Any address of a page or block names all that is kept of it.
-        let below: UInt64 = (1 &<< UInt64(entry.firstStageLog2Bytes)) &- 1
-        return entry.inputBase & ~below <= addresses.last && addresses.first <= entry.inputBase | below
     }
 }

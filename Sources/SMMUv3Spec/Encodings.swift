@@ -145,14 +145,15 @@ public struct EventClass: RawRepresentable, Hashable, Sendable {
 public struct CompletionSignal: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt8
 
+    @inlinable
     public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// Only CMDQ_CONS moves.
-    public static let sigNone = Self(rawValue: 0)
+    @inlinable public static var sigNone: Self { Self(rawValue: 0) }
     /// An MSI where MSIAddr says, or a wired interrupt.
-    public static let sigIRQ = Self(rawValue: 1)
+    @inlinable public static var sigIRQ: Self { Self(rawValue: 1) }
     /// A wake-up event to processors.
-    public static let sigSEV = Self(rawValue: 2)
+    @inlinable public static var sigSEV: Self { Self(rawValue: 2) }
 
     /// The specification's name, or nil where the value is reserved.
     public var name: String? {

@@ -4,76 +4,77 @@
 public struct Opcode: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt8
 
+    @inlinable
     public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// Hint: fetch a stream's configuration.
-    public static let prefetchConfig = Self(rawValue: 0x01)
+    @inlinable public static var prefetchConfig: Self { Self(rawValue: 0x01) }
     /// Hint: fetch a stream's translation of an address.
-    public static let prefetchAddr = Self(rawValue: 0x02)
+    @inlinable public static var prefetchAddr: Self { Self(rawValue: 0x02) }
     /// Forget one STE.
-    public static let cfgiSTE = Self(rawValue: 0x03)
+    @inlinable public static var cfgiSTE: Self { Self(rawValue: 0x03) }
     /// Forget a range of STEs; Range 31 is CMD_CFGI_ALL.
-    public static let cfgiSTERange = Self(rawValue: 0x04)
+    @inlinable public static var cfgiSTERange: Self { Self(rawValue: 0x04) }
     /// Forget one CD.
-    public static let cfgiCD = Self(rawValue: 0x05)
+    @inlinable public static var cfgiCD: Self { Self(rawValue: 0x05) }
     /// Forget every CD of a stream.
-    public static let cfgiCDAll = Self(rawValue: 0x06)
+    @inlinable public static var cfgiCDAll: Self { Self(rawValue: 0x06) }
     /// Forget a virtual machine's PARTID map.
-    public static let cfgiVMSPIDM = Self(rawValue: 0x07)
+    @inlinable public static var cfgiVMSPIDM: Self { Self(rawValue: 0x07) }
     /// Forget stage 1 of a VMID.
-    public static let tlbiNHAll = Self(rawValue: 0x10)
+    @inlinable public static var tlbiNHAll: Self { Self(rawValue: 0x10) }
     /// Forget stage 1 of an ASID.
-    public static let tlbiNHASID = Self(rawValue: 0x11)
+    @inlinable public static var tlbiNHASID: Self { Self(rawValue: 0x11) }
     /// Forget an address of an ASID.
-    public static let tlbiNHVA = Self(rawValue: 0x12)
+    @inlinable public static var tlbiNHVA: Self { Self(rawValue: 0x12) }
     /// Forget an address of every ASID.
-    public static let tlbiNHVAA = Self(rawValue: 0x13)
+    @inlinable public static var tlbiNHVAA: Self { Self(rawValue: 0x13) }
     /// Forget all of EL3.
-    public static let tlbiEL3All = Self(rawValue: 0x18)
+    @inlinable public static var tlbiEL3All: Self { Self(rawValue: 0x18) }
     /// Forget an address of EL3.
-    public static let tlbiEL3VA = Self(rawValue: 0x1A)
+    @inlinable public static var tlbiEL3VA: Self { Self(rawValue: 0x1A) }
     /// Forget all of EL2.
-    public static let tlbiEL2All = Self(rawValue: 0x20)
+    @inlinable public static var tlbiEL2All: Self { Self(rawValue: 0x20) }
     /// Forget an ASID of EL2-E2H.
-    public static let tlbiEL2ASID = Self(rawValue: 0x21)
+    @inlinable public static var tlbiEL2ASID: Self { Self(rawValue: 0x21) }
     /// Forget an address of EL2.
-    public static let tlbiEL2VA = Self(rawValue: 0x22)
+    @inlinable public static var tlbiEL2VA: Self { Self(rawValue: 0x22) }
     /// Forget an address of EL2, every ASID.
-    public static let tlbiEL2VAA = Self(rawValue: 0x23)
+    @inlinable public static var tlbiEL2VAA: Self { Self(rawValue: 0x23) }
     /// Forget both stages of a VMID.
-    public static let tlbiS12VMAll = Self(rawValue: 0x28)
+    @inlinable public static var tlbiS12VMAll: Self { Self(rawValue: 0x28) }
     /// Forget stage 2 of an address.
-    public static let tlbiS2IPA = Self(rawValue: 0x2A)
+    @inlinable public static var tlbiS2IPA: Self { Self(rawValue: 0x2A) }
     /// Forget all that is not of EL2.
-    public static let tlbiNSNHAll = Self(rawValue: 0x30)
+    @inlinable public static var tlbiNSNHAll: Self { Self(rawValue: 0x30) }
     /// Invalidate a device's ATC.
-    public static let atcInv = Self(rawValue: 0x40)
+    @inlinable public static var atcInv: Self { Self(rawValue: 0x40) }
     /// Answer a page request group.
-    public static let priResp = Self(rawValue: 0x41)
+    @inlinable public static var priResp: Self { Self(rawValue: 0x41) }
     /// Retry or terminate a stalled transaction.
-    public static let resume = Self(rawValue: 0x44)
+    @inlinable public static var resume: Self { Self(rawValue: 0x44) }
     /// Terminate a stream's stalled transactions.
-    public static let stallTerm = Self(rawValue: 0x45)
+    @inlinable public static var stallTerm: Self { Self(rawValue: 0x45) }
     /// Complete all commands before it.
-    public static let sync = Self(rawValue: 0x46)
+    @inlinable public static var sync: Self { Self(rawValue: 0x46) }
     /// Secure: forget all of EL2.
-    public static let tlbiSEL2All = Self(rawValue: 0x50)
+    @inlinable public static var tlbiSEL2All: Self { Self(rawValue: 0x50) }
     /// Secure: forget an ASID of EL2-E2H.
-    public static let tlbiSEL2ASID = Self(rawValue: 0x51)
+    @inlinable public static var tlbiSEL2ASID: Self { Self(rawValue: 0x51) }
     /// Secure: forget an address of EL2.
-    public static let tlbiSEL2VA = Self(rawValue: 0x52)
+    @inlinable public static var tlbiSEL2VA: Self { Self(rawValue: 0x52) }
     /// Secure: forget an address of EL2, every ASID.
-    public static let tlbiSEL2VAA = Self(rawValue: 0x53)
+    @inlinable public static var tlbiSEL2VAA: Self { Self(rawValue: 0x53) }
     /// Secure: forget both stages of a VMID.
-    public static let tlbiSS12VMAll = Self(rawValue: 0x58)
+    @inlinable public static var tlbiSS12VMAll: Self { Self(rawValue: 0x58) }
     /// Secure: forget stage 2 of an address.
-    public static let tlbiSS2IPA = Self(rawValue: 0x5A)
+    @inlinable public static var tlbiSS2IPA: Self { Self(rawValue: 0x5A) }
     /// Secure: forget all that is not of EL2.
-    public static let tlbiSNHAll = Self(rawValue: 0x60)
+    @inlinable public static var tlbiSNHAll: Self { Self(rawValue: 0x60) }
     /// Forget the device permission table.
-    public static let dptiAll = Self(rawValue: 0x70)
+    @inlinable public static var dptiAll: Self { Self(rawValue: 0x70) }
     /// Forget an address of the device permission table.
-    public static let dptiPA = Self(rawValue: 0x73)
+    @inlinable public static var dptiPA: Self { Self(rawValue: 0x73) }
 
     /// The specification's name, such as `CMD_TLBI_NH_VA`; nil where the value is reserved.
     ///

@@ -305,11 +305,18 @@ extension WindowRecord {
         guard last &- address >= UInt64(width.rawValue) &- 1 else {
             throw .unassigned(PhysicalAddress(address))
         }
-        do throws(RegisterAccessError) {
-            return try box.takeUnretainedValue().target.read(at: address &- first, width: width)
-        } catch {
-            throw .refused(PhysicalAddress(address), error)
+        var value: UInt64 = 0
+        // The box and its target are not counted: the caller keeps the map.
+        let failure: RegisterAccessError? = box._withUnsafeGuaranteedRef { box in
+            do throws(RegisterAccessError) {
+                value = try box.target.read(at: address &- first, width: width)
+                return nil
+            } catch {
+                return error
+            }
         }
+        if let failure { throw .refused(PhysicalAddress(address), failure) }
+        return value
     }
 
     /// Writes a register; `address` is in the window.
@@ -317,11 +324,15 @@ extension WindowRecord {
         guard last &- address >= UInt64(width.rawValue) &- 1 else {
             throw .unassigned(PhysicalAddress(address))
         }
-        do throws(RegisterAccessError) {
-            try box.takeUnretainedValue().target.write(value, at: address &- first, width: width)
-        } catch {
-            throw .refused(PhysicalAddress(address), error)
+        let failure: RegisterAccessError? = box._withUnsafeGuaranteedRef { box in
+            do throws(RegisterAccessError) {
+                try box.target.write(value, at: address &- first, width: width)
+                return nil
+            } catch {
+                return error
+            }
         }
+        if let failure { throw .refused(PhysicalAddress(address), failure) }
     }
 }
 

@@ -80,7 +80,7 @@ public final class SystemBus: @unchecked Sendable {
 
     /// The map as it is now, and what it names, kept alive until the matching ``leave()``.
     func enter() -> UnsafeMutablePointer<BusSnapshot> {
-        readers.line.pointee.count.add(1, ordering: .sequentiallyConsistent)
+        readers.line.pointee.count.wrappingAdd(1, ordering: .sequentiallyConsistent)
         // Sequentially consistent, as are the two sides of reclaim(through:): either that sees this reader, or
         // this reader sees the map that it has published.
         return view.published.pointee.load(ordering: .sequentiallyConsistent)
@@ -90,7 +90,7 @@ public final class SystemBus: @unchecked Sendable {
     ///
     /// The last to leave does the reclaiming that could not be done while somebody was inside.
     func leave() {
-        let (_, count) = readers.line.pointee.count.subtract(1, ordering: .sequentiallyConsistent)
+        let count = readers.line.pointee.count.wrappingSubtract(1, ordering: .sequentiallyConsistent).newValue
         guard count == 0, readers.line.pointee.isReclaimDue.load(ordering: .sequentiallyConsistent) else {
             return
         }

@@ -16,11 +16,12 @@ import Synchronization
 /// after that barrier, and so looks at the caches after it too. Where the kernel has no membarrier, entering
 /// takes a fence instead.
 ///
-/// A membarrier is a system call and interrupts other processors, so idle requesters must not cost one. Those that did
-/// nothing between two waits are taken off the list of the active, by the second of the two: it stores into
-/// their slots that they are, and after its membarrier looks whether they are idle still. A requester that finds
-/// itself off the list as it enters puts itself on it again, under the lock. Where the list is empty there is nobody to
-/// wait for, and the lock alone orders the wait before whoever enters next.
+/// A membarrier is a system call and interrupts other processors, so idle requesters must not cost one. Those that a
+/// wait finds idle are taken off the list of the active: it stores into their slots that they are, and after its
+/// membarrier looks whether they are idle still. A requester that finds itself off the list as it enters puts itself
+/// on it again, under the lock, and executes a fence. Where the list is empty there is nobody to wait for: a wait
+/// executes a fence, too, before it looks, so either it finds the requester on the list, or the requester finds what
+/// was invalidated.
 ///
 /// Nor must those that are busy be interrupted, which costs them more than thousands of transactions. Each executes a
 /// fence after every sixteenth transaction, and counts it. A waiter that sees two more than at its beginning
@@ -35,8 +36,8 @@ public final class TransactionTracker: Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// The slot's words.
         ///
-        /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
-        /// that it is on the list of the active; [10] whether it is, which belongs to the lock; [11] how many fences
+        /// [0] a sequence number, odd while inside; [1...10] the owner's counters; [11] whether the owner may take it
+        /// that it is on the list of the active; [12] whether it is, which belongs to the lock; [13] how many fences
         /// the owner has executed.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
@@ -85,11 +86,11 @@ public final class TransactionTracker: Sendable {
     }
 
     /// How many counters beside the sequence number a slot has.
-    public static let counterCount = 8
+    public static let counterCount = 10
     // Indices of a slot's words; see there.
-    @usableFromInline static let isActive = 9
-    private static let isListed = 10
-    @usableFromInline static let fences = 11
+    @usableFromInline static let isActive = 11
+    private static let isListed = 12
+    @usableFromInline static let fences = 13
     /// Sixteen transactions, of which each adds 2 to the sequence number.
     @usableFromInline static let fencePeriodMask: UInt64 = 31
 
@@ -118,10 +119,32 @@ public final class TransactionTracker: Sendable {
         var waits: UInt64 = 0
         /// Counters of slots that were given back, so that totals never fall.
         var retired = [UInt64](repeating: 0, count: TransactionTracker.counterCount)
+
+        /// Looks at an active slot's sequence number, and tells the owner that it is not active where it is between
+        /// two transactions, and was at the same place when last looked at.
+        ///
+        /// - Parameter isIdleIfEven: Where it was last does not matter.
+        /// - Returns: Whether it was told.
+        @discardableResult
+        mutating func noteSequence(ofActive index: Int, isIdleIfEven: Bool = false) -> Bool {
+            let words = active[index].words
+            let sequence = smmud_load_u64(words)
+            let isIdle = sequence & 1 == 0 && (isIdleIfEven || sequence == active[index].sequence)
+            active[index].sequence = sequence
+            if isIdle {
+                // By a wait that begins now: those that have begun may have had their barrier.
+                waits &+= 1
+                active[index].clearedBy = waits
+                smmud_store_u64(words + TransactionTracker.isActive, 0)
+            }
+            return isIdle
+        }
     }
     // The pointers inside are only ever handed out, never dereferenced without an atomic access.
     private struct Storage: @unchecked Sendable { var slots = Slots() }
     private let storage = Mutex(Storage())
+    /// How many are on the list of the active: written under the lock.
+    private let activeCount = Atomic(0)
     private let needsFence: Bool
 
     public init() {
@@ -181,6 +204,15 @@ public final class TransactionTracker: Sendable {
         }
     }
 
+    /// Whether a wait would have nobody to look at, and so is over: no requester has been active for long.
+    ///
+    /// To be asked as ``waitForTransactionsInFlight()`` is to be called.
+    public var isIdle: Bool {
+        // After the invalidation; pairs with activate().
+        smmud_fence_seq_cst()
+        return activeCount.load(ordering: .relaxed) == 0
+    }
+
     /// Waits until every transaction that was in flight when this was called has left.
     ///
     /// Call it after having invalidated what those transactions may have used, and not from inside one.
@@ -218,11 +250,11 @@ public final class TransactionTracker: Sendable {
 
     /// The slots that are inside, after a barrier on every thread, or after every thread has come past one.
     private func transactionsInFlight() -> [(words: InsideSlot, sequence: UInt64)] {
-        guard let wait = beginWait() else { return [] }
+        guard var wait = beginWait() else { return [] }
         if needsFence {
             smmud_fence_seq_cst()
         } else {
-            if wait.areAllBusy, haveAllFenced() { return [] }
+            if wait.areAllBusy, haveAllFenced(&wait.number) { return [] }
             smmud_membarrier()
         }
         return slotsInside(at: wait.number)
@@ -230,17 +262,28 @@ public final class TransactionTracker: Sendable {
 
     /// Whether every active owner comes past two fences within some microseconds.
     ///
-    /// Looks seldom, and at the line that owners write seldom: each look takes it away from its owner.
-    private func haveAllFenced() -> Bool {
+    /// Looks seldom, and at the line that owners write seldom: each look takes it away from its owner. Only where an
+    /// owner does not come past one does it look, twice, at the line that they write at each transaction.
+    ///
+    /// - Parameter number: The number of the wait: another where somebody was told that it is not active, because
+    ///   waits that have begun meanwhile may have had their barrier.
+    private func haveAllFenced(_ number: inout UInt64) -> Bool {
         for round in 0..<10 {
             for _ in 0..<(round == 0 ? 24 : 16) { smmud_cpu_pause() }
             let answer: Bool? = storage.withLock { storage in
-                var isDone = true
-                for slot in storage.slots.active {
+                var (isDone, mustAsk) = (true, false)
+                for index in storage.slots.active.indices {
+                    let slot = storage.slots.active[index]
                     let passed = smmud_load_u64(slot.words + Self.fences) &- slot.fences
                     if passed < 2 { isDone = false }
+                    guard passed == 0 else { continue }
                     // Who has not come past one by now is in a long transaction, or has none.
-                    if passed == 0, round == 4 { return false }
+                    if round == 4 { return false }
+                    if round < 2, storage.slots.noteSequence(ofActive: index) { mustAsk = true }
+                }
+                if mustAsk {
+                    number = storage.slots.waits
+                    return false
                 }
                 return isDone ? true : nil
             }
@@ -262,35 +305,32 @@ public final class TransactionTracker: Sendable {
                     fences: smmud_load_u64(slot.words + Self.fences)
                 )
             )
+            activeCount.wrappingAdd(1, ordering: .sequentiallyConsistent)
         }
+        // Before the transaction looks at anything that may be invalidated; pairs with ``isIdle``.
+        smmud_fence_seq_cst()
     }
 
-    /// Tells those that did nothing since the last wait that they are not active.
+    /// Tells those that are idle that they are not active.
     ///
     /// - Returns: The number of the wait, and whether everybody who is active has come past a fence since the wait
     ///   before; nil where nobody is active, so nobody is inside.
     private func beginWait() -> (number: UInt64, areAllBusy: Bool)? {
         // After the invalidation, before the fences are counted.
-        smmud_fence_seq_cst()
+        guard !isIdle else { return nil }
         return storage.withLock { storage in
             guard !storage.slots.active.isEmpty else { return nil }
-            storage.slots.waits &+= 1
             var areAllBusy = true
             for index in storage.slots.active.indices {
-                let words = storage.slots.active[index].words
-                let fences = smmud_load_u64(words + Self.fences)
+                let fences = smmud_load_u64(storage.slots.active[index].words + Self.fences)
                 if fences != storage.slots.active[index].fences {
                     storage.slots.active[index].fences = fences
                     continue
                 }
                 areAllBusy = false
-                let sequence = smmud_load_u64(words)
-                if sequence == storage.slots.active[index].sequence, sequence & 1 == 0 {
-                    storage.slots.active[index].clearedBy = storage.slots.waits
-                    smmud_store_u64(words + Self.isActive, 0)
-                }
-                storage.slots.active[index].sequence = sequence
+                storage.slots.noteSequence(ofActive: index, isIdleIfEven: true)
             }
+            storage.slots.waits &+= 1
             return (storage.slots.waits, areAllBusy)
         }
     }
@@ -310,6 +350,7 @@ public final class TransactionTracker: Sendable {
                         slot.words[Self.isListed] = 0
                         storage.slots.active.swapAt(index, storage.slots.active.count - 1)
                         storage.slots.active.removeLast()
+                        activeCount.wrappingSubtract(1, ordering: .sequentiallyConsistent)
                         continue
                     }
                     smmud_store_u64(slot.words + Self.isActive, 1)

@@ -181,3 +181,81 @@ struct TrackerTests {
         for requester in requesters { requester.join() }
     }
 }
+
+@Suite("Requesters that are idle")
+struct IdleRequesterTests {
+    @Test("a tracker is idle until somebody enters, and again after a wait that found nobody inside")
+    func idle() {
+        let tracker = TransactionTracker()
+        #expect(tracker.isIdle)
+        let slots = (0..<3).map { _ in tracker.acquireSlot() }
+        #expect(tracker.isIdle)
+        // Few transactions, and enough for two fences of each: either way one wait is enough where they are over.
+        for count in [1, 40] {
+            for slot in slots {
+                for _ in 0..<count {
+                    slot.enter()
+                    #expect(!tracker.isIdle)
+                    slot.leave()
+                }
+            }
+            #expect(!tracker.isIdle, "nobody has looked yet")
+            #expect(tracker.waitForTransactionsInFlight() == 0)
+            #expect(tracker.isIdle)
+        }
+        for slot in slots { tracker.releaseSlot(slot) }
+    }
+
+    @Test("one that is inside keeps its place, and one that comes back has it again")
+    func inside() {
+        let tracker = TransactionTracker()
+        let slot = tracker.acquireSlot()
+        for _ in 0..<100 {
+            slot.enter()
+            #expect(tracker.waitShortlyForTransactionsInFlight() == nil)
+            #expect(!tracker.isIdle)
+            slot.leave()
+            tracker.waitForTransactionsInFlight()
+            #expect(tracker.isIdle)
+        }
+        tracker.releaseSlot(slot)
+    }
+
+    @Test("who finds nobody active has what it withdrew for itself, though others come back all the time")
+    func withdrawal() {
+        // SAFETY of @unchecked Sendable: the words are accessed atomically, or by who owns them.
+        final class Shared: @unchecked Sendable {
+            let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 16)
+            init() { words.initialize(repeating: 0, count: 16) }
+            deinit { words.deallocate() }
+        }
+        let shared = Shared()
+        let tracker = TransactionTracker()
+        let (stop, offered, withdrawn, copies) = (Flag(), Count(), Count(), Count())
+        let requester = TestThread {
+            let slot = tracker.acquireSlot()
+            while !stop.isSet {
+                slot.enter()
+                if offered.current > withdrawn.current {
+                    shared.words[0] = 1
+                    copies.increment()
+                }
+                slot.leave()
+                sched_yield()
+            }
+            tracker.releaseSlot(slot)
+        }
+        for _ in 0..<2000 {
+            let before = copies.current
+            offered.increment()
+            copies.wait(for: before + 1)
+            withdrawn.increment()
+            if !tracker.isIdle { tracker.waitForTransactionsInFlight() }
+            shared.words[0] = 0
+            sched_yield()
+            #expect(shared.words[0] == 0)
+        }
+        stop.set()
+        requester.join()
+    }
+}

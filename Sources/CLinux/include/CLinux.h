@@ -65,7 +65,14 @@ static inline void smmud_copy_from_shared(void *own, const void *shared, size_t 
 // Adds to a counter that others add to and nobody orders anything by.
 static inline void smmud_add_u64(void *p, uint64_t v) { __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED); }
 
-static inline void smmud_fence_seq_cst(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void smmud_fence_seq_cst(void) {
+#if defined(__x86_64__)
+    // A full barrier for all but non-temporal accesses, and a quarter of what the mfence takes that compilers make.
+    __asm__ volatile("lock; orl $0, (%%rsp)" ::: "memory", "cc");
+#else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
 static inline void smmud_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 static inline void smmud_cpu_pause(void) {
 #if defined(__x86_64__)

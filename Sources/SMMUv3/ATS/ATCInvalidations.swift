@@ -28,6 +28,7 @@ final class ATSEndpoints: Sendable {
 /// It counts them, and no more: how many software sends before its next CMD_SYNC is up to software.
 final class ATCInvalidations: Sendable {
     private struct State {
+        /// How many; also in `count`.
         var outstanding = 0
         /// Counts the times that those outstanding were given up.
         var epoch: UInt64 = 0
@@ -37,6 +38,8 @@ final class ATCInvalidations: Sendable {
         var hasEnded = false
     }
     private let state = Mutex(State())
+    /// Written under `state`; atomic so that a CMD_SYNC with nothing to wait for takes no lock.
+    private let count = Atomic(0)
     private let timeout: Duration
     private let completed = Semaphore()
 
@@ -50,6 +53,7 @@ final class ATCInvalidations: Sendable {
         let deadline = ContinuousClock.now.advanced(by: timeout)
         let epoch = state.withLock { state in
             state.outstanding += 1
+            count.store(state.outstanding, ordering: .releasing)
             state.deadline = deadline
             return state.epoch
         }
@@ -58,13 +62,16 @@ final class ATCInvalidations: Sendable {
                 // A completion after its timeout is of no use to anybody.
                 guard state.epoch == epoch, state.outstanding > 0 else { return }
                 state.outstanding -= 1
+                count.store(state.outstanding, ordering: .releasing)
                 if state.outstanding == 0 { completed.signal() }
             }
         }
     }
 
     /// Whether none is outstanding, so that ``wait()`` would not wait.
-    var isComplete: Bool { state.withLock { $0.outstanding == 0 } }
+    ///
+    /// For the one who executes CMD_SYNC, which is the one who called ``begin()``.
+    var isComplete: Bool { count.load(ordering: .acquiring) == 0 }
 
     /// Waits until every request that went out is complete, or has timed out.
     ///
@@ -72,6 +79,7 @@ final class ATCInvalidations: Sendable {
     ///
     /// - Returns: Whether none timed out. Those that did are given up: the next call does not wait for them.
     func wait() -> Bool {
+        if isComplete { return true }
         while true {
             let deadline: ContinuousClock.Instant? = state.withLock { state in
                 state.outstanding == 0 || state.hasEnded ? nil : state.deadline
@@ -82,6 +90,7 @@ final class ATCInvalidations: Sendable {
             return state.withLock { state in
                 guard state.outstanding > 0 else { return true }
                 state.outstanding = 0
+                count.store(0, ordering: .releasing)
                 state.epoch &+= 1
                 return false
             }

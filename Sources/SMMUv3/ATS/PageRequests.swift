@@ -62,7 +62,7 @@ extension SMMUv3 {
             registers.priq.base,
             producer,
             entryBytes: UInt64(PRIEntry.byteCount),
-            identification
+            below: registers.outputAddressLimit
         )
         let words = PRIEntry(request, of: streamID).words
         do {
