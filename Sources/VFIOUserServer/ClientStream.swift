@@ -13,6 +13,11 @@ package protocol ClientStream: AnyObject, Sendable {
     ///
     /// - Returns: How many came; 0 at the end.
     func receive(into bytes: UnsafeMutableRawBufferPointer, _ descriptors: inout ReceivedDescriptors) -> Int
+    /// Takes bytes that are there already.
+    ///
+    /// - Returns: As for ``receive(into:_:)``; nil where it would wait.
+    func receiveAtOnce(into bytes: UnsafeMutableRawBufferPointer, _ descriptors: inout ReceivedDescriptors)
+        -> Int?
     /// Sends all of `bytes`, with descriptors that the client gets duplicates of attached to the first of them.
     ///
     /// - Returns: Whether they went out. Where not, nothing more will, unless nothing went before the deadline.
@@ -83,6 +88,22 @@ final class ClientSocket: ClientStream {
     }
 
     func receive(into bytes: UnsafeMutableRawBufferPointer, _ descriptors: inout ReceivedDescriptors) -> Int {
+        max(0, receive(into: bytes, &descriptors, flags: 0))
+    }
+
+    func receiveAtOnce(into bytes: UnsafeMutableRawBufferPointer, _ descriptors: inout ReceivedDescriptors)
+        -> Int?
+    {
+        let count = receive(into: bytes, &descriptors, flags: CInt(MSG_DONTWAIT))
+        return count == -Int(EAGAIN) ? nil : max(0, count)
+    }
+
+    /// Returns how many bytes came, or a negated error.
+    private func receive(
+        into bytes: UnsafeMutableRawBufferPointer,
+        _ descriptors: inout ReceivedDescriptors,
+        flags: CInt
+    ) -> Int {
         var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
         var count = 0
         var isTruncated = false
@@ -95,12 +116,12 @@ final class ClientSocket: ClientStream {
                 numbers.count,
                 &count,
                 &isTruncated,
-                0
+                flags
             )
             if count > 0 || isTruncated {
                 descriptors.hold(UnsafeBufferPointer(rebasing: numbers[..<count]), areLost: isTruncated)
             }
-            return max(0, byteCount)
+            return byteCount
         }
     }
 

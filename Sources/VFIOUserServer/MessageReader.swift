@@ -1,5 +1,6 @@
 // Messages out of a client's stream with as few system calls as there can be.
 
+import CLinux
 import Glibc
 import VFIOUserProtocol
 
@@ -17,6 +18,7 @@ struct MessageReader: ~Copyable {
     /// The descriptors that came with the last receive that brought some, and which bytes came then.
     private var pending = ReceivedDescriptors()
     private var pendingBytes = 0..<0
+    private var polling: ReceivePolling
     /// Of the message that begins at `start`, once its header is there.
     var descriptors = ReceivedDescriptors()
 
@@ -24,9 +26,12 @@ struct MessageReader: ~Copyable {
     /// DEVICE_SET_IRQS with one eventfd: 16 bytes and 20.
     private static var speculativeByteCount: Int { 36 }
 
-    /// - Parameter messageByteCountMax: The longest message that ``message(byteCount:)`` is asked for.
-    init(_ stream: any ClientStream, messageByteCountMax: Int) {
+    /// - Parameters:
+    ///   - messageByteCountMax: The longest message that ``message(byteCount:)`` is asked for.
+    ///   - pollNanoseconds: How long to look for a message before sleeping, where it pays; 0 is not at all.
+    init(_ stream: any ClientStream, messageByteCountMax: Int, pollNanoseconds: Int64 = 0) {
         self.stream = stream
+        polling = ReceivePolling(limit: pollNanoseconds)
         buffer = .allocate(
             byteCount: max(messageByteCountMax, Self.speculativeByteCount) + Self.speculativeByteCount,
             alignment: 16
@@ -48,7 +53,7 @@ struct MessageReader: ~Copyable {
             compact()
             let limit = start + Self.speculativeByteCount
             var received = ReceivedDescriptors()
-            let count = stream.receive(into: .init(rebasing: buffer[end..<limit]), &received)
+            let count = wait(for: .init(rebasing: buffer[end..<limit]), &received)
             guard count > 0 else { return nil }
             if !received.isEmpty {
                 pending.replace(with: &received)
@@ -62,6 +67,38 @@ struct MessageReader: ~Copyable {
             claim(isWhole: messageEnd < pendingBytes.upperBound)
         }
         return header
+    }
+
+    /// Waits for the first bytes of a message, first awake, where that pays, and then asleep.
+    private mutating func wait(
+        for bytes: UnsafeMutableRawBufferPointer,
+        _ received: inout ReceivedDescriptors
+    ) -> Int {
+        guard polling.limit > 0 else { return stream.receive(into: bytes, &received) }
+        let began = smmud_monotonic_nanoseconds()
+        var now = began
+        if polling.isWorthwhile {
+            var last: Int64
+            var looks = 0
+            repeat {
+                if let count = stream.receiveAtOnce(into: bytes, &received) {
+                    polling.ended(after: now - began)
+                    return count
+                }
+                looks += 1
+                if looks & 7 == 0 {
+                    // Whoever else wants this processor gets it: maybe a device's thread, or the client's.
+                    sched_yield()
+                } else {
+                    for _ in 0..<8 { smmud_cpu_pause() }
+                }
+                last = now
+                now = smmud_monotonic_nanoseconds()
+            } while polling.goesOn(since: began, from: last, to: now)
+        }
+        let count = stream.receive(into: bytes, &received)
+        polling.ended(after: smmud_monotonic_nanoseconds() - began)
+        return count
     }
 
     /// Settles whose the pending descriptors are.

@@ -23,6 +23,7 @@ package final class ServedConnection {
     private var session: VFIOUserServerSession
     private let requests: VFIOUserRegionRequestReader
     private let messageByteCountMax: Int
+    private let pollNanoseconds: Int64
     private let reply: UnsafeMutableRawBufferPointer
     private var twin: TwinSocket?
     private var isGreeted = false
@@ -49,6 +50,7 @@ package final class ServedConnection {
         requests = VFIOUserRegionRequestReader(device: description, limits: configuration.limits)
         messageByteCountMax =
             VFIOUserRegionRequestReader.headByteCount + configuration.limits.dataByteCountMax
+        pollNanoseconds = Int64(configuration.pollMicroseconds) * 1000
         reply = .allocate(byteCount: messageByteCountMax, alignment: 16)
     }
 
@@ -61,7 +63,11 @@ package final class ServedConnection {
         clientMemory.servedByThisThread()
         device.clientAttached(interrupts)
         // No property: each access to one that changes is checked at run time, several times a message.
-        var reader = MessageReader(stream, messageByteCountMax: messageByteCountMax)
+        var reader = MessageReader(
+            stream,
+            messageByteCountMax: messageByteCountMax,
+            pollNanoseconds: pollNanoseconds
+        )
         while serveMessage(&reader) {}
         end(&reader)
         return violation

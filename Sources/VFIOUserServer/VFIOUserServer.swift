@@ -21,6 +21,9 @@ package final class VFIOUserServer: Sendable {
         package var limits = VFIOUserServerLimits()
         /// How long the client may take to answer a DMA_READ or DMA_WRITE.
         package var dmaTimeoutMilliseconds = 5000
+        /// How long to look for the client's next message before sleeping, where its messages come in bursts; 0 is
+        /// not at all.
+        package var pollMicroseconds = 0
 
         package init(name: String) { self.name = name }
     }

@@ -22,6 +22,8 @@ struct DaemonConfiguration: Sendable {
     var machine: MachineOptions
     /// Where the vfio-user sockets are; nil where none are served.
     var vfioUserDirectory: String?
+    /// How long threads of theirs look for the next message before they sleep, where that pays.
+    var vfioUserPollMicroseconds: Int
     /// How interrupts reach a guest of QEMU.
     var qtest: Qtest?
     /// Whether the ready line is JSON.

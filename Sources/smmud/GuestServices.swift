@@ -31,6 +31,7 @@ enum GuestServices {
             throw Failure(.host, "no file descriptor: \(error.description)")
         }
         guard let directory = configuration.vfioUserDirectory else { return services }
+        let poll = configuration.vfioUserPollMicroseconds
         do throws(ListenerError) {
             try UnixListener.makeDirectory(directory)
         } catch {
@@ -42,7 +43,7 @@ enum GuestServices {
                 messagesByMemory: configuration.machine.memory == .client
             )
             services.append(
-                try server(device, socket(of: function), in: directory, logger) {
+                try server(device, socket(of: function), in: directory, poll, logger) {
                     machine.makeClientMemory(for: function.endpoint)
                 }
             )
@@ -52,7 +53,9 @@ enum GuestServices {
                 for source in machine.interrupts { source.line.connect(window.pin) }
             }
             services.append(
-                try server(window, windowSocket, in: directory, logger) { machine.makeClientMemory(for: nil) }
+                try server(window, windowSocket, in: directory, poll, logger) {
+                    machine.makeClientMemory(for: nil)
+                }
             )
         }
         return services
@@ -62,6 +65,7 @@ enum GuestServices {
         _ device: any VFIOUserDevice,
         _ name: String,
         in directory: String,
+        _ pollMicroseconds: Int,
         _ logger: Logger,
         _ makeMemory: @escaping @Sendable () -> any VFIOUserMemory
     ) throws(Failure) -> VFIOUserService {
@@ -71,10 +75,12 @@ enum GuestServices {
         } catch {
             throw Failure(error)
         }
+        var configuration = VFIOUserServer.Configuration(name: name)
+        configuration.pollMicroseconds = pollMicroseconds
         do throws(Errno) {
             return VFIOUserService(
                 server: try VFIOUserServer(
-                    VFIOUserServer.Configuration(name: name),
+                    configuration,
                     device: device,
                     listener: listener,
                     logger: logger,

@@ -96,6 +96,14 @@ struct SmmudCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "How long to look for a vfio-user client's next message before sleeping, where they come in bursts; 0 is not at all.",
+            valueName: "microseconds"
+        )
+    )
+    var vfioUserPoll = 100
+
+    @Option(
+        help: ArgumentHelp(
             "QEMU's qtest socket, for interrupts into its guest; need not be there yet.",
             valueName: "path"
         ),
@@ -171,6 +179,9 @@ struct SmmudCommand: AsyncParsableCommand {
     private func checkDevices() throws(ValidationError) {
         guard memory == .own || driver == .none else {
             throw ValidationError("--memory client is for a driver outside: it needs --driver none.")
+        }
+        guard (0...10_000).contains(vfioUserPoll) else {
+            throw ValidationError("--vfio-user-poll is 0 to 10000 microseconds.")
         }
         guard qtest == nil || memory == .client else {
             throw ValidationError(
@@ -257,6 +268,7 @@ struct SmmudCommand: AsyncParsableCommand {
             directory: isUsed ? directory : nil,
             machine: try machineOptions(),
             vfioUserDirectory: vfioUser,
+            vfioUserPollMicroseconds: vfioUserPoll,
             qtest: qtest.map { DaemonConfiguration.Qtest(path: $0, controller: qtestGic) },
             isJSON: json,
             logLevel: logLevel.level

@@ -283,7 +283,8 @@ struct InterruptTests {
         #expect(
             try client.ask(command(8, interrupts(IRQ.eventfd | IRQ.unmask, IRQ.intx, 0, 1))) == success(8)
         )
-        #expect(copies(of: resample) == 1)
+        // The thread that watched it may have been at its last signal still.
+        #expect(eventually { copies(of: resample) == 1 })
         #expect(copies(of: event) == 2)
     }
 

@@ -1,0 +1,57 @@
+// Whether it is worth looking for the next message for a while before sleeping.
+
+/// Decides for one thread that waits for messages whether it polls before it sleeps.
+///
+/// To be woken costs a thread and its waker more than a short message takes to be answered, most of all on a virtual
+/// machine, where a processor that has gone idle is woken by an interrupt of the host's. A client that spins until it
+/// is answered sends its next message soon. But who polls in vain takes a processor from others, maybe from the
+/// client itself. So a thread polls only where most of its last waits were short enough for it to pay, and stops
+/// for a while where it was held up at it: then somebody else wants the processor.
+///
+/// Times are in nanoseconds on a monotonic clock.
+package struct ReceivePolling: Sendable {
+    /// How long one wait polls at most; 0 is never.
+    package let limit: Int64
+    /// How many of the last waits were short, in 256ths, with a weight of an eighth for the last one.
+    private var shortShare = 0
+    /// For how many waits there is no polling.
+    private var pausedCount = 0
+    /// For how many the next pause is.
+    private var nextPause = pauseMin
+
+    private static let weight = 8
+    /// Three of eight: a request that unmaps twice is worth it, one that unmaps once is not.
+    private static let worthwhileShare = 96
+    private static let pauseMin = 4
+    private static let pauseMax = 256
+    /// No two looks are so far apart unless somebody else had the processor meanwhile, and for long.
+    private static let heldUp: Int64 = 200_000
+
+    package init(limit: Int64) { self.limit = limit }
+
+    /// Whether the next wait should begin with polling.
+    package var isWorthwhile: Bool { limit > 0 && pausedCount == 0 && shortShare >= Self.worthwhileShare }
+
+    /// A poll goes on: two looks were at these times, and the first of all at `began`.
+    ///
+    /// - Returns: Whether to look again.
+    package mutating func goesOn(since began: Int64, from last: Int64, to now: Int64) -> Bool {
+        if now - last > Self.heldUp {
+            pausedCount = nextPause
+            nextPause = min(nextPause * 2, Self.pauseMax)
+            return false
+        }
+        return now - began < limit
+    }
+
+    /// A wait has ended with a message, after so long, polling or asleep.
+    package mutating func ended(after duration: Int64) {
+        let isShort = duration <= limit
+        shortShare += (isShort ? 256 : 0) / Self.weight - shortShare / Self.weight
+        if pausedCount > 0 {
+            pausedCount -= 1
+        } else if isShort {
+            nextPause = max(Self.pauseMin, nextPause - nextPause / 16)
+        }
+    }
+}
