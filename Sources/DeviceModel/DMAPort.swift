@@ -17,7 +17,7 @@ public struct TransactionAttributes: Hashable, Sendable {
     /// translate its address itself.
     public var isMessage: Bool
 
-    public init(
+    @inlinable public init(
         substreamID: SubstreamID? = nil,
         isPrivileged: Bool = false,
         isInstruction: Bool = false,
@@ -32,7 +32,9 @@ public struct TransactionAttributes: Hashable, Sendable {
     }
 
     /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.
-    public static let plain = TransactionAttributes()
+    //
+    // Computed: a stored one is behind a function that sees to its initialisation.
+    @inlinable public static var plain: TransactionAttributes { TransactionAttributes() }
 }
 
 /// Why a DMA did not take place, or not all of it.

@@ -35,25 +35,24 @@ final class InvalidationGeneration: @unchecked Sendable {
     private static let regionCount: UInt64 = 64
     private static let firstRegion = 3
     /// Two cache lines for each count: the prefetcher of adjacent lines pairs them.
-    private static let stride = 16
+    fileprivate static let stride = 16
     private static let byteCount = (firstRegion + Int(regionCount)) * stride * 8
 
-    private let counts: UnsafeMutablePointer<Atomic<UInt64>>
+    /// The counts, for those who keep this alive by other means.
+    let counts: InvalidationCounts
 
     init() {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: Self.byteCount, alignment: 128)
-        counts = memory.bindMemory(to: Atomic<UInt64>.self, capacity: Self.byteCount / 8)
-        for index in 0..<(Self.byteCount / 8) { (counts + index).initialize(to: Atomic(1)) }
+        let words = memory.bindMemory(to: Atomic<UInt64>.self, capacity: Self.byteCount / 8)
+        for index in 0..<(Self.byteCount / 8) { (words + index).initialize(to: Atomic(1)) }
+        counts = InvalidationCounts(words: words)
     }
 
-    deinit { UnsafeMutableRawPointer(counts).deallocate() }
+    deinit { UnsafeMutableRawPointer(counts.words).deallocate() }
 
-    @inline(__always)  // On the hit path of every transaction.
-    private func count(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> { counts + index &* Self.stride }
-    @inline(__always)  // Likewise.
-    private var everything: UnsafeMutablePointer<Atomic<UInt64>> { counts }
-    @inline(__always)  // Likewise.
-    private var configuration: UnsafeMutablePointer<Atomic<UInt64>> { count(2) }
+    private func count(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> { counts.count(index) }
+    private var everything: UnsafeMutablePointer<Atomic<UInt64>> { counts.everything }
+    private var configuration: UnsafeMutablePointer<Atomic<UInt64>> { counts.configuration }
 
     /// Which count the translations of an address go by.
     ///
@@ -69,28 +68,16 @@ final class InvalidationGeneration: @unchecked Sendable {
 
     // MARK: Reading
 
-    /// The count of a region, or of ``anywhere``, together with that of all.
-    ///
-    /// Equal to an earlier one only where neither has changed: both only rise. Pairs with `advance`.
-    @inline(__always)  // Two loads on the hit path.
-    func current(_ region: Int) -> UInt64 {
-        everything.pointee.load(ordering: .acquiring) &+ count(region).pointee.load(ordering: .acquiring)
-    }
+    /// As ``InvalidationCounts/current(_:)``.
+    @inline(__always)  // Two loads.
+    func current(_ region: Int) -> UInt64 { counts.current(region) }
 
-    /// The count of configuration.
+    /// As ``InvalidationCounts/currentConfiguration``.
     @inline(__always)  // One load.
-    var currentConfiguration: UInt64 { configuration.pointee.load(ordering: .acquiring) }
+    var currentConfiguration: UInt64 { counts.currentConfiguration }
 
-    /// Read it before looking up or fetching what is to be kept, and before reading registers that decide about it.
-    @inline(__always)  // Once for each page that a port does not remember.
-    func stamp(_ region: Int = anywhere) -> InvalidationStamp {
-        InvalidationStamp(
-            configuration: currentConfiguration,
-            near: current(region),
-            far: current(Self.anywhere),
-            region: region
-        )
-    }
+    /// As ``InvalidationCounts/stamp(_:)``.
+    func stamp(_ region: Int = anywhere) -> InvalidationStamp { counts.stamp(region) }
 
     /// Whether nothing was invalidated since that a translation could depend on.
     func permitsKeeping(_ entry: CachedTranslation, _ stamp: InvalidationStamp) -> Bool {
@@ -141,5 +128,45 @@ final class InvalidationGeneration: @unchecked Sendable {
                 .wrappingAdd(1, ordering: .sequentiallyConsistent)
         }
         advanceTables()
+    }
+}
+
+/// The counts of an ``InvalidationGeneration``: a pointer that is good as long as that lives.
+///
+/// For ports, which look at them in each transaction.
+// SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
+struct InvalidationCounts: @unchecked Sendable {
+    fileprivate let words: UnsafeMutablePointer<Atomic<UInt64>>
+
+    @inline(__always)  // On the hit path of every transaction.
+    fileprivate func count(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
+        words + index &* InvalidationGeneration.stride
+    }
+    @inline(__always)  // Likewise.
+    fileprivate var everything: UnsafeMutablePointer<Atomic<UInt64>> { words }
+    @inline(__always)  // Likewise.
+    fileprivate var configuration: UnsafeMutablePointer<Atomic<UInt64>> { count(2) }
+
+    /// The count of a region, or of ``InvalidationGeneration/anywhere``, together with that of all.
+    ///
+    /// Equal to an earlier one only where neither has changed: both only rise. Pairs with `advance`.
+    @inline(__always)  // Two loads on the hit path.
+    func current(_ region: Int) -> UInt64 {
+        everything.pointee.load(ordering: .acquiring) &+ count(region).pointee.load(ordering: .acquiring)
+    }
+
+    /// The count of configuration.
+    @inline(__always)  // One load.
+    var currentConfiguration: UInt64 { configuration.pointee.load(ordering: .acquiring) }
+
+    /// Read it before looking up or fetching what is to be kept, and before reading registers that decide about it.
+    @inline(__always)  // Once for each page that a port does not remember.
+    func stamp(_ region: Int = InvalidationGeneration.anywhere) -> InvalidationStamp {
+        InvalidationStamp(
+            configuration: currentConfiguration,
+            near: current(region),
+            far: current(InvalidationGeneration.anywhere),
+            region: region
+        )
     }
 }

@@ -15,8 +15,8 @@ import SystemBus
 package final class StreamPort: DMAPort {
     /// The port's counters in its tracker slot.
     //
-    // The first seven share a line with the sequence number; the others, which a hit does not count, are on the line that
-    // waiters look at.
+    // The first seven share a line with the sequence number; the others, which a hit does not count, are on the line
+    // that waiters look at.
     enum Counter {
         /// Transactions that the port's own memory answered, without the SMMU.
         static let directHits = 1
@@ -53,7 +53,8 @@ package final class StreamPort: DMAPort {
     private let executesInline: Bool
     /// A port keeps what the SMMU's own caches could keep, and nothing where there are none.
     let keepsTranslations: Bool
-    let generations: InvalidationGeneration
+    /// The SMMU's, which it keeps alive.
+    let generations: InvalidationCounts
     /// The SMMU's, which it keeps alive.
     let tlb: TLBTable
     let lookaside: UnsafeMutablePointer<PortTranslation>
@@ -73,7 +74,7 @@ package final class StreamPort: DMAPort {
         lookaside.initialize(repeating: PortTranslation(), count: PortTranslation.count)
         known = .allocate(capacity: 1)
         known.initialize(to: KnownConfiguration())
-        generations = smmu.invalidationGeneration
+        generations = smmu.invalidationGeneration.counts
         tlb = smmu.translationCache.table
         keepsTranslations = smmu.options.tlbEntries > 0
     }

@@ -29,7 +29,7 @@ static inline uint64_t smmud_compare_exchange_u64(void *p, uint64_t expected, ui
 
 // Copies between shared memory and a buffer of our own. A naturally aligned piece of 1, 2, 4 or 8 bytes is one
 // atomic access, as a device's write of an index or of an MSI must be; longer ones are in no order.
-static inline void smmud_copy_to_shared(void *shared, const void *own, size_t count) {
+static inline void smmud_copy_little_to_shared(void *shared, const void *own, size_t count) {
     uint16_t halfword;
     uint32_t word;
     uint64_t doubleword;
@@ -46,7 +46,7 @@ static inline void smmud_copy_to_shared(void *shared, const void *own, size_t co
     memmove(shared, own, count);
 }
 
-static inline void smmud_copy_from_shared(void *own, const void *shared, size_t count) {
+static inline void smmud_copy_little_from_shared(void *own, const void *shared, size_t count) {
     uint16_t halfword;
     uint32_t word;
     uint64_t doubleword;
@@ -60,6 +60,30 @@ static inline void smmud_copy_from_shared(void *own, const void *shared, size_t 
         }
     }
     memmove(own, shared, count);
+}
+
+// The same, with the most frequent cases where the caller is.
+__attribute__((always_inline)) static inline void smmud_copy_to_shared(void *shared, const void *own, size_t count) {
+    if (count > 8) {
+        memmove(shared, own, count);
+    } else if (count == 8 && ((uintptr_t)shared & 7) == 0) {
+        uint64_t doubleword;
+        memcpy(&doubleword, own, 8);
+        smmud_store_u64(shared, doubleword);
+    } else {
+        smmud_copy_little_to_shared(shared, own, count);
+    }
+}
+
+__attribute__((always_inline)) static inline void smmud_copy_from_shared(void *own, const void *shared, size_t count) {
+    if (count > 8) {
+        memmove(own, shared, count);
+    } else if (count == 8 && ((uintptr_t)shared & 7) == 0) {
+        uint64_t doubleword = smmud_load_u64(shared);
+        memcpy(own, &doubleword, 8);
+    } else {
+        smmud_copy_little_from_shared(own, shared, count);
+    }
 }
 
 // Adds to a counter that others add to and nobody orders anything by.
