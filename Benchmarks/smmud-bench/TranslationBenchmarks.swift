@@ -60,14 +60,14 @@ var cacheBenchmarks: [Benchmark] {
     [256, 257, 2048, 65536].map { count in
         random(
             "random-\(count)",
-            "read of 8 B, \(count) pages at random, 2 MiB of data",
+            "read of 8 B, \(count) pages at random, 16 KiB of data",
             count,
-            dataPageCount: 512
+            dataPageCount: 4
         ) {
             $0.tlbEntries = 1 << 17
         }
     } + [
-        random("random-full", "the same, 65535 pages in a TLB of 65536", 65535, dataPageCount: 512) {
+        random("random-full", "the same, 65535 pages in a TLB of 65536", 65535, dataPageCount: 4) {
             $0.tlbEntries = 1 << 16
         },
         random("random-65536-data", "the same, 65536 pages, 256 MiB of data", 65536, dataPageCount: 65536) {
@@ -93,6 +93,8 @@ extension SMMUv3Options {
 }
 
 /// Small reads that touch a page each, so that no port remembers the translation.
+///
+/// The pages are 16 KiB of data in turn, which the first cache holds: what is measured is the translation.
 private func overPages(
     _ name: String,
     _ subject: String,
@@ -104,7 +106,7 @@ private func overPages(
         subject: subject,
         floor: "the same without an SMMU",
         prepare: {
-            let bench = try TranslationBench(isNested: isNested, change)
+            let bench = try TranslationBench(dataPageCount: 4, isNested: isNested, change)
             return ({ try bench.readShuffled($0) }, { try bench.readShuffledDirectly($0) })
         }
     )

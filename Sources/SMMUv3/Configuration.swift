@@ -12,7 +12,7 @@ package struct SMMUv3Options: Equatable, Sendable {
 
     package var commandExecution = CommandExecution.thread
     /// How many translations the TLB holds; 0 is none, and then no port keeps any either.
-    package var tlbEntries = 4096
+    package var tlbEntries = 32768
     /// How many translation tables the walk cache knows the place of; 0 is none.
     ///
     /// nil is as many as there are by default, and none where the TLB has no entries. Walks begin at the last table

@@ -26,7 +26,7 @@ final class PerformanceCounting: Sendable {
     private let counted = Atomic<UInt64>(0)
 
     /// Whether transactions are counted, all or those that devices translated themselves.
-    @inline(__always)  // One load on the hit path of every transaction.
+    @inline(__always)  // One load for each look-up that misses in a port.
     var countsTransactions: Bool { counted.load(ordering: .relaxed) & 0b1000_0010 != 0 }
 
     /// Whether anybody counts anything.
@@ -140,5 +140,7 @@ extension SMMUv3: SMMUPerformanceSource {
 
     package func report(_ events: SMMUPerformanceEvents, to monitor: any SMMUPerformanceMonitor) {
         performance.setEvents(events, for: monitor)
+        // Ports do not look at each hit whether somebody counts: they keep nothing that they would hit.
+        if performance.countsTransactions { invalidationGeneration.advanceTranslations() }
     }
 }

@@ -30,7 +30,7 @@ struct PortTranslation {
     var mapVersion: UInt64 = 0
     /// The page's first byte.
     var host: UnsafeMutableRawPointer?
-    /// How many bytes of the translation are at `host` in one piece.
+    /// How many bytes of the translation are at `host` in one piece; 0 where it is not known.
     var hostByteCount: UInt64 = 0
     var lostFlag: UnsafePointer<UInt32>?
 
@@ -52,12 +52,32 @@ struct KnownConfiguration {
     //
     // Apart from it: looking here counts no reference.
     var plan: UnsafePointer<StreamPlan>?
+    /// Where the STE is, if it is all that decides beside the CD; nil where it has to be looked up.
+    var entryAddress: UInt64?
+    /// The count of invalidations of configuration before the registers were read that `entryAddress` comes from.
+    var entryGeneration: UInt64 = 0
 
     /// Whether it is of these transactions, and nothing of it was invalidated before the stamp was taken.
     @inline(__always)  // For each look-up that misses in the port.
     func isGood(_ context: UInt64, _ stamp: InvalidationStamp) -> Bool {
         self.context == context && generation == stamp.configuration
     }
+}
+
+/// What the look-ups of one transaction have in common.
+struct QuickLook {
+    let access: EffectiveAccess
+    /// What has to be permitted.
+    let needed: Permissions
+    /// SSV and SubstreamID.
+    let context: UInt64
+    let plan: UnsafePointer<StreamPlan>
+    /// Near the address that was looked up last.
+    var stamp: InvalidationStamp
+    /// What finding the configuration fetched, until the first walk reports it.
+    //
+    // Where there is no walk the long way fetches it again, and reports that.
+    var structures = LookupAccesses()
 }
 
 /// Bytes that are gathered while they lie in a row in the host's memory, and then moved at once.

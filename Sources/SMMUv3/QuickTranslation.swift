@@ -65,19 +65,24 @@ extension SMMUv3 {
         var walk = makeQuickWalk(plan, .cached, generation)
         if walk.looksInTLB, let hit = translationCache.lookUp(address, tag: plan.pointee.tag) {
             guard hit.permissions.contains(access.required) else { return nil }
-            walk.entry = hit
-        } else {
-            let isDone = walkQuickly(address, access, &walk)
-            walk.report(isDone, to: &accesses, counters)
-            guard isDone else { return nil }
-            if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: generation) }
+            let below = ~(UInt64.max &<< UInt64(hit.log2Bytes))
+            return QuickTranslation(
+                output: hit.outputBase | (address & below),
+                byteCount: below &- (address & below) &+ 1,
+                permissions: hit.permissions,
+                isOfRegion: hit.isOfRegion
+            )
         }
-        let below = ~(UInt64.max &<< UInt64(walk.entry.log2Bytes))
+        let isDone = walkQuickly(address, access, &walk)
+        walk.report(isDone, to: &accesses, counters)
+        guard isDone else { return nil }
+        if walk.fillsTLB { translationCache.fill(walk.entry(of: address), walkedAt: generation) }
+        let below = ~(UInt64.max &<< walk.log2Bytes)
         return QuickTranslation(
-            output: walk.entry.outputBase | (address & below),
+            output: walk.output,
             byteCount: below &- (address & below) &+ 1,
-            permissions: walk.entry.permissions,
-            isOfRegion: walk.entry.isOfRegion
+            permissions: walk.permissions,
+            isOfRegion: walk.isOfRegion
         )
     }
 
@@ -98,7 +103,7 @@ extension SMMUv3 {
         let isDone = stage2(address, access.required, isInput: true, isWrite: access.isWrite, &walk)
         walk.report(isDone, to: &accesses, counters)
         guard isDone else { return nil }
-        let below = ~(UInt64.max &<< UInt64(walk.second.log2Bytes))
+        let below = ~(UInt64.max &<< walk.second.log2Bytes)
         return QuickTranslation(
             output: walk.second.output,
             byteCount: below &- (address & below) &+ 1,
@@ -108,28 +113,41 @@ extension SMMUv3 {
         )
     }
 
-    /// Whether a configuration is still what memory says, where nothing of it is cached.
+    /// Where a stream's STE is, if that and the CD are all that its configuration depends on.
     ///
-    /// - Returns: false where it has to be looked up as if it were new.
-    @inline(never)  // Once for each look-up without a cache.
-    func isUnchanged(
+    /// - Returns: nil where the configuration has to be looked up as if it were new.
+    func entryAddress(
         _ plan: UnsafePointer<StreamPlan>,
         _ streamID: StreamID,
-        _ controls: TranslationControls,
-        _ accesses: inout LookupAccesses
-    ) -> Bool {
+        _ controls: TranslationControls
+    ) -> UInt64? {
         let table = controls.tableConfiguration
         let log2Count = min(table.log2size, identification.idr1.sidsize)
         guard plan.pointee.isOfTwoStructures, plan.pointee.isE2H == controls.isE2H,
             identification.idr0.stLevel == 0 || table.fmt != 0b01,
             UInt64(streamID.rawValue) < 1 << UInt64(log2Count)
-        else { return false }
-        var walk = makeQuickWalk(plan, .cached, controls.generation)
+        else { return nil }
+        let tableBytes: UInt64 = 64 << UInt64(table.log2size)
+        return controls.tableBase.addr & ~(tableBytes &- 1) &+ UInt64(streamID.rawValue) &* 64
+    }
+
+    /// Whether a configuration is still what memory says, where nothing of it is cached.
+    ///
+    /// - Parameters:
+    ///   - address: Where the STE is: of ``entryAddress(_:_:_:)``, by registers that have not changed since.
+    ///   - generation: Before anything of it is read.
+    /// - Returns: false where it has to be looked up as if it were new.
+    @inline(never)  // Once for each look-up without a cache.
+    func isUnchanged(
+        _ plan: UnsafePointer<StreamPlan>,
+        _ address: UInt64,
+        _ generation: InvalidationStamp,
+        _ accesses: inout LookupAccesses
+    ) -> Bool {
+        var walk = makeQuickWalk(plan, .cached, generation)
         var isDone = false
         defer { walk.report(isDone, to: &accesses, counters) }
-        let tableBytes: UInt64 = 64 << UInt64(table.log2size)
-        let address = controls.tableBase.addr & ~(tableBytes &- 1) &+ UInt64(streamID.rawValue) &* 64
-        guard let ste = walk.reader.load8(address), ste == plan.pointee.ste else { return false }
+        guard walk.reader.isEqual(address, to: plan.pointee.ste) else { return false }
         var structures: UInt64 = 1
         if plan.pointee.translatesStage1 {
             var location = plan.pointee.contextAddress
@@ -139,7 +157,7 @@ extension SMMUv3 {
                 }
                 location = walk.second.output
             }
-            guard let cd = walk.reader.load8(location), cd == plan.pointee.cd else { return false }
+            guard walk.reader.isEqual(location, to: plan.pointee.cd) else { return false }
             structures = 2
         }
         accesses.fetchedStructures(structures)

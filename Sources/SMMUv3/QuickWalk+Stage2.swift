@@ -6,19 +6,22 @@ import SystemBus
 
 /// What stage 2 makes of one IPA.
 struct Stage2Answer {
+    /// The leaf, in the processor's byte order; where the TLB had it those bits that say what memory it is.
+    var leaf: UInt64 = 0
+    /// The address of the IPA itself.
     var output: UInt64 = 0
-    var log2Bytes: UInt8 = 0
+    var log2Bytes: UInt64 = 0
     var permissions = Permissions()
-    var memoryAttribute: UInt8 = 0
-    var shareability: UInt8 = 0
     var isWritableClean = false
+
+    /// MemAttr[3:0].
+    var memoryAttribute: UInt8 { UInt8(truncatingIfNeeded: leaf &>> 2) & 0b1111 }
 }
 
 /// What a stage-2 leaf permits, by its S2AP and by its XN.
 struct Stage2Rights: Equatable, Sendable {
     /// A byte of permissions for each S2AP, then one for each XN[1:0].
     private var word: UInt64 = 0
-
     /// For a stage 2 that does not translate.
     init() {}
 
@@ -45,8 +48,20 @@ extension SMMUv3 {
     /// Translates an IPA by stage 2, from the TLB or by a walk.
     ///
     /// - Returns: Whether ``QuickWalk/second`` is what it gives; ``translateStage2(_:_:_:)`` has to say otherwise.
-    @inline(never)  // For each table of stage 1, and for what it gives.
+    @inline(__always)  // By few callers.
     func stage2(
+        _ ipa: UInt64,
+        _ required: Permissions,
+        isInput: Bool,
+        isWrite: Bool,
+        _ walk: inout QuickWalk
+    ) -> Bool {
+        stepThroughStage2(ipa, required, isInput: isInput, isWrite: isWrite, &walk) && walk.reader.isIntact
+    }
+
+    /// The same as a step of a longer walk, which asks at its end whether ``QuickWalk/reader`` is intact.
+    @inline(never)  // For each table of stage 1, and for what it gives.
+    func stepThroughStage2(
         _ ipa: UInt64,
         _ required: Permissions,
         isInput: Bool,
@@ -61,11 +76,7 @@ extension SMMUv3 {
             guard walkStage2(ipa, isWrite: isWrite, &walk) else { return false }
         }
         guard walk.second.permissions.contains(required) else { return false }
-        return isInput || !plan.pointee.stage2ProtectsTables
-            || !Stage2Configuration.isDevice(
-                memAttr: walk.second.memoryAttribute,
-                forcesWriteBack: plan.pointee.stage2ForcesWriteBack
-            )
+        return isInput || permitsTable(walk.second.leaf, plan)
     }
 
     /// What the TLB has of stage 2.
@@ -80,11 +91,10 @@ extension SMMUv3 {
             hit.answers(required, isWrite: isWrite)
         else { return false }
         walk.second = Stage2Answer(
+            leaf: UInt64(hit.memoryAttribute) &<< 2 | UInt64(hit.shareability) &<< 8,
             output: hit.output(for: ipa),
-            log2Bytes: hit.log2Bytes,
+            log2Bytes: UInt64(hit.log2Bytes),
             permissions: hit.stage2Permissions,
-            memoryAttribute: hit.memoryAttribute,
-            shareability: hit.shareability,
             isWritableClean: hit.isWritableClean
         )
         return true
@@ -93,93 +103,148 @@ extension SMMUv3 {
     @inline(__always)  // By one caller.
     private func walkStage2(_ ipa: UInt64, isWrite: Bool, _ walk: inout QuickWalk) -> Bool {
         let half = walk.plan.pointee.stage2
-        guard let leaf = stage2Leaf(of: ipa, half, &walk) else { return false }
-        let word = leaf.descriptor
-        guard word & half.pointee.requiredFlags == half.pointee.requiredFlags,
-            !(options.cachesContiguousGroups && word[bit: 52])
+        let found = stage2Leaf(of: ipa, half, &walk)
+        let leaf = found.descriptor
+        guard leaf != 0, leaf & half.pointee.requiredFlags == half.pointee.requiredFlags,
+            !(leaf[bit: 52] && options.cachesContiguousGroups)
         else { return false }
-        let isClean = half.pointee.updatesDirtyState && word[bit: 51] && !word[bit: 7]
+        let isClean = leaf[bit: 51] && half.pointee.updatesDirtyState && !leaf[bit: 7]
         guard !(isClean && isWrite) else { return false }
-        let output = half.pointee.address(in: word, leaf.lowBit)
-        guard half.pointee.reaches(output) else { return false }
         walk.second = Stage2Answer(
-            output: output | (ipa & ~(UInt64.max &<< leaf.lowBit)),
-            log2Bytes: UInt8(truncatingIfNeeded: leaf.lowBit),
-            permissions: walk.plan.pointee.stage2Rights.permissions(of: word),
-            memoryAttribute: UInt8(truncatingIfNeeded: (word &>> 2) & 0b1111),
-            shareability: half.pointee.shareability ?? UInt8(truncatingIfNeeded: (word &>> 8) & 0b11),
+            leaf: leaf,
+            output: found.base | (ipa & ~(UInt64.max &<< found.lowBit)),
+            log2Bytes: found.lowBit,
+            permissions: walk.plan.pointee.stage2Rights.permissions(of: leaf),
             isWritableClean: isClean
         )
-        if walk.fillsTLB { keepStage2(ipa, output, leaf, &walk) }
-        return true
+        return !walk.fillsTLB || keepStage2(ipa, &walk)
+    }
+
+    /// The leaf of an IPA by a walk.
+    @inline(__always)  // By two callers.
+    private func stage2Leaf(of ipa: UInt64, _ half: UnsafePointer<WalkPlan>, _ walk: inout QuickWalk)
+        -> FoundLeaf
+    {
+        var step = WalkStep(half)
+        if walk.looksInWalkCache, let known = walkCache.lookUp(ipa, half) { step.goOn(from: known, half) }
+        walk.walks &+= 1
+        return descend(ipa, half, step, &walk)
     }
 
     /// Keeps ``QuickWalk/second`` in the TLB.
+    ///
+    /// - Returns: Whether all that was read so far was there.
     @inline(never)  // Keeps the walk small.
-    private func keepStage2(_ ipa: UInt64, _ output: UInt64, _ leaf: FoundLeaf, _ walk: inout QuickWalk) {
-        let base = ipa & (UInt64.max &<< leaf.lowBit)
+    private func keepStage2(_ ipa: UInt64, _ walk: inout QuickWalk) -> Bool {
+        guard walk.reader.isIntact else { return false }
+        let half = walk.plan.pointee.stage2
+        let base = ipa & (UInt64.max &<< walk.second.log2Bytes)
+        let log2Bytes = UInt8(truncatingIfNeeded: walk.second.log2Bytes)
         translationCache.fill(
             CachedTranslation(
                 inputBase: base,
-                outputBase: output,
+                outputBase: walk.second.output & (UInt64.max &<< walk.second.log2Bytes),
                 intermediateBase: base,
-                log2Bytes: walk.second.log2Bytes,
-                firstStageLog2Bytes: walk.second.log2Bytes,
-                level: UInt8(truncatingIfNeeded: leaf.level),
-                granule: walk.plan.pointee.stage2.pointee.granule,
+                log2Bytes: log2Bytes,
+                firstStageLog2Bytes: log2Bytes,
+                level: UInt8(
+                    truncatingIfNeeded: half.pointee.level(ofEntriesCovering: walk.second.log2Bytes)
+                ),
+                granule: half.pointee.granule,
                 isGlobal: false,
                 tag: walk.plan.pointee.stage2Tag,
                 stage1Permissions: .all,
                 stage2Permissions: walk.second.permissions,
                 isWritableClean: walk.second.isWritableClean,
                 memoryAttribute: walk.second.memoryAttribute,
-                shareability: walk.second.shareability
+                shareability: half.pointee.shareability(of: walk.second.leaf)
             ),
             walkedAt: walk.generation
         )
-        walk.descriptorsKept &+= leaf.descriptorsNotKept
+        walk.descriptorsKept &+= walk.descriptorsNotKept
         walk.walksKept &+= 1
+        return true
     }
 
-    /// The leaf of stage 2; nil where there is none, or a table is out of reach.
-    @inline(__always)  // By one caller.
-    private func stage2Leaf(
-        of ipa: UInt64,
+    /// Goes down tables of stage 1 that stage 2 translates, to the leaf; as ``descend(_:_:_:_:)``.
+    ///
+    /// - Parameter isLocated: Whether the first table's address is a physical one.
+    @inline(never)  // Keeps the walk without stage 2 small.
+    func descendBehindStage2(
+        _ address: UInt64,
         _ half: UnsafePointer<WalkPlan>,
+        _ first: WalkStep,
+        _ isLocated: Bool,
         _ walk: inout QuickWalk
-    ) -> FoundLeaf? {
-        var step = WalkStep(half)
-        if walk.looksInWalkCache,
-            let known = walkCache.lookUp(ipa, walk.plan.pointee.stage2WalkTag, half)
-        {
-            step.goOn(from: known, half)
-        }
-        walk.walks &+= 1
-        var mark = walk.descriptors
+    ) -> FoundLeaf {
+        let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
+        let isUsual = half.pointee.isUsual
+        let unusualMask = half.pointee.unusualMask
+        var step = first
+        var isLocated = isLocated
+        // There is no need to keep where the first one is.
+        var isToBeKept = false
         while true {
-            let location = half.pointee.entry(of: ipa, in: step.table, step.lowBit, step.mask)
-            guard let word = walk.reader.load(location) else { return nil }
-            walk.descriptors &+= 1
-            let descriptor = half.pointee.descriptor(word)
-            guard descriptor & 0b11 == 0b11, step.level < 3 else {
-                guard descriptor & 1 != 0, half.pointee.isLeaf(descriptor, level: step.level) else {
-                    return nil
+            var location = step.entry(of: address)
+            if !isLocated {
+                guard let place = locateTable(location, &walk) else { return .none }
+                location = place.address
+                // A table that stage 2 has in more than one page is nowhere by itself.
+                if isToBeKept, place.log2Bytes >= half.pointee.pageBits {
+                    guard keep(step, at: location, address, half, &walk) else { return .none }
+                    // Should this walk come to nothing, the next begins here.
+                    walk.descriptorsKept = walk.descriptors
+                    walk.walksKept = walk.walks &- 1
                 }
-                var leaf = FoundLeaf(descriptor, step)
-                leaf.descriptorsNotKept = walk.descriptors &- mark
-                return leaf
             }
-            guard step.goOn(by: descriptor, half) else { return nil }
-            if walk.fillsWalkCache {
-                walkCache.insert(
-                    step.table(at: step.table, half),
-                    for: ipa,
-                    walk.plan.pointee.stage2WalkTag,
-                    walkedAt: walk.generation
-                )
-                walk.descriptorsKept &+= walk.descriptors &- mark
-                mark = walk.descriptors
+            guard let word = walk.reader.word(at: location) else { return .none }
+            walk.descriptors &+= 1
+            isLocated = false
+            isToBeKept = keepsTables
+            if isUsual, step.shift != 9, WalkPlan.isOrdinary(word, unusualMask) {
+                step.goOn(byOrdinary: word, half.pointee.addressMask)
+                continue
             }
+            let descriptor = half.pointee.descriptor(word)
+            guard step.shift != half.pointee.pageShift, descriptor & 0b11 == 0b11 else {
+                let base = half.pointee.address(in: descriptor, step.lowBit)
+                guard half.pointee.isLeaf(descriptor, step.lowBit), half.pointee.reaches(base) else {
+                    return .none
+                }
+                return FoundLeaf(descriptor: descriptor, base: base, lowBit: step.lowBit, above: step.above)
+            }
+            guard step.goOn(by: descriptor, half) else { return .none }
         }
+    }
+
+    /// Where an entry of a stage-1 table is, and log2 of how many bytes around it are in one piece.
+    @inline(__always)  // By one caller.
+    private func locateTable(_ ipa: UInt64, _ walk: inout QuickWalk) -> (address: UInt64, log2Bytes: UInt64)?
+    {
+        if walk.looksInTLB {
+            guard stepThroughStage2(ipa, .unprivilegedRead, isInput: false, isWrite: false, &walk) else {
+                return nil
+            }
+            return (walk.second.output, walk.second.log2Bytes)
+        }
+        // The same, of which no more is wanted than that.
+        let half = walk.plan.pointee.stage2
+        guard ipa &>> half.pointee.inputBits == 0, half.pointee.isUsable else { return nil }
+        let leaf = stage2Leaf(of: ipa, half, &walk)
+        guard leaf.descriptor & half.pointee.tableFlags == half.pointee.tableFlags,
+            !(leaf.descriptor[bit: 52] && options.cachesContiguousGroups),
+            permitsTable(leaf.descriptor, walk.plan)
+        else { return nil }
+        return (leaf.base | (ipa & ~(UInt64.max &<< leaf.lowBit)), leaf.lowBit)
+    }
+
+    /// Whether tables of stage 1 may be in what a leaf maps.
+    @inline(__always)  // For each table of stage 1.
+    private func permitsTable(_ leaf: UInt64, _ plan: UnsafePointer<StreamPlan>) -> Bool {
+        !plan.pointee.stage2ProtectsTables
+            || !Stage2Configuration.isDevice(
+                memAttr: UInt8(truncatingIfNeeded: leaf &>> 2) & 0b1111,
+                forcesWriteBack: plan.pointee.stage2ForcesWriteBack
+            )
     }
 }

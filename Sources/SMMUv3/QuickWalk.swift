@@ -26,10 +26,29 @@ struct QuickWalk {
     /// How many of both need not be made again where this fails: the caches know what they came to.
     var walksKept: UInt64 = 0
     var descriptorsKept: UInt64 = 0
-    /// Where ``SMMUv3/walkQuickly(_:_:_:)`` puts what it finds.
-    var entry = CachedTranslation.none
-    /// Where the last step through stage 2 has put what it found.
+    /// How many descriptors on the way to the last leaf the walk cache does not know.
+    var descriptorsNotKept: UInt64 = 0
+    /// Where stage 1 has put what it found, and where the last step through stage 2 has.
+    var first = Stage1Answer()
     var second = Stage2Answer()
+    /// What ``SMMUv3/walkQuickly(_:_:_:)`` has found: the output address, log2 of the bytes that the translation
+    /// covers, and what all stages together permit.
+    var output: UInt64 = 0
+    var log2Bytes: UInt64 = 0
+    var permissions = Permissions()
+}
+
+/// What stage 1 makes of one address.
+struct Stage1Answer {
+    /// The leaf, in the processor's byte order.
+    var leaf: UInt64 = 0
+    /// The address of its first byte: an IPA, where stage 2 translates.
+    var base: UInt64 = 0
+    var log2Bytes: UInt64 = 0
+    var permissions = Permissions()
+    var isWritableClean = false
+    /// Whether it answers for the ASID's addresses alone.
+    var isNotGlobal = false
 }
 
 extension QuickWalk {
@@ -39,6 +58,51 @@ extension QuickWalk {
         let fetched = isDone ? descriptors : descriptorsKept
         observer.accessedTables(fetched)
         observer.walked(isDone ? walks : walksKept, fetching: fetched, counters)
+    }
+
+    /// Whether what was found goes by the invalidations of its region; see ``CachedTranslation/isOfRegion``.
+    @inline(__always)  // Once for each walk.
+    var isOfRegion: Bool {
+        first.isNotGlobal && first.log2Bytes <= InvalidationGeneration.log2RegionBytes
+    }
+
+    /// What ``SMMUv3/walkQuickly(_:_:_:)`` has found for an address, as the TLB keeps it.
+    func entry(of address: UInt64) -> CachedTranslation {
+        let half = plan.pointee.isUpper(address) ? plan.pointee.upper : plan.pointee.lower
+        let above = UInt64.max &<< log2Bytes
+        let ipa = first.base | (address & ~(UInt64.max &<< first.log2Bytes))
+        let index = (first.leaf &>> 2) & 0b111
+        var result = CachedTranslation(
+            inputBase: address & above,
+            outputBase: output & above,
+            intermediateBase: ipa & above,
+            log2Bytes: UInt8(truncatingIfNeeded: log2Bytes),
+            firstStageLog2Bytes: UInt8(truncatingIfNeeded: first.log2Bytes),
+            level: UInt8(truncatingIfNeeded: half.pointee.level(ofEntriesCovering: first.log2Bytes)),
+            granule: half.pointee.granule,
+            isGlobal: !first.isNotGlobal,
+            tag: plan.pointee.tag,
+            stage1Permissions: first.permissions,
+            stage2Permissions: .all,
+            isWritableClean: first.isWritableClean,
+            memoryAttribute: UInt8(truncatingIfNeeded: plan.pointee.effectiveMAIR &>> (index &* 8)),
+            shareability: MemoryAttributes.effectiveShareability(half.pointee.shareability(of: first.leaf))
+        )
+        guard plan.pointee.translatesStage2 else { return result }
+        let attributes = MemoryAttributes(
+            mair: result.memoryAttribute,
+            shareability: result.shareability
+        )
+        .combined(
+            memAttr: second.memoryAttribute,
+            sh: plan.pointee.stage2.pointee.shareability(of: second.leaf),
+            forcesWriteBack: plan.pointee.stage2ForcesWriteBack
+        )
+        result.stage2Permissions = second.permissions
+        if second.isWritableClean { result.isWritableClean = true }
+        result.memoryAttribute = attributes.mair
+        result.shareability = attributes.shareability
+        return result
     }
 }
 
@@ -52,7 +116,7 @@ extension SMMUv3 {
         -> QuickWalk
     {
         QuickWalk(
-            reader: bus.makeDescriptorReader(),
+            reader: busView.makeDescriptorReader(),
             plan: plan,
             generation: generation,
             looksInTLB: policy.looksInCaches && options.tlbEntries > 0,
@@ -67,148 +131,82 @@ extension SMMUv3 {
     /// - Parameters:
     ///   - address: The input address, canonical.
     ///   - access: What is to be permitted.
-    /// - Returns: Whether there is a translation that permits the access: ``QuickWalk/entry``. Otherwise
+    /// - Returns: Whether there is a translation that permits the access: `walk` says which. Otherwise
     ///   ``walkStage1(_:_:)`` has to say what becomes of it.
     @inline(never)  // Keeps the way of a TLB hit small.
     func walkQuickly(_ address: UInt64, _ access: EffectiveAccess, _ walk: inout QuickWalk) -> Bool {
-        walk.plan.pointee.isUpper(address)
-            ? translate(~0, address, walk.plan.pointee.upper, access, &walk)
-            : translate(0, address, walk.plan.pointee.lower, access, &walk)
-    }
-
-    /// - Parameter sign: What the bits above the input size have to be.
-    @inline(__always)  // Once for each half of the addresses.
-    private func translate(
-        _ sign: UInt64,
-        _ address: UInt64,
-        _ half: UnsafePointer<WalkPlan>,
-        _ access: EffectiveAccess,
-        _ walk: inout QuickWalk
-    ) -> Bool {
-        guard half.pointee.isUsable, (address ^ sign) &>> half.pointee.inputBits == 0,
-            let leaf = stage1Leaf(of: address, half, &walk)
-        else { return false }
-        let word = leaf.descriptor
-        guard word & half.pointee.requiredFlags == half.pointee.requiredFlags,
-            !(options.cachesContiguousGroups && word[bit: 52])
-        else { return false }
-        let isClean = half.pointee.updatesDirtyState && word[bit: 51] && word[bit: 7]
-        guard !(isClean && access.isWrite) else { return false }
-        let output = half.pointee.address(in: word, leaf.lowBit)
-        guard half.pointee.reaches(output) else { return false }
-        var permissions = walk.plan.pointee.permissionTable.permissions(
-            of: word,
-            leaf.hierarchical,
-            isClean: isClean
-        )
-        if half.pointee.refusesUnprivileged { permissions.subtract(.unprivileged) }
-        guard permissions.contains(access.required) else { return false }
-        let index = (word &>> 2) & 0b111
-        walk.entry = CachedTranslation(
-            inputBase: address & (UInt64.max &<< leaf.lowBit),
-            outputBase: output,
-            intermediateBase: output,
-            log2Bytes: UInt8(truncatingIfNeeded: leaf.lowBit),
-            firstStageLog2Bytes: UInt8(truncatingIfNeeded: leaf.lowBit),
-            level: UInt8(truncatingIfNeeded: leaf.level),
-            granule: half.pointee.granule,
-            isGlobal: walk.plan.pointee.hasTwoRanges && !word[bit: 11],
-            tag: walk.plan.pointee.tag,
-            stage1Permissions: permissions,
-            stage2Permissions: .all,
-            isWritableClean: isClean,
-            memoryAttribute: UInt8(truncatingIfNeeded: walk.plan.pointee.effectiveMAIR &>> (index &* 8)),
-            shareability: MemoryAttributes.effectiveShareability(
-                half.pointee.shareability ?? UInt8(truncatingIfNeeded: (word &>> 8) & 0b11)
-            )
-        )
-        return !walk.plan.pointee.translatesStage2 || follow(address, access, &walk)
-    }
-
-    /// Puts stage 2 behind what stage 1 gives.
-    ///
-    /// - Returns: Whether that went well.
-    @inline(never)  // Keeps the walk without stage 2 small.
-    private func follow(_ address: UInt64, _ access: EffectiveAccess, _ walk: inout QuickWalk) -> Bool {
-        let ipa = walk.entry.output(for: address)
-        guard stage2(ipa, access.required, isInput: true, isWrite: access.isWrite, &walk) else {
-            return false
-        }
-        let second = walk.second
-        let attributes = MemoryAttributes(
-            mair: walk.entry.memoryAttribute,
-            shareability: walk.entry.shareability
-        )
-        .combined(
-            memAttr: second.memoryAttribute,
-            sh: second.shareability,
-            forcesWriteBack: walk.plan.pointee.stage2ForcesWriteBack
-        )
-        let size = min(walk.entry.log2Bytes, second.log2Bytes)
-        let above = UInt64.max &<< UInt64(size)
-        walk.entry.log2Bytes = size
-        walk.entry.inputBase = address & above
-        walk.entry.intermediateBase = ipa & above
-        walk.entry.outputBase = second.output & above
-        walk.entry.stage2Permissions = second.permissions
-        if second.isWritableClean { walk.entry.isWritableClean = true }
-        walk.entry.memoryAttribute = attributes.mair
-        walk.entry.shareability = attributes.shareability
-        return true
-    }
-
-    /// The leaf of stage 1; nil where there is none, or a table is out of reach.
-    @inline(__always)  // By one caller for each half.
-    private func stage1Leaf(
-        of address: UInt64,
-        _ half: UnsafePointer<WalkPlan>,
-        _ walk: inout QuickWalk
-    ) -> FoundLeaf? {
-        let isNested = walk.plan.pointee.translatesStage2
+        let plan = walk.plan
+        let isUpper = plan.pointee.isUpper(address)
+        let half = isUpper ? plan.pointee.upper : plan.pointee.lower
+        // What the bits above the input size have to be.
+        let sign = isUpper ? UInt64.max : 0
+        guard half.pointee.isUsable, (address ^ sign) &>> half.pointee.inputBits == 0 else { return false }
         var step = WalkStep(half)
-        // The table's address is a physical one.
+        let isNested = plan.pointee.translatesStage2
         var isLocated = !isNested
-        if walk.looksInWalkCache, half.pointee.usesWalkCache,
-            let known = walkCache.lookUp(address, walk.plan.pointee.walkTag, half)
-        {
+        if walk.looksInWalkCache, half.pointee.usesWalkCache, let known = walkCache.lookUp(address, half) {
             step.goOn(from: known, half)
             isLocated = true
         }
         walk.walks &+= 1
-        var isKnown = true
-        while true {
-            var location = half.pointee.entry(of: address, in: step.table, step.lowBit, step.mask)
-            if !isLocated {
-                guard stage2(location, .unprivilegedRead, isInput: false, isWrite: false, &walk) else {
-                    return nil
-                }
-                location = walk.second.output
-                // A table that stage 2 has in more than one page is nowhere by itself.
-                if UInt64(walk.second.log2Bytes) < half.pointee.pageBits { isKnown = true }
-            }
-            if !isKnown, walk.fillsWalkCache, half.pointee.usesWalkCache {
-                walkCache.insert(
-                    step.table(at: location, half),
-                    for: address,
-                    walk.plan.pointee.walkTag,
-                    walkedAt: walk.generation
-                )
-                // This walk itself is begun again, from here.
-                walk.descriptorsKept = walk.descriptors
-                walk.walksKept = walk.walks &- 1
-            }
-            guard let word = walk.reader.load(location) else { return nil }
-            walk.descriptors &+= 1
-            let descriptor = half.pointee.descriptor(word)
-            guard descriptor & 0b11 == 0b11, step.level < 3 else {
-                guard descriptor & 1 != 0, half.pointee.isLeaf(descriptor, level: step.level) else {
-                    return nil
-                }
-                return FoundLeaf(descriptor, step)
-            }
-            guard step.goOn(by: descriptor, half) else { return nil }
-            isKnown = false
-            isLocated = !isNested
+        let leaf =
+            isNested
+            ? descendBehindStage2(address, half, step, isLocated, &walk) : descend(address, half, step, &walk)
+        guard leaf.descriptor != 0, accept(leaf, half, access.required, isWrite: access.isWrite, &walk) else {
+            return false
         }
+        walk.output = walk.first.base | (address & ~(UInt64.max &<< walk.first.log2Bytes))
+        walk.log2Bytes = walk.first.log2Bytes
+        walk.permissions = walk.first.permissions
+        if isNested {
+            guard
+                stepThroughStage2(
+                    walk.output,
+                    access.required,
+                    isInput: true,
+                    isWrite: access.isWrite,
+                    &walk
+                )
+            else { return false }
+            walk.output = walk.second.output
+            walk.log2Bytes = min(walk.log2Bytes, walk.second.log2Bytes)
+            walk.permissions.formIntersection(walk.second.permissions)
+        }
+        return walk.reader.isIntact
+    }
+
+    /// Takes a leaf of stage 1 that is not updated, and permits the access.
+    ///
+    /// - Returns: Whether it is one: ``QuickWalk/first``.
+    @inline(__always)  // By one caller.
+    private func accept(
+        _ found: FoundLeaf,
+        _ half: UnsafePointer<WalkPlan>,
+        _ required: Permissions,
+        isWrite: Bool,
+        _ walk: inout QuickWalk
+    ) -> Bool {
+        let leaf = found.descriptor
+        guard leaf & half.pointee.requiredFlags == half.pointee.requiredFlags,
+            !(leaf[bit: 52] && options.cachesContiguousGroups)
+        else { return false }
+        let isClean = leaf[bit: 51] && half.pointee.updatesDirtyState && leaf[bit: 7]
+        guard !(isClean && isWrite) else { return false }
+        var permissions = walk.plan.pointee.permissionTable.permissions(
+            of: leaf,
+            found.above & half.pointee.hierarchicalMask,
+            isClean: isClean
+        )
+        if half.pointee.refusesUnprivileged { permissions.subtract(.unprivileged) }
+        guard permissions.contains(required) else { return false }
+        walk.first = Stage1Answer(
+            leaf: leaf,
+            base: found.base,
+            log2Bytes: found.lowBit,
+            permissions: permissions,
+            isWritableClean: isClean,
+            isNotGlobal: !walk.plan.pointee.hasTwoRanges || leaf[bit: 11]
+        )
+        return true
     }
 }

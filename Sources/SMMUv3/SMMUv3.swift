@@ -49,6 +49,8 @@ package final class SMMUv3: Sendable {
     package let identification: Identification
     package let options: SMMUv3Options
     let bus: SystemBus
+    /// The map of `bus`: for walks, which count no reference to it.
+    let busView: BusView
     let interrupts: Interrupts
 
     let registers: Mutex<RegisterFile>
@@ -86,6 +88,7 @@ package final class SMMUv3: Sendable {
         self.identification = identification
         self.options = options
         self.bus = bus
+        busView = bus.view
         self.interrupts = interrupts
         let generation = InvalidationGeneration()
         invalidationGeneration = generation
@@ -182,12 +185,14 @@ package final class SMMUv3: Sendable {
         let tlb = translationCache.counters
         let configuration = configurationCache.counters
         let stalled = registers.withLock { $0.stalls.counts }
+        let directHits = tracker.total(StreamPort.Counter.directHits)
         return [
-            ("transactions", tracker.total(StreamPort.Counter.transactions)),
-            ("port-hits", tracker.total(StreamPort.Counter.hits)),
+            ("transactions", directHits &+ tracker.total(StreamPort.Counter.transactions)),
+            ("port-hits", directHits &+ tracker.total(StreamPort.Counter.hits)),
             ("bytes-read", tracker.total(StreamPort.Counter.bytesRead)),
             ("bytes-written", tracker.total(StreamPort.Counter.bytesWritten)),
-            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)), ("tlb-misses", tlb.misses),
+            ("tlb-hits", tlb.hits &+ tracker.total(StreamPort.Counter.tlbHits)),
+            ("tlb-misses", tlb.misses &+ tracker.total(StreamPort.Counter.tlbMisses)),
             ("tlb-fills", tlb.fills),
             ("tlb-overtaken-fills", tlb.overtakenFills), ("tlb-evictions", tlb.evictions),
             ("tlb-invalidated", tlb.invalidatedEntries), ("tlb-resident", UInt64(tlb.residentEntries)),

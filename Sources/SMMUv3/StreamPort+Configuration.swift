@@ -42,13 +42,15 @@ extension StreamPort {
         _ stamp: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
-        let controls = smmu.currentControls()
-        guard controls.isEnabled else { return nil }
+        // Where the STE is says what the registers were; they are read again where any of them has changed.
         if known.pointee.context == context, known.pointee.generation == 0, let plan = known.pointee.plan,
-            smmu.isUnchanged(plan, streamID, controls, &accesses)
+            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entryAddress,
+            smmu.isUnchanged(plan, entry, stamp, &accesses)
         {
             return plan
         }
+        let controls = smmu.currentControls()
+        guard controls.isEnabled else { return nil }
         let resolved = try smmu.resolveStream(
             transaction,
             controls,
@@ -57,6 +59,8 @@ extension StreamPort {
             &accesses
         )
         known.pointee.plan = resolved.plan
+        known.pointee.entryAddress = smmu.entryAddress(resolved.plan, streamID, controls)
+        known.pointee.entryGeneration = controls.generation.configuration
         known.pointee.context = context
         // Where nothing is cached it is looked up each time: no count is 0. Otherwise the stamp was taken before
         // `controls.generation`: what is good for the one is good for the other.

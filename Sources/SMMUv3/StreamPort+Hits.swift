@@ -1,4 +1,4 @@
-// The ways of a transaction whose translation is known: to the port itself, or to the TLB.
+// The short ways of a transaction: its translation is known to the port itself or to the TLB, or a quick walk finds it.
 
 import AddressSpace
 import CLinux
@@ -27,15 +27,16 @@ extension StreamPort {
             entry.pointee.context == Self.context(attributes),
             entry.pointee.hostPermissions.contains(required(kind, attributes)),
             entry.pointee.mapVersion == bus.version,
-            offset &+ UInt64(truncatingIfNeeded: byteCount) <= entry.pointee.hostByteCount,
-            !smmu.performance.countsTransactions,
-            let host = entry.pointee.host, let lostFlag = entry.pointee.lostFlag,
-            smmud_load_u32(lostFlag) == 0
+            offset &+ UInt64(truncatingIfNeeded: byteCount) <= entry.pointee.hostByteCount
         else {
             slot.leave()
             return nil
         }
-        return (host + Int(truncatingIfNeeded: offset), lostFlag)
+        // Where there are bytes, both are there.
+        return (
+            entry.pointee.host.unsafelyUnwrapped + Int(truncatingIfNeeded: offset),
+            entry.pointee.lostFlag.unsafelyUnwrapped
+        )
     }
 
     /// Ends it.
@@ -47,8 +48,7 @@ extension StreamPort {
         let isLost = smmud_load_u32(lostFlag) != 0
         slot.leave()
         guard !isLost else { return false }
-        slot.count(Counter.transactions)
-        slot.count(Counter.hits)
+        slot.count(Counter.directHits)
         slot.count(counter, UInt64(truncatingIfNeeded: byteCount))
         return true
     }
@@ -71,15 +71,13 @@ extension StreamPort {
         return known.pointee.isGood(context, stamp) ? stamp : generations.stamp()
     }
 
-    /// One transaction that the TLB alone answers: as many pages of RAM as it has, up to what one transaction moves.
+    /// One transaction of RAM whose translations the TLB or quick walks give: as many pages as it has, up to what one
+    /// transaction moves.
     ///
-    /// - Parameters:
-    ///   - own: The first byte of the device's buffer.
-    ///   - offset: How far in the DMA the transaction begins.
-    ///   - total: How long the DMA is.
-    /// - Returns: How many bytes it moved; 0 where the next takes the long way.
+    /// - Parameter own: The device's buffer, from `offset` on.
+    /// - Returns: How many bytes were moved; what stopped it there, if it is not the end, takes the long way.
     @inline(never)  // Keeps the hit path small.
-    func copyThroughTLB(
+    func copyQuickly(
         _ kind: TransactionKind,
         _ start: IOVirtualAddress,
         _ own: UnsafeMutableRawPointer,
@@ -88,44 +86,30 @@ extension StreamPort {
         _ attributes: TransactionAttributes
     ) -> Int {
         let context = Self.context(attributes)
-        guard !isBracketed, keepsTranslations, known.pointee.context == context,
-            let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
+        guard !isBracketed, known.pointee.context == context, let plan = known.pointee.plan,
+            plan.pointee.isAnsweredByTLB
         else { return 0 }
         let address = start.rawValue &+ UInt64(truncatingIfNeeded: offset)
         let limit = min(UInt64(truncatingIfNeeded: total &- offset), Self.largestTransaction)
         // Past the top of the address space: the long way says what becomes of it.
         guard address >= start.rawValue, address &+ limit > address else { return 0 }
         let first = plan.pointee.canonical(address)
-        let needed = required(kind, attributes)
         slot.enter()
         defer { slot.leave() }
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
-        let stamp = generations.stamp(plan.pointee.region(of: first))
-        guard known.pointee.isGood(context, stamp), !smmu.performance.countsTransactions else { return 0 }
-        if (address & 0xFFF) &+ limit <= 0x1000,
-            let count = copyWithinPage(
-                kind,
-                address,
-                first,
-                own + offset,
-                limit,
-                needed,
-                context,
-                stamp,
-                plan
-            )
-        {
-            return count
-        }
+        var look = QuickLook(
+            access: EffectiveAccess(kind, attributes),
+            needed: required(kind, attributes),
+            context: context,
+            plan: plan,
+            stamp: generations.stamp(plan.pointee.region(of: first))
+        )
+        guard isCurrent(&look), !smmu.performance.countsTransactions else { return 0 }
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
         while run.byteCount < limit {
             let input = first &+ run.byteCount
-            guard let hit = tlb.hit(input, plan.pointee.key),
-                hit.permissions.contains(needed)
-            else {
-                break
-            }
+            guard let hit = translation(of: input, &look) else { break }
             let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
             let count = min(limit &- run.byteCount, mask &- (input & mask) &+ 1)
             guard run.append(hit.outputBase | (input & mask), count, bus) else { break }
@@ -133,62 +117,158 @@ extension StreamPort {
         }
         let moved = run.finish()
         slot.count(Counter.transactions, pieces)
-        slot.count(Counter.tlbHits, pieces)
         slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, moved)
         return Int(truncatingIfNeeded: moved)
     }
 
+    /// Whether the configuration that the port knows is still in force.
+    @inline(__always)  // Once for each transaction that the port does not answer.
+    private func isCurrent(_ look: inout QuickLook) -> Bool {
+        known.pointee.isGood(look.context, look.stamp) || isUnchanged(&look)
+    }
+
+    /// The same where no configuration is cached, and it is compared with what is in memory.
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func isUnchanged(_ look: inout QuickLook) -> Bool {
+        guard known.pointee.generation == 0, known.pointee.context == look.context,
+            known.pointee.entryGeneration == look.stamp.configuration, let entry = known.pointee.entryAddress
+        else { return false }
+        var accesses = LookupAccesses()
+        guard smmu.isUnchanged(look.plan, entry, look.stamp, &accesses) else { return false }
+        look.structures = accesses
+        return true
+    }
+
     /// The same within a page: a small access, which is likely to be followed by others there, so the port keeps it.
     ///
-    /// - Returns: nil where it is not so simple.
-    @inline(__always)  // By one caller.
-    private func copyWithinPage(
+    /// - Returns: Whether it took place; otherwise it takes the long way.
+    @inline(__always)  // By one caller for each direction.
+    func copyWithinPage(
         _ kind: TransactionKind,
-        _ address: UInt64,
-        _ input: UInt64,
+        _ start: IOVirtualAddress,
         _ own: UnsafeMutableRawPointer,
-        _ byteCount: UInt64,
-        _ needed: Permissions,
-        _ context: UInt64,
-        _ stamp: InvalidationStamp,
-        _ plan: UnsafePointer<StreamPlan>
-    ) -> Int? {
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
+    ) -> Bool {
+        let address = start.rawValue
+        let context = Self.context(attributes)
+        let lead = address & 0xFFF
+        let last = UInt64(truncatingIfNeeded: byteCount &- 1)
+        guard lead &+ last < 0x1000, !isBracketed, known.pointee.context == context,
+            let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
+        else { return false }
+        let input = plan.pointee.canonical(address)
+        let needed = required(kind, attributes)
+        slot.enter()
+        defer { slot.leave() }
+        // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
+        let stamp = generations.stamp(plan.pointee.region(of: input))
         let version = bus.version
-        guard let hit = tlb.hit(input, plan.pointee.key), hit.permissions.contains(needed)
-        else { return nil }
+        guard !smmu.performance.countsTransactions else { return false }
+        let hit: TLBHit
+        if keepsTranslations, known.pointee.isGood(context, stamp),
+            let found = tlb.hit(input, plan.pointee.key)
+        {
+            guard found.permissions.contains(needed) else { return false }
+            slot.count(Counter.tlbHits)
+            hit = found
+        } else {
+            guard let found = walkOnce(input, EffectiveAccess(kind, attributes), context, plan, stamp)
+            else { return false }
+            hit = found
+        }
         let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
         let page = input & ~0xFFF & mask
-        let lead = address & 0xFFF
         guard let span = bus.hostSpan(at: PhysicalAddress(hit.outputBase | page)),
-            span.last >= lead &+ byteCount &- 1, span.isWritable || kind == .read
-        else { return nil }
+            span.last >= lead &+ last, span.isWritable || kind == .read
+        else { return false }
         let host = span.start + Int(truncatingIfNeeded: lead)
-        let count = Int(truncatingIfNeeded: byteCount)
         if kind == .read {
-            smmud_copy_from_shared(own, host, count)
+            smmud_copy_from_shared(own, host, byteCount)
         } else {
-            smmud_copy_to_shared(host, own, count)
+            smmud_copy_to_shared(host, own, byteCount)
         }
         smmud_compiler_barrier()
         // Lost by now: the long way says so.
-        guard smmud_load_u32(span.lostFlag) == 0 else { return nil }
-        keep(
-            PortTranslation(
-                page: address & ~0xFFF,
-                context: context,
-                region: hit.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                generation: hit.isOfRegion ? stamp.near : stamp.far,
-                output: hit.outputBase | page,
-                byteCount: mask &- page &+ 1,
-                permissions: hit.permissions,
-                mapVersion: version
-            ),
-            span
-        )
+        guard smmud_load_u32(span.lostFlag) == 0 else { return false }
+        if keepsTranslations {
+            keep(
+                PortTranslation(
+                    page: address & ~0xFFF,
+                    context: context,
+                    region: hit.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
+                    generation: hit.isOfRegion ? stamp.near : stamp.far,
+                    output: hit.outputBase | page,
+                    byteCount: mask &- page &+ 1,
+                    permissions: hit.permissions,
+                    mapVersion: version
+                ),
+                span
+            )
+        }
         slot.count(Counter.transactions)
+        slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, last &+ 1)
+        return true
+    }
+
+    /// The walk of a small access, in the configuration that the port knows if that is still in force.
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func walkOnce(
+        _ input: UInt64,
+        _ access: EffectiveAccess,
+        _ context: UInt64,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ stamp: InvalidationStamp
+    ) -> TLBHit? {
+        var look = QuickLook(
+            access: access,
+            needed: access.required,
+            context: context,
+            plan: plan,
+            stamp: stamp
+        )
+        return isCurrent(&look) ? walk(input, &look) : nil
+    }
+
+    /// What the TLB or a quick walk makes of a canonical address.
+    ///
+    /// - Returns: nil where ``SMMUv3/translate(_:_:_:_:_:)`` has to say what becomes of it.
+    @inline(__always)  // Once for each page of a transaction.
+    private func translation(of input: UInt64, _ look: inout QuickLook) -> TLBHit? {
+        guard keepsTranslations, let hit = tlb.hit(input, look.plan.pointee.key) else {
+            return walkApart(input, &look)
+        }
+        guard hit.permissions.contains(look.needed) else { return nil }
         slot.count(Counter.tlbHits)
-        slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, byteCount)
-        return count
+        return hit
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func walkApart(_ input: UInt64, _ look: inout QuickLook) -> TLBHit? { walk(input, &look) }
+
+    @inline(__always)  // By two callers.
+    private func walk(_ input: UInt64, _ look: inout QuickLook) -> TLBHit? {
+        let region = look.plan.pointee.region(of: input)
+        if region != look.stamp.region {
+            look.stamp = generations.stamp(region)
+            // The TLB would take it for a translation in the new configuration.
+            guard known.pointee.isGood(look.context, look.stamp) else { return nil }
+        }
+        var walk = smmu.makeQuickWalk(look.plan, .cached, look.stamp)
+        let isDone = smmu.walkQuickly(input, look.access, &walk)
+        var accesses = isDone ? look.structures : LookupAccesses()
+        walk.report(isDone, to: &accesses, smmu.counters)
+        record(accesses)
+        guard isDone else { return nil }
+        look.structures = LookupAccesses()
+        if keepsTranslations { slot.count(Counter.tlbMisses) }
+        if walk.fillsTLB { smmu.translationCache.fill(walk.entry(of: input), walkedAt: look.stamp) }
+        return TLBHit(
+            outputBase: walk.output & (UInt64.max &<< walk.log2Bytes),
+            permissions: walk.permissions,
+            log2Bytes: UInt8(truncatingIfNeeded: walk.log2Bytes),
+            isOfRegion: walk.isOfRegion
+        )
     }
 
     /// Keeps a translation in the port.
@@ -198,6 +278,7 @@ extension StreamPort {
     func keep(_ translation: PortTranslation, _ span: HostSpan?) {
         let entry = lookaside + PortTranslation.index(translation.page)
         entry.pointee = translation
+        // What has no bytes at `host` is never hit.
         guard let span else { return }
         entry.pointee.hostPermissions =
             span.isWritable ? translation.permissions : translation.permissions.subtracting(.write)

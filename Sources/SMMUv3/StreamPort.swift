@@ -14,16 +14,25 @@ import SystemBus
 /// writes no memory but the port's own; nor does one in the TLB.
 package final class StreamPort: DMAPort {
     /// The port's counters in its tracker slot.
+    //
+    // The first seven share a line with the sequence number; the others, which a hit does not count, are on the line that
+    // waiters look at.
     enum Counter {
-        static let transactions = 1
+        /// Transactions that the port's own memory answered, without the SMMU.
+        static let directHits = 1
+        /// Others whose translation the port knew.
         static let hits = 2
         static let bytesRead = 3
         static let bytesWritten = 4
         static let tlbHits = 5
+        /// All transactions but the direct hits.
+        static let transactions = 6
         /// Walks, descriptors and other structures of look-ups; see ``LookupAccesses``.
-        static let walks = 6
-        static let descriptors = 7
-        static let structures = 8
+        static let walks = 7
+        static let descriptors = 8
+        static let structures = 9
+        /// Look-ups that the TLB did not answer, where a quick walk followed at once.
+        static let tlbMisses = 10
     }
 
     /// What one transaction moves at most, so that a CMD_SYNC does not wait long for it.
@@ -88,24 +97,7 @@ package final class StreamPort: DMAPort {
             smmud_copy_from_shared(own, memory.host, buffer.count)
             if endHit(memory.lostFlag, Counter.bytesRead, buffer.count) { return }
         }
-        var done = 0
-        while done < buffer.count {
-            let known = copyThroughTLB(.read, address, own, done, buffer.count, attributes)
-            done += known
-            // What stopped it, if there is something left, takes the long way.
-            guard known == 0 else { continue }
-            let count = try transfer(.read, at: address, offset: done, of: buffer.count, attributes) {
-                (output, offset, count) throws(BusError) in
-                let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[offset..<(offset + count)])
-                if let output {
-                    try bus.copyOut(at: output, into: piece)
-                } else {
-                    piece.initializeMemory(as: UInt8.self, repeating: 0)
-                }
-            }
-            done += count
-        }
-        slot.count(Counter.bytesRead, UInt64(done))
+        try readSlowly(at: address, own, buffer.count, attributes)
     }
 
     package func write(
@@ -118,30 +110,79 @@ package final class StreamPort: DMAPort {
             smmud_copy_to_shared(memory.host, own, buffer.count)
             if endHit(memory.lostFlag, Counter.bytesWritten, buffer.count) { return }
         }
+        try writeSlowly(UnsafeMutableRawPointer(mutating: own), buffer.count, at: address, attributes)
+    }
+
+    @inline(never)  // Keeps the hit path small: it needs few registers.
+    private func readSlowly(
+        at address: IOVirtualAddress,
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if copyWithinPage(.read, address, own, byteCount, attributes) { return }
+        try readAtLength(at: address, own, byteCount, attributes)
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func readAtLength(
+        at address: IOVirtualAddress,
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
         var done = 0
-        while done < buffer.count {
-            let known = copyThroughTLB(
-                .write,
-                address,
-                UnsafeMutableRawPointer(mutating: own),
-                done,
-                buffer.count,
-                attributes
-            )
-            done += known
+        while done < byteCount {
+            let quick = copyQuickly(.read, address, own, done, byteCount, attributes)
+            done += quick
             // What stopped it, if there is something left, takes the long way.
-            guard known == 0 else { continue }
-            let count = try transfer(.write, at: address, offset: done, of: buffer.count, attributes) {
+            guard quick == 0 else { continue }
+            let count = try transfer(.read, at: address, offset: done, of: byteCount, attributes) {
                 (output, offset, count) throws(BusError) in
-                guard let output else { return }
-                try bus.copyIn(
-                    UnsafeRawBufferPointer(rebasing: buffer[offset..<(offset + count)]),
-                    at: output
-                )
+                let piece = UnsafeMutableRawBufferPointer(start: own + offset, count: count)
+                if let output {
+                    try bus.copyOut(at: output, into: piece)
+                } else {
+                    piece.initializeMemory(as: UInt8.self, repeating: 0)
+                }
             }
+            slot.count(Counter.bytesRead, UInt64(truncatingIfNeeded: count))
             done += count
         }
-        slot.count(Counter.bytesWritten, UInt64(done))
+    }
+
+    @inline(never)  // Likewise.
+    private func writeSlowly(
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if copyWithinPage(.write, address, own, byteCount, attributes) { return }
+        try writeAtLength(own, byteCount, at: address, attributes)
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func writeAtLength(
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        var done = 0
+        while done < byteCount {
+            let quick = copyQuickly(.write, address, own, done, byteCount, attributes)
+            done += quick
+            // What stopped it, if there is something left, takes the long way.
+            guard quick == 0 else { continue }
+            let count = try transfer(.write, at: address, offset: done, of: byteCount, attributes) {
+                (output, offset, count) throws(BusError) in
+                guard let output else { return }
+                try bus.copyIn(UnsafeRawBufferPointer(start: own + offset, count: count), at: output)
+            }
+            slot.count(Counter.bytesWritten, UInt64(truncatingIfNeeded: count))
+            done += count
+        }
     }
 
     package func lend(
@@ -400,6 +441,8 @@ package final class StreamPort: DMAPort {
         let version = bus.version
         let offset = address.rawValue & 0xFFF
         let page = output &- offset
+        // Direct hits are not reported to monitors. Whoever begins to count later ends all that ports keep.
+        let isReported = smmu.performance.countsTransactions
         keep(
             PortTranslation(
                 page: address.rawValue & ~0xFFF,
@@ -411,7 +454,7 @@ package final class StreamPort: DMAPort {
                 permissions: permissions,
                 mapVersion: version
             ),
-            bus.hostSpan(at: PhysicalAddress(page))
+            isReported ? nil : bus.hostSpan(at: PhysicalAddress(page))
         )
     }
 

@@ -144,33 +144,55 @@ struct TLBEntry {
 
     func clear() { smmud_store_u64(words + 1, (words[1] | (Self.versionBit &- 1)) &+ 1) }
 
+    /// Whether it holds a translation of the same addresses, with the same tag, as these words are.
+    @inline(__always)  // For each entry of a set that a translation goes into.
+    func isSame(as other: Words) -> Bool {
+        (words[1] ^ other.tag) & (Self.versionBit &- 1) == 0 && (words[0] ^ other.input) & ~0xFFF == 0
+    }
+
     /// Replaces what it holds.
     ///
     /// Each store is after those before it, for whoever loads in order.
-    func write(_ entry: CachedTranslation) {
+    @inline(__always)  // Once for each fill.
+    func write(_ entry: Words) {
         clear()
-        var output = entry.outputBase & Self.addressMask
-        output |= UInt64(entry.permissions.rawValue)
-        output |= entry.isWritableClean ? 1 &<< 7 : 0
-        output |= UInt64(entry.level & 3) &<< 8
-        output |= Self.code(entry.granule) &<< 10
-        output |= UInt64(entry.stage1Permissions.rawValue) &<< 52
-        output |= UInt64(entry.shareability & 3) &<< 58
-        var word = words[1] | 1
-        word |= UInt64(entry.log2Bytes & 0x3F) &<< 1
-        word |= UInt64(entry.tag.regime.rawValue) &<< 7
-        word |= entry.isGlobal ? 1 &<< 9 : 0
-        word |= entry.tag.aset ? 1 &<< 10 : 0
-        word |= UInt64(entry.tag.asid) &<< 11
-        word |= UInt64(entry.tag.vmid) &<< 27
-        smmud_store_u64(
-            words,
-            entry.inputBase & ~0xFFF | UInt64(entry.stage2Permissions.rawValue) &<< 6
+        smmud_store_u64(words, entry.input)
+        smmud_store_u64(words + 2, entry.output)
+        smmud_store_u64(words + 3, entry.intermediate)
+        smmud_store_u64(words + 1, words[1] | entry.tag)
+    }
+
+    func write(_ entry: CachedTranslation) { write(Words(entry)) }
+
+    /// What the four words are, but for the version.
+    struct Words {
+        let input: UInt64
+        let tag: UInt64
+        let output: UInt64
+        let intermediate: UInt64
+
+        @inline(__always)  // Once for each fill.
+        init(_ entry: borrowing CachedTranslation) {
+            input =
+                entry.inputBase & ~0xFFF | UInt64(entry.stage2Permissions.rawValue) &<< 6
                 | UInt64(entry.firstStageLog2Bytes & 0x3F)
-        )
-        smmud_store_u64(words + 2, output)
-        smmud_store_u64(words + 3, entry.intermediateBase & Self.addressMask | UInt64(entry.memoryAttribute))
-        smmud_store_u64(words + 1, word)
+            var word: UInt64 = 1 | UInt64(entry.log2Bytes & 0x3F) &<< 1
+            word |= UInt64(entry.tag.regime.rawValue) &<< 7
+            word |= (entry.isGlobal ? 1 : 0) &<< 9
+            word |= (entry.tag.aset ? 1 : 0) &<< 10
+            word |= UInt64(entry.tag.asid) &<< 11
+            word |= UInt64(entry.tag.vmid) &<< 27
+            tag = word
+            word = entry.outputBase & TLBEntry.addressMask
+            word |= UInt64(entry.permissions.rawValue)
+            word |= (entry.isWritableClean ? 1 : 0) &<< 7
+            word |= UInt64(entry.level & 3) &<< 8
+            word |= TLBEntry.code(entry.granule) &<< 10
+            word |= UInt64(entry.stage1Permissions.rawValue) &<< 52
+            word |= UInt64(entry.shareability & 3) &<< 58
+            output = word
+            intermediate = entry.intermediateBase & TLBEntry.addressMask | UInt64(entry.memoryAttribute)
+        }
     }
 
     private static let granules: InlineArray<4, Granule> = [.kib4, .kib16, .kib64, .kib4]

@@ -202,8 +202,9 @@ extension SMMUv3 {
             let isDone = walkQuickly(address, access, &walk)
             walk.report(isDone, to: &observer, counters)
             if isDone {
-                if walk.fillsTLB { translationCache.fill(walk.entry, walkedAt: lookup.generation) }
-                return translation(walk.entry, address, access, resolved, isFromTLB: false)
+                let entry = walk.entry(of: address)
+                if walk.fillsTLB { translationCache.fill(entry, walkedAt: lookup.generation) }
+                return translation(entry, address, access, resolved, isFromTLB: false)
             }
         }
         let input = WalkInput(

@@ -141,88 +141,78 @@ extension TranslationCache {
     /// - Returns: How many entries went.
     @discardableResult
     func invalidate(_ scope: Scope, ignoringVMIDBits wildcard: UInt16 = 0) -> Int {
-        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0 {
-            return invalidate(addresses, RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
+        guard setCount > 0 else {
+            advanceGeneration(scope, wildcard)
+            return 0
         }
         return state.withLock { state in
-            let removed = removeByScanning(TLBPattern(scope, ignoringVMIDBits: wildcard), from: &state)
+            let removed = state.counters.residentEntries > 0 ? remove(scope, wildcard, from: &state) : 0
             // Within the lock, for fills: one that comes before has been found by the removal, and one that comes
             // after finds the generation advanced. And last, for look-ups, which take no lock: what they found
             // before it went has a generation that is not current any more.
+            advanceGeneration(scope, wildcard)
+            return removed
+        }
+    }
+
+    private func advanceGeneration(_ scope: Scope, _ wildcard: UInt16) {
+        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
+            regime != .nsEL1Stage2
+        {
+            generation.advanceTranslations(
+                first: addresses.first,
+                last: addresses.last,
+                asid: asid,
+                vmid: vmid
+            )
+        } else {
+            // Also by IPA: translations of both stages, by their virtual addresses, depend on it.
             generation.advanceTranslations()
-            return removed
         }
     }
 
-    /// The same by address.
-    @inline(__always)  // What most CMD_TLBI_* are.
-    private func invalidate(_ addresses: AddressScope, _ tag: RegimeTag) -> Int {
-        state.withLock { state in
-            let removed = state.counters.residentEntries > 0 ? remove(addresses, tag, from: &state) : 0
-            // Within the lock and last, as above.
-            if tag.regime == .nsEL1Stage2 {
-                // Translations of both stages, by their virtual addresses, depend on it.
-                generation.advanceTranslations()
-            } else {
-                generation.advanceTranslations(
-                    first: addresses.first,
-                    last: addresses.last,
-                    asid: tag.asid,
-                    vmid: tag.vmid
-                )
-            }
-            return removed
-        }
-    }
-
-    @inline(__always)  // As above.
-    private func remove(_ addresses: AddressScope, _ tag: RegimeTag, from state: inout State) -> Int {
+    private func remove(_ scope: Scope, _ wildcard: UInt16, from state: inout State) -> Int {
         let before = state.counters.residentEntries
         // Entries that are parts may lie outside the addresses that a TLBI names.
-        guard state.partialEntries == 0, isWorthProbing(addresses) else {
-            return removeByScanning(Self.pattern(addresses, tag), from: &state)
-        }
-        let key = TLBKey(tag)
-        removeByProbing(addresses, key, from: &state)
-        if state.globalEntries > 0 {
-            removeGlobal(addresses, key, Self.pattern(addresses, tag), from: &state)
+        if case .address(let regime, let vmid, let asid, let addresses) = scope, wildcard == 0,
+            state.partialEntries == 0, isWorthProbing(addresses, state)
+        {
+            let key = TLBKey(RegimeTag(regime: regime, vmid: vmid, asid: asid, aset: false))
+            removeByProbing(addresses, key, from: &state)
+            if state.globalEntries > 0 {
+                let pattern = TLBPattern(scope, ignoringVMIDBits: wildcard)
+                removeGlobal(addresses, key, pattern, from: &state)
+            }
+        } else {
+            removeByScanning(TLBPattern(scope, ignoringVMIDBits: wildcard), from: &state)
         }
         let removed = before - state.counters.residentEntries
         state.counters.invalidatedEntries &+= UInt64(removed)
         return removed
     }
 
-    private static func pattern(_ addresses: AddressScope, _ tag: RegimeTag) -> TLBPattern {
-        TLBPattern(.address(tag.regime, vmid: tag.vmid, asid: tag.asid, addresses), ignoringVMIDBits: 0)
-    }
-
-    private func removeByScanning(_ pattern: TLBPattern, from state: inout State) -> Int {
-        let before = state.counters.residentEntries
-        var unseen = before
-        var index = 0
-        while unseen > 0, index < setCount * Self.ways {
-            if entry(index).isValid {
+    private func removeByScanning(_ pattern: TLBPattern, from state: inout State) {
+        var unseen = state.counters.residentEntries
+        for part in state.residentByPart.indices where state.residentByPart[part] > 0 {
+            let first = part * Self.partSize
+            for index in first..<min(first + Self.partSize, setCount * Self.ways) where entry(index).isValid {
                 if pattern.covers(entry(index)) { remove(entry(index), from: &state) }
                 unseen -= 1
+                if unseen == 0 { return }
             }
-            index += 1
         }
-        let removed = before - state.counters.residentEntries
-        state.counters.invalidatedEntries &+= UInt64(removed)
-        return removed
     }
 
-    /// Whether probing page by page looks at fewer sets than there are.
-    private func isWorthProbing(_ addresses: AddressScope) -> Bool {
+    /// Whether probing page by page looks at fewer sets than scanning.
+    private func isWorthProbing(_ addresses: AddressScope, _ state: borrowing State) -> Bool {
         let sizes = words[0]
         guard sizes != 0 else { return true }
         let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
         guard pages < 1 << 20 else { return false }
-        return (Int(pages) + 2) * sizes.nonzeroBitCount <= setCount
+        return (Int(pages) + 2) * sizes.nonzeroBitCount <= state.usedParts * (Self.partSize / Self.ways)
     }
 
     /// Removes entries of the key's own that hold these addresses.
-    @inline(__always)  // As above.
     private func removeByProbing(_ addresses: AddressScope, _ key: TLBKey, from state: inout State) {
         var sizes = words[0]
         while sizes != 0 {

@@ -59,6 +59,9 @@ final class TranslationCache: @unchecked Sendable {
     struct State: Sendable {
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
         var residentBySize = [Int](repeating: 0, count: 64)
+        /// How many there are in each part of the table, and how many parts have any.
+        var residentByPart: [Int] = []
+        var usedParts = 0
         var globalEntries = 0
         /// Entries that are a part of their first stage's page or block.
         var partialEntries = 0
@@ -72,7 +75,10 @@ final class TranslationCache: @unchecked Sendable {
     /// The entries, for those who keep the cache alive by other means.
     let table: TLBTable
     var words: UnsafeMutablePointer<UInt64> { table.words }
-    private let mappedBytes: Int
+    private let mapping: UnsafeMutableRawBufferPointer
+    private static let hugePageBytes = 2 << 20
+    /// How many entries are a part of the table, whose resident entries are counted: what is empty is not scanned.
+    static let partSize = 256
     /// Held by who changes entries; look-ups take no lock.
     let state = Mutex(State())
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
@@ -91,16 +97,37 @@ final class TranslationCache: @unchecked Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        mappedBytes = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
-        let memory = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        guard let memory, memory != MAP_FAILED else {
+        let byteCount = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        // In small pages, a look-up at random in megabytes is a miss in the host's TLB, too.
+        let isLarge = byteCount >= Self.hugePageBytes
+        let mapped = UnsafeMutableRawBufferPointer(
+            start: mmap(
+                nil,
+                isLarge ? byteCount + Self.hugePageBytes : byteCount,
+                PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS,
+                -1,
+                0
+            ),
+            count: isLarge ? byteCount + Self.hugePageBytes : byteCount
+        )
+        guard var memory = mapped.baseAddress, memory != MAP_FAILED else {
             preconditionFailure("no memory for a TLB of \(entryCount) entries")
         }
-        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: mappedBytes / 8), setCount: sets)
+        if isLarge {
+            memory = memory.alignedUp(toMultipleOf: Self.hugePageBytes)
+            // Where the kernel has none, it is as before.
+            _ = madvise(memory, byteCount, MADV_HUGEPAGE)
+        }
+        mapping = mapped
+        table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: byteCount / 8), setCount: sets)
         self.generation = generation
+        state.withLock {
+            $0.residentByPart = [Int](repeating: 0, count: (sets * Self.ways - 1) / Self.partSize + 1)
+        }
     }
 
-    deinit { munmap(words, mappedBytes) }
+    deinit { munmap(mapping.baseAddress, mapping.count) }
 
     var counters: Counters {
         var counters = state.withLock { $0.counters }
@@ -140,6 +167,10 @@ final class TranslationCache: @unchecked Sendable {
 
     func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
 
+    private func part(of place: TLBEntry) -> Int {
+        (place.words - words - TLBTable.headerWords) / (TLBEntry.wordCount * Self.partSize)
+    }
+
     // MARK: Filling
 
     /// Keeps a translation, unless something was invalidated since the stamp was taken: then the tables may
@@ -160,33 +191,33 @@ final class TranslationCache: @unchecked Sendable {
     private func insert(_ entry: CachedTranslation, into state: inout State) {
         let key = TLBKey(entry.tag)
         let set = set(entry.inputBase &>> UInt64(entry.log2Bytes), entry.isGlobal ? key.globalMix : key.mix)
-        var chosen: Int?
+        let new = TLBEntry.Words(entry)
+        var chosen: TLBEntry?
         for way in 0..<Self.ways {
-            guard let old = (set + way).current else {
-                chosen = chosen ?? way
-                continue
-            }
-            // Two threads missed on one page: the second fill replaces the first.
-            if old.inputBase == entry.inputBase, old.log2Bytes == entry.log2Bytes,
-                old.isGlobal == entry.isGlobal,
-                old.tag == entry.tag
-            {
-                chosen = way
+            let place = set + way
+            if !place.isValid {
+                if chosen == nil { chosen = place }
+            } else if place.isSame(as: new) {
+                // Two threads missed on one page: the second fill replaces the first.
+                chosen = place
                 break
             }
         }
-        let way: Int
+        let place: TLBEntry
         if let chosen {
-            way = chosen
+            place = chosen
         } else {
-            way = state.nextVictim % Self.ways
+            place = set + (state.nextVictim & (Self.ways &- 1))
             state.nextVictim &+= 1
             state.counters.evictions &+= 1
         }
-        remove(set + way, from: &state)
+        remove(place, from: &state)
         // Before the entry: who finds it must look for entries of its kind.
         state.counters.fills &+= 1
         state.counters.residentEntries += 1
+        let part = part(of: place)
+        state.residentByPart[part] += 1
+        if state.residentByPart[part] == 1 { state.usedParts += 1 }
         if entry.isGlobal {
             state.globalEntries += 1
             if state.globalEntries == 1 { smmud_store_u64(words + 1, 1) }
@@ -195,7 +226,7 @@ final class TranslationCache: @unchecked Sendable {
         let size = Int(entry.log2Bytes & 63)
         state.residentBySize[size] += 1
         if state.residentBySize[size] == 1 { smmud_store_u64(words, words[0] | 1 &<< UInt64(size)) }
-        (set + way).write(entry)
+        place.write(new)
     }
 
     func remove(_ place: TLBEntry, from state: inout State) {
@@ -203,6 +234,9 @@ final class TranslationCache: @unchecked Sendable {
         let (size, isGlobal, isPartial) = (place.log2Bytes, place.isGlobal, place.isPartial)
         place.clear()
         state.counters.residentEntries -= 1
+        let part = part(of: place)
+        state.residentByPart[part] -= 1
+        if state.residentByPart[part] == 0 { state.usedParts -= 1 }
         if isGlobal {
             state.globalEntries -= 1
             if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }

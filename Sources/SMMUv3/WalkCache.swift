@@ -38,6 +38,11 @@ final class WalkCache: @unchecked Sendable {
             self.init(tag.regime, vmid: tag.vmid, asid: tag.asid, aset: tag.aset, isNested: isNested)
         }
 
+        /// Nobody's.
+        static let none = Tag(word: 0, hash: 0)
+
+        private init(word: UInt64, hash: UInt64) { (self.word, self.hash) = (word, hash) }
+
         fileprivate init(
             _ regime: TranslationRegime,
             vmid: UInt16,
@@ -130,14 +135,22 @@ final class WalkCache: @unchecked Sendable {
         guard isEnabled else { return nil }
         var size = smallest
         while size <= largest {
-            let key = address & (UInt64.max &<< size) | size
-            let set = entries(key, tag)
-            if let word = table(at: set, key, tag.word) ?? table(at: set + Word.count, key, tag.word) {
-                return Table(address: word & ~0xFFF, log2Bytes: size, hierarchical: (word & 0xF) &<< 59)
-            }
+            if let table = lookUp(address, tag, smallest: size) { return table }
             size &+= stride
         }
         return nil
+    }
+
+    /// The table on the way to `address` that covers 2^`smallest` bytes.
+    @inline(__always)  // Once for each walk.
+    func lookUp(_ address: UInt64, _ tag: Tag, smallest: UInt64) -> Table? {
+        guard isEnabled else { return nil }
+        let key = address & (UInt64.max &<< smallest) | smallest
+        let set = entries(key, tag)
+        guard let word = table(at: set, key, tag.word) ?? table(at: set + Word.count, key, tag.word) else {
+            return nil
+        }
+        return Table(address: word & ~0xFFF, log2Bytes: smallest, hierarchical: (word & 0xF) &<< 59)
     }
 
     @inline(__always)  // As above.

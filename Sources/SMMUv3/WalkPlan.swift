@@ -14,10 +14,11 @@ struct WalkPlan: Equatable, Sendable {
     var table: UInt64 = 0
     /// How many bits an address may have: those above are all zero, or all one in the upper half.
     var inputBits: UInt64 = 0
-    /// log2 of what one entry of the first table covers.
-    var firstLowBit: UInt64 = 0
-    /// The first table's level.
-    var firstLevel = 0
+    /// How far an address moves right to be an offset into the first table: log2 of what an entry there covers, less
+    /// 3, because an entry is 8 bytes.
+    var firstShift: UInt64 = 0
+    /// The same of a table of pages.
+    var pageShift: UInt64 = 0
     /// The bits of an offset into the first table, and into those after it.
     var firstIndexMask: UInt64 = 0
     var indexMask: UInt64 = 0
@@ -32,8 +33,15 @@ struct WalkPlan: Equatable, Sendable {
     var highShift: UInt64 = 0
     /// The bits of an address that are beyond the output size: min(IPS or S2PS, OAS).
     var beyondOutput: UInt64 = 0
-    /// Bit n: there are blocks at level n.
-    var blockLevels: UInt64 = 0
+    /// Whether pages are of 4 KiB and tables in the processor's byte order, as most are.
+    var isUsual = false
+    /// The bits by which a word of such tables is seen to be a table or page as most are: its type, and what of its
+    /// address is elsewhere or beyond the output size.
+    var unusualMask: UInt64 = 0
+    /// log2 of what a table of the last level covers.
+    var lastTableBits: UInt64 = 0
+    /// Bit n: there are blocks of 2^n bytes.
+    var blockSizes: UInt64 = 0
     var isBigEndian = false
     /// The bits of a table descriptor that count for everything below it.
     var hierarchicalMask: UInt64 = 0
@@ -41,12 +49,16 @@ struct WalkPlan: Equatable, Sendable {
     var shareability: UInt8?
     /// The access flag, where a leaf without it faults or has to be updated first.
     var requiredFlags: UInt64 = 0
+    /// Those, and S2AP[0]: what a leaf of stage 2 has where tables of stage 1 may be.
+    var tableFlags: UInt64 = 0
     /// Whether DBM makes a page that is read-only one that is not dirty yet.
     var updatesDirtyState = false
     /// CD.E0PDn.
     var refusesUnprivileged = false
     /// Not where stage 2 is behind tables that are updated: an update needs the descriptor's IPA.
     var usesWalkCache = true
+    /// Whose tables the walk cache takes them for.
+    var tag = WalkCache.Tag.none
     var granule = Granule.kib4
 
     /// No plan.
@@ -59,8 +71,9 @@ struct WalkPlan: Equatable, Sendable {
         stride = UInt64(format.granule.stride)
         self.table = table
         self.inputBits = UInt64(inputBits)
-        self.firstLevel = firstLevel
-        firstLowBit = UInt64(format.granule.log2Bytes(ofLevel: firstLevel))
+        let firstLowBit = UInt64(format.granule.log2Bytes(ofLevel: firstLevel))
+        firstShift = firstLowBit &- 3
+        pageShift = pageBits &- 3
         firstIndexMask = ((1 &<< (self.inputBits &- firstLowBit)) &- 1) &<< 3
         indexMask = ((1 &<< stride) &- 1) &<< 3
         beyondOutput = UInt64.max &<< UInt64(outputBits)
@@ -73,8 +86,13 @@ struct WalkPlan: Equatable, Sendable {
             highMask = UInt64.mask(12...15)
             highShift = 36
         }
+        lastTableBits = pageBits &+ stride
+        isUsual = format.granule == .kib4 && !format.isBigEndian
+        unusualMask = 0b11 | addressMask & beyondOutput | highMask
         let block = Descriptor(rawValue: 0b01)
-        for level in 0...2 where format.isLeaf(block, level: level) { blockLevels |= 1 &<< UInt64(level) }
+        for level in 0...2 where format.isLeaf(block, level: level) {
+            blockSizes |= 1 &<< UInt64(format.granule.log2Bytes(ofLevel: level))
+        }
     }
 
     /// The plan of one half of a CD's address space.
@@ -118,6 +136,7 @@ struct WalkPlan: Equatable, Sendable {
         )
         shareability = stage2.format.ds ? stage2.walkShareability : nil
         requireAccessFlag(updates: stage2.updatesAccessFlag, faults: !stage2.accessFlagFaultsDisabled)
+        tableFlags = requiredFlags | 1 &<< 6
         updatesDirtyState = stage2.updatesDirtyState
     }
 
@@ -126,12 +145,6 @@ struct WalkPlan: Equatable, Sendable {
     }
 
     // MARK: Steps
-
-    /// Where the entry for `address` is in `table`, whose entries cover 2^`lowBit` bytes each.
-    @inline(__always)  // Once for each level of every walk.
-    func entry(of address: UInt64, in table: UInt64, _ lowBit: UInt64, _ mask: UInt64) -> UInt64 {
-        table &+ ((address &>> (lowBit &- 3)) & mask)
-    }
 
     /// The descriptor that a word of memory is.
     @inline(__always)  // Likewise.
@@ -153,8 +166,23 @@ struct WalkPlan: Equatable, Sendable {
     @inline(__always)  // Likewise.
     func reaches(_ output: UInt64) -> Bool { output & beyondOutput == 0 }
 
-    /// The level of a table whose entries cover 2^`lowBit` bytes each: not the first, so from 0 on.
-    @inline(__always)  // Once for each walk that begins in the middle.
+    /// ``indexMask`` where pages are of 4 KiB.
+    static let indexMask4KiB: UInt64 = 0x1FF &<< 3
+
+    /// Where the entry for an address is in a table of 4 KiB.
+    @inline(__always)  // Once for each level of every walk.
+    static func entry4KiB(of address: UInt64, in table: UInt64, _ shift: UInt64) -> UInt64 {
+        table &+ ((address &>> shift) & indexMask4KiB)
+    }
+
+    /// Whether a word is a descriptor of a table, or in the last one of a page, and its address is in one piece and
+    /// in reach.
+    @inline(__always)  // Once for each level of every walk.
+    static func isOrdinary(_ word: UInt64, _ unusualMask: UInt64) -> Bool {
+        (word ^ 0b11) & unusualMask == 0
+    }
+
+    /// The level of a table whose entries cover 2^`lowBit` bytes each.
     func level(ofEntriesCovering lowBit: UInt64) -> Int {
         var level = 3
         var bits = pageBits
@@ -165,12 +193,16 @@ struct WalkPlan: Equatable, Sendable {
         return level
     }
 
-    /// Whether a valid descriptor at a level is a page or a block.
+    /// SH[1:0] of a leaf.
+    func shareability(of leaf: UInt64) -> UInt8 {
+        shareability ?? UInt8(truncatingIfNeeded: (leaf &>> 8) & 0b11)
+    }
+
+    /// Whether a descriptor that covers 2^`lowBit` bytes is a page or a block.
     @inline(__always)  // Once for each walk.
-    func isLeaf(_ descriptor: UInt64, level: Int) -> Bool {
-        level == 3
-            ? descriptor & 0b10 != 0
-            : descriptor & 0b10 == 0 && (blockLevels &>> UInt64(truncatingIfNeeded: level & 63)) & 1 != 0
+    func isLeaf(_ descriptor: UInt64, _ lowBit: UInt64) -> Bool {
+        lowBit == pageBits
+            ? descriptor & 0b11 == 0b11 : descriptor & 0b11 == 0b01 && (blockSizes &>> lowBit) & 1 != 0
     }
 }
 
@@ -190,9 +222,6 @@ struct StreamPlan: @unchecked Sendable {
     let lower: UnsafePointer<WalkPlan>
     let upper: UnsafePointer<WalkPlan>
     let stage2: UnsafePointer<WalkPlan>
-    /// Whose tables the walk cache takes them for.
-    var walkTag: WalkCache.Tag
-    var stage2WalkTag: WalkCache.Tag
     /// What `tag` is compared by in the TLB.
     var key: TLBKey
     /// Whether what the TLB says is all that there is to it: stage 1 looks at the address, attributes go as the device
@@ -262,11 +291,10 @@ struct StreamPlan: @unchecked Sendable {
         stage2Tag = RegimeTag(regime: .nsEL1Stage2, vmid: stream.stage2?.vmid ?? 0, asid: 0, aset: false)
         tag = stage2Tag
         key = TLBKey(stage2Tag)
-        stage2WalkTag = WalkCache.Tag(stage2Tag, isNested: false)
-        walkTag = stage2WalkTag
         if let second = stream.stage2 {
             translatesStage2 = true
             tables[2] = WalkPlan(second)
+            tables[2].tag = WalkCache.Tag(stage2Tag, isNested: false)
             stage2Rights = Stage2Rights(second)
             stage2ForcesWriteBack = second.forcesWriteBack
             stage2ProtectsTables = second.protectsTableWalks
@@ -283,12 +311,11 @@ struct StreamPlan: @unchecked Sendable {
         isAnsweredByTLB =
             stream.privCfg == 0 && stream.instCfg == 0 && !context.lower.refusesUnprivileged
             && !context.upper.refusesUnprivileged && !context.permissionRules.isAArch32
-        walkTag = WalkCache.Tag(tag, isNested: translatesStage2)
         tables[0] = WalkPlan(context.lower, context)
         tables[1] = WalkPlan(context.upper, context)
-        if translatesStage2, context.updatesAccessFlag {
-            tables[0].usesWalkCache = false
-            tables[1].usesWalkCache = false
+        for half in 0...1 {
+            tables[half].tag = WalkCache.Tag(tag, isNested: translatesStage2)
+            tables[half].usesWalkCache = !(translatesStage2 && context.updatesAccessFlag)
         }
         hasTwoRanges = context.hasTwoRanges
         lowerIgnored = context.lower.ignoresTopByte ? 0xFF &<< 56 : 0

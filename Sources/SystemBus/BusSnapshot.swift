@@ -4,7 +4,7 @@ public import AddressSpace
 public import CLinux
 public import DeviceModel
 import GuestMemory
-import Synchronization
+public import Synchronization
 
 /// A window's target, at one address for as long as a snapshot may name it.
 final class WindowBox: Sendable {
@@ -52,12 +52,15 @@ struct WindowRecord {
 /// What of the map one pointer publishes: each kind of entry in ascending order of address.
 ///
 /// RAM has a table of its own so that the accesses of the SMMU search one or two records, not the board's windows.
-struct BusSnapshot {
+@usableFromInline struct BusSnapshot {
+    /// The first RAM, for readers of descriptors.
+    @usableFromInline let firstSpan: DescriptorSpan
     let ram: UnsafeMutableBufferPointer<RAMRecord>
     let windows: UnsafeMutableBufferPointer<WindowRecord>
     let remotes: UnsafeMutableBufferPointer<RemoteRecord>
 
     init(ram: [RAMRecord], windows: [WindowRecord], remotes: [RemoteRecord]) {
+        firstSpan = ram.first.flatMap { DescriptorSpan($0) } ?? DescriptorSpan()
         self.ram = .allocate(capacity: ram.count)
         self.windows = .allocate(capacity: windows.count)
         self.remotes = .allocate(capacity: remotes.count)
@@ -123,7 +126,7 @@ public struct HostSpan {
 // SAFETY of @unchecked Sendable: the pointer never changes, and what it points at is atomic.
 public struct BusView: @unchecked Sendable {
     /// In memory of its own, which nothing else shares: every access reads it.
-    let published: UnsafeMutablePointer<Atomic<UnsafeMutablePointer<BusSnapshot>>>
+    @usableFromInline let published: UnsafeMutablePointer<Atomic<UnsafeMutablePointer<BusSnapshot>>>
     /// Beside it: how often the map has changed.
     @usableFromInline let changes: UnsafeMutablePointer<UInt64>
 
@@ -171,8 +174,10 @@ public struct BusView: @unchecked Sendable {
     }
 
     /// The map as it is now, for those for whom the caller of ``SystemBus/reclaim(through:)`` waits.
-    @inline(__always)
-    var snapshot: UnsafeMutablePointer<BusSnapshot> { published.pointee.load(ordering: .acquiring) }
+    @inline(__always)  // Once for each look-up that misses, and more.
+    @inlinable var snapshot: UnsafeMutablePointer<BusSnapshot> {
+        published.pointee.load(ordering: .acquiring)
+    }
 
     /// As ``SystemBus/copyOut(at:into:)``.
     public func copyOut(at address: PhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)

@@ -36,8 +36,8 @@ public final class TransactionTracker: Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// The slot's words.
         ///
-        /// [0] a sequence number, odd while inside; [1...8] the owner's counters; [9] whether the owner may take it
-        /// that it is on the list of the active; [10] whether it is, which belongs to the lock; [11] how many fences
+        /// [0] a sequence number, odd while inside; [1...10] the owner's counters; [11] whether the owner may take it
+        /// that it is on the list of the active; [12] whether it is, which belongs to the lock; [13] how many fences
         /// the owner has executed.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
@@ -86,11 +86,11 @@ public final class TransactionTracker: Sendable {
     }
 
     /// How many counters beside the sequence number a slot has.
-    public static let counterCount = 8
+    public static let counterCount = 10
     // Indices of a slot's words; see there.
-    @usableFromInline static let isActive = 9
-    private static let isListed = 10
-    @usableFromInline static let fences = 11
+    @usableFromInline static let isActive = 11
+    private static let isListed = 12
+    @usableFromInline static let fences = 13
     /// Sixteen transactions, of which each adds 2 to the sequence number.
     @usableFromInline static let fencePeriodMask: UInt64 = 31
 

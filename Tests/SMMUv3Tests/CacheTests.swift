@@ -494,6 +494,36 @@ struct CacheTests {
         #expect(guest.dmaRead(5, 0x1000) == .aborted)
     }
 
+    @Test("without a configuration cache the registers decide at once, too")
+    func registersWithoutConfigurationCache() throws {
+        var setup = GuestSetup()
+        setup.options.configurationCacheEntries = 0
+        setup.options.tlbEntries = 0
+        let guest = try TestGuest(setup)
+        let tables = try guest.attachTables(5)
+        try tables.map(0x1000, to: try guest.page(holding: 2))
+        for _ in 0..<2 { #expect(guest.dmaRead(5, 0x1000) == .ok(2)) }
+        let size = try guest.read32(0x88)
+        func use(_ table: UInt64, _ size: UInt32) throws {
+            try guest.write32(0x20, 0b1100)
+            try guest.write64(0x80, 1 << 62 | table)
+            try guest.write32(0x88, size)
+            try guest.write32(0x20, 0b1101)
+        }
+        // A table in which the stream is to be aborted.
+        let other = guest.allocate(64 << UInt64(size))
+        try guest.poke(other + 5 * 64, STEWords(config: 0).words)
+        try use(other, size)
+        for _ in 0..<2 { #expect(guest.dmaRead(5, 0x1000) == .aborted) }
+        try use(guest.streamTable, size)
+        for _ in 0..<2 { #expect(guest.dmaRead(5, 0x1000) == .ok(2)) }
+        // A table that ends before the stream.
+        try use(guest.streamTable, 2)
+        for _ in 0..<2 { #expect(guest.dmaRead(5, 0x1000) == .event(0x02)) }
+        try use(guest.streamTable, size)
+        for _ in 0..<2 { #expect(guest.dmaRead(5, 0x1000) == .ok(2)) }
+    }
+
     @Test("a store with room for n keeps the newest n, and fills what was emptied before it evicts")
     func boundedStore() {
         var store = BoundedStore<Int, Int>(capacity: 3)

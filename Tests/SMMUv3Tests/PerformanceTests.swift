@@ -41,6 +41,81 @@ struct PerformanceTests {
         return (guest, monitor)
     }
 
+    @Test("who begins to count is told of the next transaction, also where the port had an answer of its own")
+    func lateMonitor() throws {
+        let guest = try TestGuest()
+        let tables = try guest.attachTables(1)
+        try tables.map(0x1000, to: try guest.page(holding: 7))
+        for _ in 0..<3 { #expect(guest.dmaRead(1, 0x1000) == .ok(7)) }
+        let monitor = RecordingMonitor()
+        guest.smmu.report(guest.smmu.performanceEvents, to: monitor)
+        for _ in 0..<3 {
+            #expect(guest.dmaRead(1, 0x1000) == .ok(7))
+            #expect(monitor.take(1).first == 1)
+        }
+        guest.smmu.report([], to: monitor)
+        for _ in 0..<3 { #expect(guest.dmaRead(1, 0x1000) == .ok(7)) }
+        #expect(monitor.isEmpty)
+    }
+
+    @Test("statistics count each byte and each transaction once, whichever way a DMA takes")
+    func statistics() throws {
+        let guest = try TestGuest()
+        let tables = try guest.attachTables(1)
+        let output = try guest.page(holding: 7)
+        for page in 0..<8 as Range<UInt64> { try tables.map(0x1000 + page << 12, to: output) }
+        let port = guest.smmu.makePort(for: StreamID(1))
+        var buffer = [UInt8](repeating: 0, count: 0x8000)
+        func changes(_ body: () throws -> Void) rethrows -> [UInt64] {
+            let names = [
+                "transactions", "port-hits", "tlb-hits", "tlb-misses", "bytes-read", "bytes-written",
+            ]
+            func values() -> [UInt64] {
+                let all = Dictionary(uniqueKeysWithValues: guest.smmu.statistics.map { ($0.name, $0.value) })
+                return names.map { all[$0] ?? .max }
+            }
+            let before = values()
+            try body()
+            return zip(values(), before).map { $0 &- $1 }
+        }
+        func read(_ address: UInt64, _ count: Int) throws {
+            try buffer.withUnsafeMutableBytes {
+                try port.read(
+                    at: IOVirtualAddress(address),
+                    into: UnsafeMutableRawBufferPointer(rebasing: $0[..<count]),
+                    .plain
+                )
+            }
+        }
+        func write(_ address: UInt64, _ count: Int) throws {
+            try buffer.withUnsafeBytes {
+                try port.write(
+                    UnsafeRawBufferPointer(rebasing: $0[..<count]),
+                    at: IOVirtualAddress(address),
+                    .plain
+                )
+            }
+        }
+        #expect(
+            try changes { try read(0x1000, 8) } == [1, 0, 0, 1, 8, 0],
+            "the configuration is looked up, too"
+        )
+        #expect(try changes { try read(0x1008, 16) } == [1, 1, 0, 0, 16, 0], "the port remembers")
+        #expect(try changes { try read(0x2FF8, 8) } == [1, 0, 0, 1, 8, 0], "a walk")
+        #expect(try changes { try write(0x3000, 24) } == [1, 0, 0, 1, 0, 24], "likewise")
+        #expect(try changes { try write(0x3000, 24) } == [1, 1, 0, 0, 0, 24])
+        #expect(
+            try changes { try read(0x1000, 0x3000) } == [3, 0, 3, 0, 0x3000, 0],
+            "three pages by the TLB"
+        )
+        #expect(try changes { try read(0x3800, 0x1800) } == [2, 0, 1, 1, 0x1800, 0], "one, and a walk")
+        #expect(try changes { try write(0x5000, 0x2000) } == [2, 0, 0, 2, 0, 0x2000], "two walks")
+        // Another port, to which the TLB answers.
+        let other = guest.smmu.makePort(for: StreamID(1))
+        #expect(other.read64(at: 0x1000) == .ok(0), "what was written")
+        #expect(changes { _ = other.read64(at: 0x2000) } == [1, 0, 1, 0, 8, 0])
+    }
+
     @Test("each transaction counts once, with the misses and the accesses that it made")
     func transactions() throws {
         let (guest, monitor) = try guest()

@@ -35,9 +35,13 @@ struct DescriptorReaderTests {
             let place = range.first &- 0x40 &+ word &* 8
             #expect(reader.load(place) == (try? bus.loadRAM64(at: address(place))))
             // Eight words over two regions are for the caller to fetch one by one.
-            let words = reader.load8(place)
             let expected = try? bus.loadRAM64x8(at: address(place))
-            #expect(words == expected, "\(String(place, radix: 16))")
+            let isEqual = reader.isEqual(place, to: expected ?? SIMD8())
+            #expect(isEqual == (expected != nil), "\(String(place, radix: 16))")
+            guard var other = expected else { continue }
+            other[Int(next() % 8)] ^= 1 << (next() % 64)
+            let isEqualToAnother = reader.isEqual(place, to: other)
+            #expect(!isEqualToAnother, "\(String(place, radix: 16))")
         }
     }
 
@@ -46,7 +50,8 @@ struct DescriptorReaderTests {
         let bus = SystemBus()
         var reader = bus.makeDescriptorReader()
         for place in [0, 8, UInt64.max - 7] { #expect(reader.load(place) == nil) }
-        #expect(reader.load8(0) == nil)
+        let isEqual = reader.isEqual(0, to: SIMD8())
+        #expect(!isEqual)
     }
 
     @Test(
@@ -63,11 +68,35 @@ struct DescriptorReaderTests {
         // Reads as zero at first, and from then on the region counts as lost.
         #expect(reader.load(0x1_1000) == nil)
         #expect(reader.load(0x1_0000) == nil)
-        #expect(reader.load8(0x1_0000) == nil)
+        let isEqual = reader.isEqual(0x1_0000, to: SIMD8(5, 0, 0, 0, 0, 0, 0, 0))
+        #expect(!isEqual)
         let odd = try PeerMemory(fileByteCount: 0x2000, offset: 4, byteCount: 0x1000)
         try bus.addRAM(odd.region, at: address(0x4_0000), name: "odd")
         var other = bus.makeDescriptorReader()
         #expect(other.load(0x4_0000) == nil)
         #expect(throws: BusError.self) { try bus.loadRAM64(at: address(0x4_0000)) }
+    }
+
+    @Test("words that were lost before they were read are known for it at the end, whatever was read since")
+    func lostDuringAWalk() throws {
+        for hasOtherRAM in [false, true] {
+            let bus = SystemBus()
+            let peer = try PeerMemory(fileByteCount: 0x2000, byteCount: 0x2000)
+            try bus.addRAM(peer.region, at: address(0x1_0000), name: "peer")
+            let other = try MemoryRegion.anonymous(byteCount: 0x1000, name: "other")
+            try bus.addRAM(other, at: address(0x8_0000), name: "other")
+            var reader = bus.makeDescriptorReader()
+            let before = reader.word(at: 0x1_1000)
+            #expect(before == 0 && reader.isIntact)
+            try peer.truncate(to: 0x1000)
+            let after = reader.word(at: 0x1_1000)
+            #expect(after == 0, "what is gone reads as zero")
+            if hasOtherRAM {
+                let other = reader.word(at: 0x8_0000)
+                #expect(other == nil, "or what is intact would hide it")
+            } else {
+                #expect(!reader.isIntact)
+            }
+        }
     }
 }
