@@ -74,6 +74,13 @@ private final class ScriptedStream: ClientStream {
         }
     }
 
+    /// What is sent is always there already.
+    func receiveAtOnce(into bytes: UnsafeMutableRawBufferPointer, _ descriptors: inout ReceivedDescriptors)
+        -> Int?
+    {
+        receive(into: bytes, &descriptors)
+    }
+
     private static func nextPiece(_ state: inout State) {
         func next() -> UInt8 {
             guard state.position < state.input.count else { return 0 }
