@@ -74,10 +74,10 @@ struct QuickLook {
     let plan: UnsafePointer<StreamPlan>
     /// Near the address that was looked up last.
     var stamp: InvalidationStamp
-    /// What finding the configuration fetched, until the first walk reports it.
+    /// What finding the configuration fetched, until the first walk reports it; nil where nothing was.
     //
     // Where there is no walk the long way fetches it again, and reports that.
-    var structures = LookupAccesses()
+    var structures: LookupAccesses?
 }
 
 /// Bytes that are gathered while they lie in a row in the host's memory, and then moved at once.

@@ -107,9 +107,12 @@ extension StreamPort {
         guard isCurrent(&look), !smmu.performance.countsTransactions else { return 0 }
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
+        var place = TLBPlace()
         while run.byteCount < limit {
             let input = first &+ run.byteCount
-            guard let hit = translation(of: input, &look) else { break }
+            // Copies push the sets out of the first caches.
+            if keepsTranslations { tlb.prefetch(input &+ 8 &<< 12, plan.pointee.key) }
+            guard let hit = translation(of: input, after: &place, &look) else { break }
             let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
             let count = min(limit &- run.byteCount, mask &- (input & mask) &+ 1)
             guard run.append(hit.outputBase | (input & mask), count, bus) else { break }
@@ -159,6 +162,7 @@ extension StreamPort {
         else { return false }
         let input = plan.pointee.canonical(address)
         let needed = required(kind, attributes)
+        if keepsTranslations { tlb.prefetch(input, plan.pointee.key) }
         slot.enter()
         defer { slot.leave() }
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
@@ -234,8 +238,10 @@ extension StreamPort {
     ///
     /// - Returns: nil where ``SMMUv3/translate(_:_:_:_:_:)`` has to say what becomes of it.
     @inline(__always)  // Once for each page of a transaction.
-    private func translation(of input: UInt64, _ look: inout QuickLook) -> TLBHit? {
-        guard keepsTranslations, let hit = tlb.hit(input, look.plan.pointee.key) else {
+    private func translation(of input: UInt64, after place: inout TLBPlace, _ look: inout QuickLook)
+        -> TLBHit?
+    {
+        guard keepsTranslations, let hit = tlb.hit(input, look.plan.pointee.key, after: &place) else {
             return walkApart(input, &look)
         }
         guard hit.permissions.contains(look.needed) else { return nil }
@@ -256,11 +262,13 @@ extension StreamPort {
         }
         var walk = smmu.makeQuickWalk(look.plan, .cached, look.stamp)
         let isDone = smmu.walkQuickly(input, look.access, &walk)
-        var accesses = isDone ? look.structures : LookupAccesses()
-        walk.report(isDone, to: &accesses, smmu.counters)
-        record(accesses)
-        guard isDone else { return nil }
-        look.structures = LookupAccesses()
+        if isDone, look.structures == nil, !smmu.performance.countsAnything {
+            slot.count(Counter.walks, walk.walks)
+            slot.count(Counter.descriptors, walk.descriptors)
+        } else {
+            report(isDone, &walk, &look)
+            guard isDone else { return nil }
+        }
         if keepsTranslations { slot.count(Counter.tlbMisses) }
         if walk.fillsTLB { smmu.translationCache.fill(walk.entry(of: input), walkedAt: look.stamp) }
         return TLBHit(
@@ -269,6 +277,15 @@ extension StreamPort {
             log2Bytes: UInt8(truncatingIfNeeded: walk.log2Bytes),
             isOfRegion: walk.isOfRegion
         )
+    }
+
+    /// Reports a walk that failed, that followed a look at the configuration, or that somebody else counts.
+    @inline(never)  // Keeps the walk small.
+    private func report(_ isDone: Bool, _ walk: inout QuickWalk, _ look: inout QuickLook) {
+        var accesses = isDone ? look.structures ?? LookupAccesses() : LookupAccesses()
+        walk.report(isDone, to: &accesses, smmu.counters)
+        record(accesses)
+        if isDone { look.structures = nil }
     }
 
     /// Keeps a translation in the port.

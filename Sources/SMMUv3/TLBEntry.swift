@@ -92,6 +92,12 @@ struct TLBEntry {
         return word
     }
 
+    /// In what an entry differs from the one that is sought; 0 where it is that.
+    @inline(__always)  // Several times for each look-up.
+    func differs(from inputBase: UInt64, _ key: (word: UInt64, mask: UInt64)) -> UInt64 {
+        ((smmud_load_u64(words + 1) & key.mask) ^ key.word) | ((smmud_load_u64(words) & ~0xFFF) ^ inputBase)
+    }
+
     /// What a port needs of an entry that has matched; nil where it has changed since.
     @inline(__always)  // Once for each look-up.
     func hit(matchedAt word: UInt64) -> TLBHit? {

@@ -39,6 +39,38 @@ struct TLBTable: @unchecked Sendable {
         return entry.hit(matchedAt: word)
     }
 
+    /// The same for an address that follows one of which it is known where its entry was.
+    ///
+    /// Pages in a row are mostly in the same way of sets in a row.
+    @inline(__always)  // Once for each page of a long transaction.
+    func hit(_ address: UInt64, _ key: borrowing TLBKey, after place: inout TLBPlace) -> TLBHit? {
+        // Of the smallest size: where there are several, that is what a look-up would find first.
+        if smmud_load_u64(words).trailingZeroBitCount == Int(truncatingIfNeeded: place.log2Bytes) {
+            let page = address &>> place.log2Bytes
+            let entry = set(page, key.mix) + place.way
+            let word = entry.match(page &<< place.log2Bytes, key.own(place.log2Bytes))
+            if word != 0 { return entry.hit(matchedAt: word) }
+        }
+        return hitElsewhere(address, key, &place)
+    }
+
+    @inline(never)  // Keeps the way of pages in a row small.
+    private func hitElsewhere(_ address: UInt64, _ key: borrowing TLBKey, _ place: inout TLBPlace) -> TLBHit?
+    {
+        guard let (entry, word) = find(address, key) else { return nil }
+        let index = (entry.words - words - Self.headerWords) / TLBEntry.wordCount
+        place = TLBPlace(log2Bytes: word &>> 1 & 0x3F, way: index & (Self.ways &- 1))
+        return entry.hit(matchedAt: word)
+    }
+
+    /// Has the set of a page of 4 KiB come into the caches, which is wanted soon.
+    @inline(__always)  // Once for each page that a port does not remember.
+    func prefetch(_ address: UInt64, _ key: borrowing TLBKey) {
+        let entry = set(address &>> 12, key.mix)
+        smmud_prefetch(entry.words)
+        smmud_prefetch(entry.words + 8)
+    }
+
     /// The entry of an address, and its second word as it was when it matched.
     @inline(__always)  // As above.
     func find(_ address: UInt64, _ key: borrowing TLBKey) -> (entry: TLBEntry, word: UInt64)? {
@@ -48,19 +80,25 @@ struct TLBTable: @unchecked Sendable {
             sizes &= sizes &- 1
             let page = address &>> log2Bytes
             let base = page &<< log2Bytes
-            let entry = set(page, key.mix)
-            for way in 0..<Self.ways {
-                let word = (entry + way).match(base, key.own(log2Bytes))
-                if word != 0 { return (entry + way, word) }
-            }
+            if let found = match(set(page, key.mix), base, key.own(log2Bytes)) { return found }
             guard smmud_load_u64(words + 1) != 0 else { continue }
-            let global = set(page, key.globalMix)
-            for way in 0..<Self.ways {
-                let word = (global + way).match(base, key.global(log2Bytes))
-                if word != 0 { return (global + way, word) }
-            }
+            if let found = match(set(page, key.globalMix), base, key.global(log2Bytes)) { return found }
         }
         return nil
+    }
+
+    /// Compares all entries of a set, and then branches once: which of them it is cannot be predicted.
+    @inline(__always)  // As above.
+    private func match(_ set: TLBEntry, _ base: UInt64, _ key: (word: UInt64, mask: UInt64)) -> (
+        entry: TLBEntry, word: UInt64
+    )? {
+        var matching = 0
+        for way in 0..<Self.ways { matching |= (set + way).differs(from: base, key) == 0 ? 1 &<< way : 0 }
+        guard matching != 0 else { return nil }
+        let entry = set + matching.trailingZeroBitCount
+        // It may have changed meanwhile: what counts is what its words are after this one.
+        let word = entry.match(base, key)
+        return word != 0 ? (entry, word) : nil
     }
 
     /// The first entry of the set of a page.
@@ -73,4 +111,11 @@ struct TLBTable: @unchecked Sendable {
         let index = Int(truncatingIfNeeded: folded & setMask)
         return TLBEntry(words: words + Self.headerWords) + index &* Self.ways
     }
+}
+
+/// Where the entry of an address was found.
+struct TLBPlace {
+    /// log2 of the bytes that it covers.
+    var log2Bytes: UInt64 = 12
+    var way = 0
 }
