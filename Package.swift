@@ -421,7 +421,7 @@ let package = Package(
         .target(
             name: "BareMachine",
             dependencies: [
-                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
+                "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
             ],
             path: "Benchmarks/BareMachine",
             swiftSettings: settings

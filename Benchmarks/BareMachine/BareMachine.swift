@@ -1,6 +1,7 @@
 // The least machine around one SMMUv3: RAM, a register window, hand-written tables. For benchmarks and fuzzing.
 
 import AddressSpace
+import CLinux
 import DeviceModel
 package import GuestMemory
 package import SMMUv3
@@ -37,6 +38,8 @@ package final class BareMachine {
     private var nextTable = Layout.tables + 0x1000
     private var stage2Root: UInt64?
     private var commandProducer: UInt64 = 0
+    /// The command queue, which software writes by its own addresses.
+    private let commands: UnsafeMutablePointer<UInt64>
     private let windowByteCount: UInt64
 
     /// Builds the machine with its SMMU in reset.
@@ -55,6 +58,12 @@ package final class BareMachine {
     ) throws {
         self.memory = memory
         self.windowByteCount = windowByteCount
+        commands = try memory.pointer(
+            at: Layout.commandQueue - Layout.ram,
+            count: 16 << Layout.log2Commands,
+            for: .write
+        )
+        .assumingMemoryBound(to: UInt64.self)
         try bus.addRAM(memory, at: PhysicalAddress(Layout.ram), name: "ram")
         smmu = SMMUv3(
             name: "smmu",
@@ -218,21 +227,21 @@ package final class BareMachine {
 
     /// Queues commands and rings the doorbell once.
     package func submit(_ commands: Command...) throws {
-        for command in commands { try put(command) }
+        for command in commands { put(command) }
         try write32(RegisterOffset.cmdqProd, commandProducer)
     }
 
     /// The same without an array: where commands are counted, only the SMMU's allocations are to be seen.
     package func submitPair(_ first: Command, _ second: Command) throws {
-        try put(first)
-        try put(second)
+        put(first)
+        put(second)
         try write32(RegisterOffset.cmdqProd, commandProducer)
     }
 
-    private func put(_ command: Command) throws {
-        let slot = commandProducer & ((1 << Layout.log2Commands) - 1)
-        try store(command.words[0], at: Layout.commandQueue + slot * 16)
-        try store(command.words[1], at: Layout.commandQueue + slot * 16 + 8)
+    private func put(_ command: Command) {
+        let place = commands + Int(truncatingIfNeeded: commandProducer & ((1 << Layout.log2Commands) - 1)) * 2
+        smmud_store_u64(place, command.words[0])
+        smmud_store_u64(place + 1, command.words[1])
         commandProducer = (commandProducer + 1) & ((2 << Layout.log2Commands) - 1)
     }
 
