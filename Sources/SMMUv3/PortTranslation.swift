@@ -78,6 +78,8 @@ struct QuickLook {
     //
     // Where there is no walk the long way fetches it again, and reports that.
     var structures: LookupAccesses?
+    /// Walks that found what was sought.
+    var walks: UInt64 = 0
 }
 
 /// Bytes that are gathered while they lie in a row in the host's memory, and then moved at once.

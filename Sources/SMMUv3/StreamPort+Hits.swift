@@ -112,14 +112,16 @@ extension StreamPort {
             let input = first &+ run.byteCount
             // Copies push the sets out of the first caches.
             if keepsTranslations { tlb.prefetch(input &+ 8 &<< 12, plan.pointee.key) }
-            guard let hit = translation(of: input, after: &place, &look) else { break }
+            let rest = limit &- run.byteCount
+            guard let hit = translation(of: input, rest &- 1, after: &place, &look) else { break }
             let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
-            let count = min(limit &- run.byteCount, mask &- (input & mask) &+ 1)
+            let count = min(rest, mask &- (input & mask) &+ 1)
             guard run.append(hit.outputBase | (input & mask), count, bus) else { break }
             pieces &+= 1
         }
         let moved = run.finish()
         slot.count(Counter.transactions, pieces)
+        slot.count(Counter.tlbHits, pieces &- min(look.walks, pieces))
         slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, moved)
         return Int(truncatingIfNeeded: moved)
     }
@@ -169,17 +171,16 @@ extension StreamPort {
         let stamp = generations.stamp(plan.pointee.region(of: input))
         let version = bus.version
         guard !smmu.performance.countsTransactions else { return false }
-        let hit: TLBHit
+        let (hit, isFromTLB): (TLBHit, Bool)
         if keepsTranslations, known.pointee.isGood(context, stamp),
             let found = tlb.hit(input, plan.pointee.key)
         {
             guard found.permissions.contains(needed) else { return false }
-            slot.count(Counter.tlbHits)
-            hit = found
+            (hit, isFromTLB) = (found, true)
         } else {
-            guard let found = walkOnce(input, EffectiveAccess(kind, attributes), context, plan, stamp)
+            guard let found = walkOnce(input, last, EffectiveAccess(kind, attributes), context, plan, stamp)
             else { return false }
-            hit = found
+            (hit, isFromTLB) = (found, false)
         }
         let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
         let page = input & ~0xFFF & mask
@@ -210,6 +211,8 @@ extension StreamPort {
                 span
             )
         }
+        // Now that the long way will not count it again.
+        if isFromTLB { slot.count(Counter.tlbHits) }
         slot.count(Counter.transactions)
         slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, last &+ 1)
         return true
@@ -219,6 +222,7 @@ extension StreamPort {
     @inline(never)  // Keeps the way of a TLB hit small.
     private func walkOnce(
         _ input: UInt64,
+        _ last: UInt64,
         _ access: EffectiveAccess,
         _ context: UInt64,
         _ plan: UnsafePointer<StreamPlan>,
@@ -231,29 +235,33 @@ extension StreamPort {
             plan: plan,
             stamp: stamp
         )
-        return isCurrent(&look) ? walk(input, &look) : nil
+        return isCurrent(&look) ? walk(input, last, &look) : nil
     }
 
     /// What the TLB or a quick walk makes of a canonical address.
     ///
+    /// - Parameter last: The distance from there of the last byte that is wanted.
     /// - Returns: nil where ``SMMUv3/translate(_:_:_:_:_:)`` has to say what becomes of it.
     @inline(__always)  // Once for each page of a transaction.
-    private func translation(of input: UInt64, after place: inout TLBPlace, _ look: inout QuickLook)
-        -> TLBHit?
-    {
+    private func translation(
+        of input: UInt64,
+        _ last: UInt64,
+        after place: inout TLBPlace,
+        _ look: inout QuickLook
+    ) -> TLBHit? {
         guard keepsTranslations, let hit = tlb.hit(input, look.plan.pointee.key, after: &place) else {
-            return walkApart(input, &look)
+            return walkApart(input, last, &look)
         }
-        guard hit.permissions.contains(look.needed) else { return nil }
-        slot.count(Counter.tlbHits)
-        return hit
+        return hit.permissions.contains(look.needed) ? hit : nil
     }
 
     @inline(never)  // Keeps the way of a TLB hit small.
-    private func walkApart(_ input: UInt64, _ look: inout QuickLook) -> TLBHit? { walk(input, &look) }
+    private func walkApart(_ input: UInt64, _ last: UInt64, _ look: inout QuickLook) -> TLBHit? {
+        walk(input, last, &look)
+    }
 
     @inline(__always)  // By two callers.
-    private func walk(_ input: UInt64, _ look: inout QuickLook) -> TLBHit? {
+    private func walk(_ input: UInt64, _ last: UInt64, _ look: inout QuickLook) -> TLBHit? {
         let region = look.plan.pointee.region(of: input)
         if region != look.stamp.region {
             look.stamp = generations.stamp(region)
@@ -261,7 +269,10 @@ extension StreamPort {
             guard known.pointee.isGood(look.context, look.stamp) else { return nil }
         }
         var walk = smmu.makeQuickWalk(look.plan, .cached, look.stamp)
-        let isDone = smmu.walkQuickly(input, look.access, &walk)
+        // What is not RAM takes the long way, which walks again: then this walk must not count.
+        let isDone =
+            smmu.walkQuickly(input, look.access, &walk)
+            && isRAM(walk, input, last, isWrite: look.access.isWrite)
         if isDone, look.structures == nil, !smmu.performance.countsAnything {
             slot.count(Counter.walks, walk.walks)
             slot.count(Counter.descriptors, walk.descriptors)
@@ -269,6 +280,7 @@ extension StreamPort {
             report(isDone, &walk, &look)
             guard isDone else { return nil }
         }
+        look.walks &+= 1
         if keepsTranslations { slot.count(Counter.tlbMisses) }
         if walk.fillsTLB { smmu.translationCache.fill(walk.entry(of: input), walkedAt: look.stamp) }
         return TLBHit(
@@ -277,6 +289,20 @@ extension StreamPort {
             log2Bytes: UInt8(truncatingIfNeeded: walk.log2Bytes),
             isOfRegion: walk.isOfRegion
         )
+    }
+
+    /// Whether what a walk has found is RAM that takes the access, as far as both go.
+    @inline(__always)  // By one caller.
+    private func isRAM(
+        _ walk: borrowing QuickWalk,
+        _ input: UInt64,
+        _ last: UInt64,
+        isWrite: Bool
+    ) -> Bool {
+        guard let span = bus.hostSpan(at: PhysicalAddress(walk.output)) else { return false }
+        let below = ~(UInt64.max &<< walk.log2Bytes)
+        guard span.isWritable || !isWrite else { return false }
+        return span.last >= min(last, below &- (input & below))
     }
 
     /// Reports a walk that failed, that followed a look at the configuration, or that somebody else counts.

@@ -116,6 +116,38 @@ struct PerformanceTests {
         #expect(changes { _ = other.read64(at: 0x2000) } == [1, 0, 1, 0, 8, 0])
     }
 
+    @Test("what leads to no RAM is counted once, too, with a TLB and without", arguments: [0, 64])
+    func statisticsOfNoRAM(tlbEntries: Int) throws {
+        var setup = GuestSetup()
+        setup.options.tlbEntries = tlbEntries
+        let (guest, monitor) = try guest(setup)
+        let tables = try guest.attachTables(1)
+        try tables.map(0x1000, to: TestGuest.window)
+        try tables.map(0x2000, to: try guest.page(holding: 7))
+        #expect(guest.dmaRead(1, 0x2000) == .ok(7))
+        _ = monitor.take(1)
+        // Only misses are counted: the port's short ways are open.
+        guest.smmu.report([.tlbMiss, .tableWalkAccess], to: monitor)
+        let names = ["tlb-hits", "walks", "descriptor-fetches"]
+        func values() -> [UInt64] {
+            let all = Dictionary(uniqueKeysWithValues: guest.smmu.statistics.map { ($0.name, $0.value) })
+            return names.map { all[$0] ?? .max }
+        }
+        let before = values()
+        let port = guest.smmu.makePort(for: StreamID(1))
+        for _ in 0..<3 { _ = port.read64(at: 0x1000) }
+        let walks: UInt64 = tlbEntries == 0 ? 3 : 1
+        #expect(zip(values(), before).map { $0 &- $1 } == [0, walks, 3 * walks])
+        #expect(monitor.take(1) == [0, walks, 0, 3 * walks, 0])
+        // Another port, where the first look-up made the configuration known.
+        let other = guest.smmu.makePort(for: StreamID(1))
+        #expect(other.read64(at: 0x2000) == .ok(7))
+        let known = values()
+        _ = other.read64(at: 0x1000)
+        let more: UInt64 = tlbEntries == 0 ? 1 : 0
+        #expect(zip(values(), known).map { $0 &- $1 } == [1 - more, more, 3 * more])
+    }
+
     @Test("each transaction counts once, with the misses and the accesses that it made")
     func transactions() throws {
         let (guest, monitor) = try guest()
