@@ -299,8 +299,10 @@ extension StreamPort {
         _ last: UInt64,
         isWrite: Bool
     ) -> Bool {
-        guard let span = bus.hostSpan(at: PhysicalAddress(walk.output)) else { return false }
         let below = ~(UInt64.max &<< walk.log2Bytes)
+        // As a rule it is where the tables are.
+        if !isWrite, walk.reader.isInSameRAM(walk.output, last) { return true }
+        guard let span = bus.hostSpan(at: PhysicalAddress(walk.output)) else { return false }
         guard span.isWritable || !isWrite else { return false }
         return span.last >= min(last, below &- (input & below))
     }

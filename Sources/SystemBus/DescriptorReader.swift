@@ -114,6 +114,14 @@ public import CLinux
             && isIntact
     }
 
+    /// Whether the bytes from an address up to `last` bytes further are in the RAM that was read last; false is no
+    /// answer.
+    @inline(__always)  // Once for each walk.
+    @inlinable public func isInSameRAM(_ address: UInt64, _ last: UInt64) -> Bool {
+        let offset = address &- span.first
+        return offset <= span.lastOffset && last <= span.lastOffset &- offset
+    }
+
     /// Finds the RAM of another address.
     ///
     /// - Returns: false where there is none, and where the RAM before it has been lost.
