@@ -31,7 +31,7 @@ final class TranslationBench {
     let data: UnsafeMutableRawPointer
     let buffer: UnsafeMutableRawPointer
     /// All pages, each once, in an order that no prefetcher guesses.
-    let shuffled: [Int32]
+    private let order: ShuffledOrder
     private var place = 0
     private var directPlace = 0
 
@@ -73,22 +73,10 @@ final class TranslationBench {
         memset(data, 0x5A, Int(dataByteCount))
         buffer = .allocate(byteCount: Self.bufferByteCount, alignment: 4096)
         memset(buffer, 0xA5, Self.bufferByteCount)
-        shuffled = Self.shuffle(pageCount)
+        order = ShuffledOrder(pageCount)
     }
 
     deinit { buffer.deallocate() }
-
-    /// 0 to `count` - 1 in an order that is the same in each run.
-    private static func shuffle(_ count: Int) -> [Int32] {
-        var order = (0..<Int32(count)).map { $0 }
-        var state: UInt64 = 0x5EED
-        for index in stride(from: count - 1, to: 0, by: -1) {
-            // Knuth's multiplier; the high bits are the random ones.
-            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            order.swapAt(index, Int((state >> 33) % UInt64(index + 1)))
-        }
-        return order
-    }
 
     func slice(_ count: Int) -> UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(start: buffer, count: count)
@@ -111,18 +99,14 @@ final class TranslationBench {
     /// Reads 8 bytes of so many pages in the shuffled order, from where it stopped the last time.
     func readShuffled(_ count: Int) throws {
         for _ in 0..<count {
-            try read(8, at: Self.pages + UInt64(truncatingIfNeeded: shuffled[place]) << 12)
-            place += 1
-            if place == pageCount { place = 0 }
+            try read(8, at: Self.pages &+ UInt64(truncatingIfNeeded: order.next(&place)) &<< 12)
         }
     }
 
     /// The floor of that: the same data in the same order.
     func readShuffledDirectly(_ count: Int) throws {
         for _ in 0..<count {
-            try readDirectly(8, at: (Int(shuffled[directPlace]) & (dataPageCount - 1)) << 12)
-            directPlace += 1
-            if directPlace == pageCount { directPlace = 0 }
+            try readDirectly(8, at: (order.next(&directPlace) & (dataPageCount - 1)) << 12)
         }
     }
 
@@ -152,5 +136,55 @@ final class TranslationBench {
     func copyIn(_ count: Int, at offset: Int) {
         memcpy(data + offset, buffer, count)
         smmud_compiler_barrier()
+    }
+}
+
+/// 0 to `count` - 1 in an order that looks random and is the same in each run.
+///
+/// Long orders are worked out, not looked up: a table would want the second cache for itself, which the TLB is to have.
+private struct ShuffledOrder {
+    private let count: Int
+    /// Of short orders.
+    private let table: [Int32]
+    /// One less than the power of two that holds `count`, and half of its bits.
+    private let mask: Int
+    private let half: Int
+
+    init(_ count: Int) {
+        self.count = count
+        mask = count <= 1 ? 0 : (1 << (Int.bitWidth - (count - 1).leadingZeroBitCount)) - 1
+        half = mask.nonzeroBitCount / 2
+        table = count > 4096 ? [] : Self.shuffle(count)
+    }
+
+    private static func shuffle(_ count: Int) -> [Int32] {
+        var order = (0..<Int32(count)).map { $0 }
+        var state: UInt64 = 0x5EED
+        for index in stride(from: count - 1, to: 0, by: -1) {
+            // Knuth's multiplier; the high bits are the random ones.
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            order.swapAt(index, Int((state >> 33) % UInt64(index + 1)))
+        }
+        return order
+    }
+
+    /// The number at a place, which moves on.
+    @inline(__always)  // Beside each read that is measured.
+    func next(_ place: inout Int) -> Int {
+        guard table.isEmpty else {
+            let number = table[place]
+            place += 1
+            if place == count { place = 0 }
+            return Int(number)
+        }
+        while true {
+            // Each step maps the numbers up to `mask` one to one.
+            var number = place &* 0x9E37_79B1 & mask
+            number ^= number &>> half
+            number = number &* 0x85EB_CA6B & mask
+            number ^= number &>> half
+            place = (place &+ 1) & mask
+            if number < count { return number }
+        }
     }
 }

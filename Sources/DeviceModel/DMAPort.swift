@@ -5,17 +5,23 @@ public import Glibc
 
 /// What a transaction says of itself beside its address, as the device drives it.
 public struct TransactionAttributes: Hashable, Sendable {
-    /// The SubstreamID (PASID); nil is a transaction without one (SSV = 0).
-    public var substreamID: SubstreamID?
-    /// Privileged (PnU = 1).
-    public var isPrivileged: Bool
-    /// An instruction fetch (InD = 1); of no meaning on writes, which are always data.
-    public var isInstruction: Bool
-    /// Translated by the device itself (PCIe: AT = 0b10): its address is what an ATS translation completion gave.
-    public var isTranslated: Bool
-    /// An interrupt message: whoever signals may hold up others, so it waits for no page, and a device does not
-    /// translate its address itself.
-    public var isMessage: Bool
+    /// All of them in one word, which is quick to compare.
+    ///
+    /// | bits | what |
+    /// | --- | --- |
+    /// | [31:0], [32] | SubstreamID; whether there is one (SSV) |
+    /// | [33] | ``isTranslated`` |
+    /// | [34], [35] | ``isPrivileged``; ``isInstruction`` |
+    /// | [36] | ``isMessage`` |
+    @inlinable public var bits: UInt64 { word }
+    @usableFromInline var word: UInt64 = 0
+
+    // Computed: a stored one is behind a function that sees to its initialisation.
+    @inlinable static var substreamValid: UInt64 { 1 << 32 }
+    @inlinable static var translated: UInt64 { 1 << 33 }
+    @inlinable static var privileged: UInt64 { 1 << 34 }
+    @inlinable static var instruction: UInt64 { 1 << 35 }
+    @inlinable static var message: UInt64 { 1 << 36 }
 
     @inlinable public init(
         substreamID: SubstreamID? = nil,
@@ -29,6 +35,44 @@ public struct TransactionAttributes: Hashable, Sendable {
         self.isInstruction = isInstruction
         self.isTranslated = isTranslated
         self.isMessage = isMessage
+    }
+
+    /// The SubstreamID (PASID); nil is a transaction without one (SSV = 0).
+    @inlinable public var substreamID: SubstreamID? {
+        get { has(Self.substreamValid) ? SubstreamID(UInt32(truncatingIfNeeded: word)) : nil }
+        set {
+            word &= ~(Self.substreamValid | 0xFFFF_FFFF)
+            if let newValue { word |= Self.substreamValid | UInt64(newValue.rawValue) }
+        }
+    }
+    /// Privileged (PnU = 1).
+    @inlinable public var isPrivileged: Bool {
+        get { has(Self.privileged) }
+        set { set(Self.privileged, newValue) }
+    }
+    /// An instruction fetch (InD = 1); of no meaning on writes, which are always data.
+    @inlinable public var isInstruction: Bool {
+        get { has(Self.instruction) }
+        set { set(Self.instruction, newValue) }
+    }
+    /// Translated by the device itself (PCIe: AT = 0b10): its address is what an ATS translation completion gave.
+    @inlinable public var isTranslated: Bool {
+        get { has(Self.translated) }
+        set { set(Self.translated, newValue) }
+    }
+    /// An interrupt message: whoever signals may hold up others, so it waits for no page, and a device does not
+    /// translate its address itself.
+    @inlinable public var isMessage: Bool {
+        get { has(Self.message) }
+        set { set(Self.message, newValue) }
+    }
+
+    @inline(__always)  // Asked for each transaction.
+    @usableFromInline func has(_ bit: UInt64) -> Bool { word & bit != 0 }
+
+    @inline(__always)  // Likewise.
+    @usableFromInline mutating func set(_ bit: UInt64, _ value: Bool) {
+        if value { word |= bit } else { word &= ~bit }
     }
 
     /// Data, unprivileged, without a SubstreamID: what a PCIe function without PASID drives.

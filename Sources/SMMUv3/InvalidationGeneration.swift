@@ -56,14 +56,16 @@ final class InvalidationGeneration: @unchecked Sendable {
 
     /// Which count the translations of an address go by.
     ///
-    /// - Parameter address: An input address; of bits [63:56] none counts, because they may be ignored (TBI).
+    /// - Parameter address: An input address; its upper bits do not count, so none that may be ignored (TBI) does.
     @inline(__always)  // Once for each page that a port does not remember.
     static func region(of address: UInt64, asid: UInt16, vmid: UInt16) -> Int {
-        let number = (address & 0x00FF_FFFF_FFFF_FFFF) &>> log2RegionBytes
-        return firstRegion
-            &+ Int(
-                truncatingIfNeeded: (number &+ UInt64(asid) &* 29 &+ UInt64(vmid) &* 17) & (regionCount &- 1)
-            )
+        let number = (address &+ offset(asid: asid, vmid: vmid)) &>> log2RegionBytes
+        return firstRegion &+ Int(truncatingIfNeeded: number & (regionCount &- 1))
+    }
+
+    /// What an ASID and VMID make of an address: with it added, and neither, it is in the same region.
+    static func offset(asid: UInt16, vmid: UInt16) -> UInt64 {
+        (UInt64(asid) &* 29 &+ UInt64(vmid) &* 17) &<< log2RegionBytes
     }
 
     // MARK: Reading

@@ -6,38 +6,143 @@ import DeviceModel
 import SMMUv3Spec
 import SystemBus
 
-/// A translation of one 4 KiB page of input addresses, and where in the host its memory is.
+/// A translation of one 4 KiB page of input addresses for transactions with the same attributes, and where in the host
+/// its memory is.
+///
+/// One line of the host's first cache, and what a hit compares is as few words as can be.
 struct PortTranslation {
     /// How many of them a port keeps.
     static let count = 64
+    /// The translation permits them to read.
+    static let reads: UInt64 = 1 << 0
+    /// And to write.
+    static let writes: UInt64 = 1 << 1
+    /// How much further left ``answer`` has what the host's memory takes directly.
+    static let hostShift: UInt64 = 2
 
-    /// The input address without its low 12 bits, or 1, which is no page, in an empty entry.
-    var page: UInt64 = 1
-    /// SSV and SubstreamID, or that it is of translated transactions.
-    var context: UInt64 = 0
-    /// Which count of invalidations it goes by, and what that was.
-    var region = InvalidationGeneration.anywhere
-    var generation: UInt64 = 0
-    /// The output address of the page's first byte.
-    var output: UInt64 = 0
-    /// How many bytes the translation covers from the page's first byte on.
-    var byteCount: UInt64 = 0
-    /// What is permitted to transactions.
-    var permissions = Permissions()
-    /// What of that the host's memory takes directly; nothing where the output is not RAM.
-    var hostPermissions = Permissions()
+    /// The input address of the page, and in its place within the page the region: which count of invalidations it
+    /// goes by.
+    private(set) var place: UInt64 = 0
+    /// ``TransactionAttributes/bits``.
+    private(set) var attributes: UInt64 = 0
+    /// What the count was. No count is 0: nothing is found in an empty entry.
+    private(set) var generation: UInt64 = 0
     /// ``BusView/version`` when `host` was found.
-    var mapVersion: UInt64 = 0
+    private(set) var mapVersion: UInt64 = 0
     /// The page's first byte.
-    var host: UnsafeMutableRawPointer?
-    /// How many bytes of the translation are at `host` in one piece; 0 where it is not known.
-    var hostByteCount: UInt64 = 0
-    var lostFlag: UnsafePointer<UInt32>?
+    private(set) var host: UnsafeMutableRawPointer?
+    private(set) var lostFlag: UnsafePointer<UInt32>?
+    /// The output address of the page's first byte, and in its place within the page what is permitted.
+    private(set) var answer: UInt64 = 0
+    /// How many bytes the translation covers from the page's first byte on; at most 4 GiB less a page.
+    private(set) var byteCount: UInt32 = 0
+    /// How many of them are at `host` in one piece, up to what one transaction moves; 0 where that is not known.
+    private(set) var hostByteCount: UInt32 = 0
+
+    init() {}
+
+    /// What is known of an address by now.
+    ///
+    /// - Parameters:
+    ///   - stamp: As it was before anything of this was looked up; likewise `mapVersion`.
+    ///   - output: The output address of the page's first byte.
+    ///   - last: How far from there the last byte is that the translation covers.
+    ///   - directions: What the translation permits.
+    ///   - memory: The memory from the page's first byte on; nil where that is no RAM, or nobody is to know.
+    @inline(__always)  // Once for each page that misses in the port.
+    init(
+        _ input: UInt64,
+        _ attributes: TransactionAttributes,
+        _ stamp: InvalidationStamp,
+        isOfRegion: Bool,
+        output: UInt64,
+        last: UInt64,
+        _ directions: UInt64,
+        _ mapVersion: UInt64,
+        _ memory: HostSpan?
+    ) {
+        let region = isOfRegion ? stamp.region : InvalidationGeneration.anywhere
+        place = input & ~0xFFF | UInt64(truncatingIfNeeded: region)
+        self.attributes = attributes.bits
+        generation = isOfRegion ? stamp.near : stamp.far
+        self.mapVersion = mapVersion
+        let covered = min(last, 0xFFFF_EFFF)
+        byteCount = UInt32(truncatingIfNeeded: covered) &+ 1
+        guard let memory else {
+            answer = output | directions
+            return
+        }
+        let hostDirections = memory.isWritable ? directions : directions & Self.reads
+        answer = output | directions | hostDirections &<< Self.hostShift
+        host = memory.start
+        lostFlag = memory.lostFlag
+        let most = min(memory.last, StreamPort.largestTransaction &- 1)
+        hostByteCount = UInt32(truncatingIfNeeded: min(covered, most)) &+ 1
+    }
+
+    /// Whether it is of an address and of attributes.
+    @inline(__always)  // On the hit path of every transaction.
+    func isOf(_ input: UInt64, _ attributes: TransactionAttributes) -> Bool {
+        place ^ input < 0x1000 && self.attributes == attributes.bits
+    }
+
+    /// Which count of invalidations it goes by.
+    @inline(__always)  // Likewise.
+    var region: Int { Int(truncatingIfNeeded: place & 0xFFF) }
 
     /// Where a port keeps the translation of an address.
-    @inline(__always)  // On the hit path of every transaction.
+    @inline(__always)  // Likewise.
     static func index(_ address: UInt64) -> Int {
         Int(truncatingIfNeeded: (address &>> 12) & UInt64(count - 1))
+    }
+
+    /// What permissions are for transactions with these attributes: ``reads``, ``writes``.
+    @inline(__always)  // Once for each page that misses in the port.
+    static func directions(_ permissions: Permissions, _ attributes: TransactionAttributes) -> UInt64 {
+        // As a rule; the rest is not worked out then.
+        guard attributes.isPrivileged || attributes.isInstruction else {
+            return UInt64(permissions.rawValue) & (reads | writes)
+        }
+        let own = UInt64(permissions.rawValue) &>> (attributes.isPrivileged ? 3 : 0)
+        return (own &>> (attributes.isInstruction ? 2 : 0)) & reads | own & writes
+    }
+}
+
+/// RAM in one piece, in which a port found the last page that it did not remember.
+struct KnownMemory {
+    /// ``BusView/version`` before it was found; all ones where nothing is known.
+    private var version = UInt64.max
+    /// The physical address of its first byte, and how far from there its last one is.
+    private var first: UInt64 = 0
+    private var last: UInt64 = 0
+    private var host: UnsafeMutableRawPointer?
+    private var lostFlag: UnsafePointer<UInt32>?
+    private var isWritable = false
+
+    /// The RAM from an address on, as ``BusView/hostSpan(at:)`` has it.
+    ///
+    /// - Parameter version: The map's, read within the transaction.
+    @inline(__always)  // Once for each page that misses in the port.
+    mutating func span(at address: UInt64, _ version: UInt64, _ bus: BusView) -> HostSpan? {
+        if address &- first > last || self.version != version {
+            guard find(address, version, bus) else { return nil }
+        }
+        guard let host, let lostFlag else { return nil }
+        let offset = address &- first
+        return HostSpan(
+            start: host + Int(truncatingIfNeeded: offset),
+            last: last &- offset,
+            lostFlag: lostFlag,
+            isWritable: isWritable
+        )
+    }
+
+    @inline(never)  // Keeps the way of what is known small.
+    private mutating func find(_ address: UInt64, _ version: UInt64, _ bus: BusView) -> Bool {
+        guard let (first, found) = bus.hostMemory(containing: PhysicalAddress(address)) else { return false }
+        (self.version, self.first, last, host) = (version, first, found.last, found.start)
+        (lostFlag, isWritable) = (found.lostFlag, found.isWritable)
+        return true
     }
 }
 
@@ -56,12 +161,45 @@ struct KnownConfiguration {
     var entryAddress: UInt64?
     /// The count of invalidations of configuration before the registers were read that `entryAddress` comes from.
     var entryGeneration: UInt64 = 0
+    /// Where the port found RAM last.
+    var memory = KnownMemory()
 
     /// Whether it is of these transactions, and nothing of it was invalidated before the stamp was taken.
     @inline(__always)  // For each look-up that misses in the port.
     func isGood(_ context: UInt64, _ stamp: InvalidationStamp) -> Bool {
         self.context == context && generation == stamp.configuration
     }
+}
+
+/// An access within a page, in a configuration that is fit for short ways.
+struct SmallAccess {
+    let kind: TransactionKind
+    let address: UInt64
+    /// The device's buffer.
+    let own: UnsafeMutableRawPointer
+    /// The distance of the last byte from the first.
+    let last: UInt64
+    let attributes: TransactionAttributes
+    let plan: UnsafePointer<StreamPlan>
+    /// The canonical address.
+    let input: UInt64
+
+    @inline(__always)  // Once for each page that a port does not remember.
+    init(
+        _ kind: TransactionKind,
+        _ address: UInt64,
+        _ own: UnsafeMutableRawPointer,
+        _ last: UInt64,
+        _ attributes: TransactionAttributes,
+        _ plan: UnsafePointer<StreamPlan>
+    ) {
+        (self.kind, self.address, self.own, self.last) = (kind, address, own, last)
+        (self.attributes, self.plan) = (attributes, plan)
+        input = plan.pointee.canonical(address)
+    }
+
+    @inline(__always)  // Likewise.
+    var byteCount: Int { Int(truncatingIfNeeded: last &+ 1) }
 }
 
 /// What the look-ups of one transaction have in common.

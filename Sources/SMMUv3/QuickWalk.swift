@@ -38,6 +38,17 @@ struct QuickWalk {
     var permissions = Permissions()
 }
 
+extension TLBHit {
+    /// What ``SMMUv3/walkQuickly(_:_:_:)`` has found.
+    @inline(__always)  // Once for each walk.
+    init(_ walk: borrowing QuickWalk) {
+        outputBase = walk.output & (UInt64.max &<< walk.log2Bytes)
+        permissions = walk.permissions
+        log2Bytes = UInt8(truncatingIfNeeded: walk.log2Bytes)
+        isOfRegion = walk.isOfRegion
+    }
+}
+
 /// What stage 1 makes of one address.
 struct Stage1Answer {
     /// The leaf, in the processor's byte order.

@@ -17,17 +17,17 @@ extension StreamPort {
         byteCount: Int,
         _ attributes: TransactionAttributes
     ) -> (host: UnsafeMutableRawPointer, lostFlag: UnsafePointer<UInt32>)? {
-        guard !isBracketed, byteCount > 0 else { return nil }
-        slot.enter()
         let input = address.rawValue
         let entry = lookaside + PortTranslation.index(input)
         let offset = input & 0xFFF
-        guard entry.pointee.page == input & ~0xFFF,
-            entry.pointee.generation == generations.current(entry.pointee.region),
-            entry.pointee.context == Self.context(attributes),
-            entry.pointee.hostPermissions.contains(required(kind, attributes)),
-            entry.pointee.mapVersion == bus.version,
-            offset &+ UInt64(truncatingIfNeeded: byteCount) <= entry.pointee.hostByteCount
+        // All of this is the port's own; what others change is looked at within the transaction.
+        guard !isBracketed, byteCount > 0, entry.pointee.isOf(input, attributes),
+            offset &+ UInt64(truncatingIfNeeded: byteCount) <= UInt64(entry.pointee.hostByteCount),
+            entry.pointee.answer & (direction(kind) &<< PortTranslation.hostShift) != 0
+        else { return nil }
+        slot.enter()
+        guard entry.pointee.generation == generations.current(entry.pointee.region),
+            entry.pointee.mapVersion == bus.version
         else {
             slot.leave()
             return nil
@@ -37,6 +37,12 @@ extension StreamPort {
             entry.pointee.host.unsafelyUnwrapped + Int(truncatingIfNeeded: offset),
             entry.pointee.lostFlag.unsafelyUnwrapped
         )
+    }
+
+    /// ``PortTranslation/reads`` or ``PortTranslation/writes``.
+    @inline(__always)  // Likewise.
+    func direction(_ kind: TransactionKind) -> UInt64 {
+        kind == .read ? PortTranslation.reads : PortTranslation.writes
     }
 
     /// Ends it.
@@ -53,13 +59,9 @@ extension StreamPort {
         return true
     }
 
-    /// SSV and SubstreamID of a transaction, or that it is translated.
-    @inline(__always)  // Likewise.
-    static func context(_ attributes: TransactionAttributes) -> UInt64 {
-        // A translated transaction has no SubstreamID that counts (SMMU_IDR3.PASIDTT is 0).
-        attributes.isTranslated
-            ? 1 << 33 : attributes.substreamID.map { UInt64($0.rawValue) | 1 << 32 } ?? 0
-    }
+    /// What of the attributes decides about the configuration: SSV, SubstreamID, and whether it is translated.
+    @inline(__always)  // For each look-up that misses in the port.
+    static func context(_ attributes: TransactionAttributes) -> UInt64 { attributes.bits & 0x3_FFFF_FFFF }
 
     /// What was invalidated before a look-up: near its address, where the configuration says what that is.
     func stamp(_ address: IOVirtualAddress, _ context: UInt64) -> InvalidationStamp {
@@ -144,7 +146,8 @@ extension StreamPort {
         return true
     }
 
-    /// The same within a page: a small access, which is likely to be followed by others there, so the port keeps it.
+    /// A small access, within a page: one transaction, which is likely to be followed by others there, so the port keeps
+    /// its translation.
     ///
     /// - Returns: Whether it took place; otherwise it takes the long way.
     @inline(__always)  // By one caller for each direction.
@@ -156,86 +159,116 @@ extension StreamPort {
         _ attributes: TransactionAttributes
     ) -> Bool {
         let address = start.rawValue
-        let context = Self.context(attributes)
         let lead = address & 0xFFF
         let last = UInt64(truncatingIfNeeded: byteCount &- 1)
-        guard lead &+ last < 0x1000, !isBracketed, known.pointee.context == context,
+        guard lead &+ last < 0x1000, !isBracketed, known.pointee.context == Self.context(attributes),
             let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
         else { return false }
-        let input = plan.pointee.canonical(address)
-        let needed = required(kind, attributes)
-        if keepsTranslations { tlb.prefetch(input, plan.pointee.key) }
+        let access = SmallAccess(kind, address, own, last, attributes, plan)
+        guard keepsTranslations else { return walkWithinPage(access) }
+        tlb.prefetch(access.input, plan.pointee.key)
+        slot.enter()
+        // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
+        let stamp = generations.stamp(plan.pointee.region(of: access.input))
+        let version = bus.version
+        guard known.pointee.generation == stamp.configuration, !smmu.performance.countsTransactions,
+            let hit = tlb.hit(access.input, plan.pointee.key)
+        else {
+            slot.leave()
+            return walkWithinPage(access)
+        }
+        let isDone = copy(access, hit, stamp, version)
+        if isDone { slot.count(Counter.tlbHits) }
+        slot.leave()
+        return isDone
+    }
+
+    /// The same by a walk, in the configuration that the port knows if that is still in force.
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func walkWithinPage(_ access: SmallAccess) -> Bool {
         slot.enter()
         defer { slot.leave() }
-        // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
-        let stamp = generations.stamp(plan.pointee.region(of: input))
+        // As above.
+        let stamp = generations.stamp(access.plan.pointee.region(of: access.input))
         let version = bus.version
         guard !smmu.performance.countsTransactions else { return false }
-        let (hit, isFromTLB): (TLBHit, Bool)
-        if keepsTranslations, known.pointee.isGood(context, stamp),
-            let found = tlb.hit(input, plan.pointee.key)
-        {
-            guard found.permissions.contains(needed) else { return false }
-            (hit, isFromTLB) = (found, true)
-        } else {
-            guard let found = walkOnce(input, last, EffectiveAccess(kind, attributes), context, plan, stamp)
-            else { return false }
-            (hit, isFromTLB) = (found, false)
+        guard known.pointee.generation == stamp.configuration else {
+            return walkAfterComparing(access, stamp, version)
         }
+        var walk = smmu.makeQuickWalk(access.plan, .cached, stamp)
+        // What is not RAM takes the long way, which walks again: then this walk must not count.
+        guard smmu.walkQuickly(access.input, EffectiveAccess(access.kind, access.attributes), &walk),
+            copy(access, TLBHit(walk), stamp, version)
+        else {
+            report(false, &walk, LookupAccesses())
+            return false
+        }
+        count(&walk)
+        keepInTLB(&walk, access.input, stamp)
+        return true
+    }
+
+    /// The same where no configuration is cached, and it is compared with what is in memory.
+    @inline(never)  // Keeps the walk small.
+    private func walkAfterComparing(
+        _ access: SmallAccess,
+        _ stamp: InvalidationStamp,
+        _ version: UInt64
+    ) -> Bool {
+        var look = QuickLook(
+            access: EffectiveAccess(access.kind, access.attributes),
+            needed: required(access.kind, access.attributes),
+            context: Self.context(access.attributes),
+            plan: access.plan,
+            stamp: stamp
+        )
+        guard isUnchanged(&look), let found = walk(access.input, access.last, &look) else { return false }
+        return copy(access, found, stamp, version)
+    }
+
+    /// Moves the bytes of a small access whose translation is known, within the transaction that found it.
+    // Not @inline(__always): the optimiser calls it all the same, which costs a hit in the TLB 40 instructions.
+    @_transparent
+    private func copy(
+        _ access: SmallAccess,
+        _ hit: TLBHit,
+        _ stamp: InvalidationStamp,
+        _ version: UInt64
+    ) -> Bool {
+        let directions = PortTranslation.directions(hit.permissions, access.attributes)
         let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
-        let page = input & ~0xFFF & mask
-        guard let span = bus.hostSpan(at: PhysicalAddress(hit.outputBase | page)),
-            span.last >= lead &+ last, span.isWritable || kind == .read
+        let page = access.input & ~0xFFF & mask
+        let lead = access.input & 0xFFF
+        guard directions & direction(access.kind) != 0,
+            let span = known.pointee.memory.span(at: hit.outputBase | page, version, bus),
+            span.last >= lead &+ access.last, span.isWritable || access.kind == .read
         else { return false }
         let host = span.start + Int(truncatingIfNeeded: lead)
-        if kind == .read {
-            smmud_copy_from_shared(own, host, byteCount)
+        if access.kind == .read {
+            smmud_copy_from_shared(access.own, host, access.byteCount)
         } else {
-            smmud_copy_to_shared(host, own, byteCount)
+            smmud_copy_to_shared(host, access.own, access.byteCount)
         }
         smmud_compiler_barrier()
         // Lost by now: the long way says so.
         guard smmud_load_u32(span.lostFlag) == 0 else { return false }
         if keepsTranslations {
-            keep(
-                PortTranslation(
-                    page: address & ~0xFFF,
-                    context: context,
-                    region: hit.isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                    generation: hit.isOfRegion ? stamp.near : stamp.far,
-                    output: hit.outputBase | page,
-                    byteCount: mask &- page &+ 1,
-                    permissions: hit.permissions,
-                    mapVersion: version
-                ),
+            lookaside[PortTranslation.index(access.address)] = PortTranslation(
+                access.address,
+                access.attributes,
+                stamp,
+                isOfRegion: hit.isOfRegion,
+                output: hit.outputBase | page,
+                last: mask &- page,
+                directions,
+                version,
                 span
             )
         }
         // Now that the long way will not count it again.
-        if isFromTLB { slot.count(Counter.tlbHits) }
         slot.count(Counter.transactions)
-        slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, last &+ 1)
+        slot.count(access.kind == .read ? Counter.bytesRead : Counter.bytesWritten, access.last &+ 1)
         return true
-    }
-
-    /// The walk of a small access, in the configuration that the port knows if that is still in force.
-    @inline(never)  // Keeps the way of a TLB hit small.
-    private func walkOnce(
-        _ input: UInt64,
-        _ last: UInt64,
-        _ access: EffectiveAccess,
-        _ context: UInt64,
-        _ plan: UnsafePointer<StreamPlan>,
-        _ stamp: InvalidationStamp
-    ) -> TLBHit? {
-        var look = QuickLook(
-            access: access,
-            needed: access.required,
-            context: context,
-            plan: plan,
-            stamp: stamp
-        )
-        return isCurrent(&look) ? walk(input, last, &look) : nil
     }
 
     /// What the TLB or a quick walk makes of a canonical address.
@@ -273,22 +306,32 @@ extension StreamPort {
         let isDone =
             smmu.walkQuickly(input, look.access, &walk)
             && isRAM(walk, input, last, isWrite: look.access.isWrite)
-        if isDone, look.structures == nil, !smmu.performance.countsAnything {
-            slot.count(Counter.walks, walk.walks)
-            slot.count(Counter.descriptors, walk.descriptors)
+        if isDone, look.structures == nil {
+            count(&walk)
         } else {
-            report(isDone, &walk, &look)
+            report(isDone, &walk, isDone ? look.structures ?? LookupAccesses() : LookupAccesses())
             guard isDone else { return nil }
+            look.structures = nil
         }
         look.walks &+= 1
-        if keepsTranslations { slot.count(Counter.tlbMisses) }
-        if walk.fillsTLB { smmu.translationCache.fill(walk.entry(of: input), walkedAt: look.stamp) }
-        return TLBHit(
-            outputBase: walk.output & (UInt64.max &<< walk.log2Bytes),
-            permissions: walk.permissions,
-            log2Bytes: UInt8(truncatingIfNeeded: walk.log2Bytes),
-            isOfRegion: walk.isOfRegion
-        )
+        keepInTLB(&walk, input, look.stamp)
+        return TLBHit(walk)
+    }
+
+    /// Counts a walk that has found what was sought.
+    @inline(__always)  // By two callers.
+    private func count(_ walk: inout QuickWalk) {
+        if smmu.performance.countsAnything { return report(true, &walk, LookupAccesses()) }
+        slot.count(Counter.walks, walk.walks)
+        slot.count(Counter.descriptors, walk.descriptors)
+    }
+
+    /// Keeps what a walk has found where there is a TLB.
+    @inline(__always)  // Likewise.
+    private func keepInTLB(_ walk: inout QuickWalk, _ input: UInt64, _ stamp: InvalidationStamp) {
+        guard keepsTranslations else { return }
+        slot.count(Counter.tlbMisses)
+        smmu.translationCache.fill(walk.entry(of: input), walkedAt: stamp)
     }
 
     /// Whether what a walk has found is RAM that takes the access, as far as both go.
@@ -308,35 +351,16 @@ extension StreamPort {
     }
 
     /// Reports a walk that failed, that followed a look at the configuration, or that somebody else counts.
+    ///
+    /// - Parameter accesses: What was fetched before it.
     @inline(never)  // Keeps the walk small.
-    private func report(_ isDone: Bool, _ walk: inout QuickWalk, _ look: inout QuickLook) {
-        var accesses = isDone ? look.structures ?? LookupAccesses() : LookupAccesses()
+    private func report(_ isDone: Bool, _ walk: inout QuickWalk, _ accesses: LookupAccesses) {
+        var accesses = accesses
         walk.report(isDone, to: &accesses, smmu.counters)
         record(accesses)
-        if isDone { look.structures = nil }
     }
 
-    /// Keeps a translation in the port.
-    ///
-    /// - Parameter span: The memory from the page's first byte on, looked up at `mapVersion`; nil where that is no RAM.
-    @inline(__always)  // Once for each page that misses in the port.
-    func keep(_ translation: PortTranslation, _ span: HostSpan?) {
-        let entry = lookaside + PortTranslation.index(translation.page)
-        entry.pointee = translation
-        // What has no bytes at `host` is never hit.
-        guard let span else { return }
-        entry.pointee.hostPermissions =
-            span.isWritable ? translation.permissions : translation.permissions.subtracting(.write)
-        entry.pointee.host = span.start
-        entry.pointee.lostFlag = span.lostFlag
-        // What one transaction moves at most is far from where adding 1 would wrap.
-        entry.pointee.hostByteCount = min(
-            translation.byteCount,
-            min(span.last, Self.largestTransaction &- 1) &+ 1
-        )
-    }
-
-    @inline(__always)  // On the hit path of every transaction.
+    @inline(__always)  // For each look-up at length.
     func required(_ kind: TransactionKind, _ attributes: TransactionAttributes) -> Permissions {
         let base: UInt8 = kind == .write ? 0b010 : attributes.isInstruction ? 0b100 : 0b001
         return Permissions(rawValue: attributes.isPrivileged ? base &<< 3 : base)

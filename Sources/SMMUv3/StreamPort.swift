@@ -343,19 +343,17 @@ package final class StreamPort: DMAPort {
     ) -> Outcome {
         let input = address.rawValue
         let entry = lookaside + PortTranslation.index(input)
-        let context = Self.context(attributes)
-        if entry.pointee.page == input & ~0xFFF,
-            entry.pointee.generation == generations.current(entry.pointee.region),
-            entry.pointee.context == context,
-            entry.pointee.permissions.contains(required(kind, attributes))
+        if entry.pointee.isOf(input, attributes), entry.pointee.answer & direction(kind) != 0,
+            entry.pointee.generation == generations.current(entry.pointee.region)
         {
             slot.count(Counter.hits)
             let offset = input & 0xFFF
             return .output(
-                PhysicalAddress(entry.pointee.output &+ offset),
-                min(wanted, entry.pointee.byteCount &- offset)
+                PhysicalAddress(entry.pointee.answer & ~0xFFF | offset),
+                min(wanted, UInt64(entry.pointee.byteCount) &- offset)
             )
         }
+        let context = Self.context(attributes)
         return translateSlowly(address, wanted, kind, attributes, context, stamp(address, context))
     }
 
@@ -387,7 +385,7 @@ package final class StreamPort: DMAPort {
                     quick.permissions,
                     isOfRegion: quick.isOfRegion,
                     for: address,
-                    context,
+                    attributes,
                     stamp
                 )
                 return .output(PhysicalAddress(quick.output), min(wanted, quick.byteCount))
@@ -405,7 +403,7 @@ package final class StreamPort: DMAPort {
                 translation.incomingPermissions,
                 isOfRegion: translation.isOfRegion,
                 for: address,
-                context,
+                attributes,
                 stamp
             )
             return .output(translation.output, min(wanted, translation.byteCount))
@@ -435,7 +433,7 @@ package final class StreamPort: DMAPort {
         _ permissions: Permissions,
         isOfRegion: Bool,
         for address: IOVirtualAddress,
-        _ context: UInt64,
+        _ attributes: TransactionAttributes,
         _ stamp: InvalidationStamp
     ) {
         guard keepsTranslations else { return }
@@ -444,17 +442,15 @@ package final class StreamPort: DMAPort {
         let page = output &- offset
         // Direct hits are not reported to monitors. Whoever begins to count later ends all that ports keep.
         let isReported = smmu.performance.countsTransactions
-        keep(
-            PortTranslation(
-                page: address.rawValue & ~0xFFF,
-                context: context,
-                region: isOfRegion ? stamp.region : InvalidationGeneration.anywhere,
-                generation: isOfRegion ? stamp.near : stamp.far,
-                output: page,
-                byteCount: byteCount &+ offset,
-                permissions: permissions,
-                mapVersion: version
-            ),
+        lookaside[PortTranslation.index(address.rawValue)] = PortTranslation(
+            address.rawValue,
+            attributes,
+            stamp,
+            isOfRegion: isOfRegion,
+            output: page,
+            last: byteCount &+ offset &- 1,
+            PortTranslation.directions(permissions, attributes),
+            version,
             isReported ? nil : bus.hostSpan(at: PhysicalAddress(page))
         )
     }

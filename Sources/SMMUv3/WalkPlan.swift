@@ -227,6 +227,8 @@ struct StreamPlan: @unchecked Sendable {
     /// Whether what the TLB says is all that there is to it: stage 1 looks at the address, attributes go as the device
     /// drives them, and neither half refuses anybody.
     var isAnsweredByTLB = false
+    /// What `tag` adds to an address that is to be in the region of its own; see ``InvalidationGeneration``.
+    private(set) var regionOffset: UInt64 = 0
     /// Whether there is an upper half.
     var hasTwoRanges = false
     /// The bits of an address that are ignored, in each half (TBI).
@@ -291,6 +293,7 @@ struct StreamPlan: @unchecked Sendable {
         stage2Tag = RegimeTag(regime: .nsEL1Stage2, vmid: stream.stage2?.vmid ?? 0, asid: 0, aset: false)
         tag = stage2Tag
         key = TLBKey(stage2Tag)
+        regionOffset = InvalidationGeneration.offset(asid: tag.asid, vmid: tag.vmid)
         if let second = stream.stage2 {
             translatesStage2 = true
             tables[2] = WalkPlan(second)
@@ -308,6 +311,7 @@ struct StreamPlan: @unchecked Sendable {
             aset: context.aset
         )
         key = TLBKey(tag)
+        regionOffset = InvalidationGeneration.offset(asid: tag.asid, vmid: tag.vmid)
         isAnsweredByTLB =
             stream.privCfg == 0 && stream.instCfg == 0 && !context.lower.refusesUnprivileged
             && !context.upper.refusesUnprivileged && !context.permissionRules.isAArch32
@@ -330,7 +334,7 @@ struct StreamPlan: @unchecked Sendable {
     /// By which invalidations translations of a canonical address go.
     @inline(__always)  // For each look-up that a port does not answer.
     func region(of address: UInt64) -> Int {
-        InvalidationGeneration.region(of: address, asid: tag.asid, vmid: tag.vmid)
+        InvalidationGeneration.region(of: address &+ regionOffset, asid: 0, vmid: 0)
     }
 
     /// Whether TTB1 translates an address; not for VMSAv8-32, which has no plan.
@@ -340,7 +344,9 @@ struct StreamPlan: @unchecked Sendable {
     /// As ``ContextConfiguration/canonical(_:)``.
     @inline(__always)  // Likewise.
     func canonical(_ address: UInt64) -> UInt64 {
-        isUpper(address) ? address | upperIgnored : address & ~lowerIgnored
+        // As a rule nothing is ignored.
+        guard lowerIgnored | upperIgnored != 0 else { return address }
+        return isUpper(address) ? address | upperIgnored : address & ~lowerIgnored
     }
 }
 

@@ -118,6 +118,15 @@ public struct HostSpan {
     /// 1 once a peer has truncated the memory and somebody touched what is gone.
     public let lostFlag: UnsafePointer<UInt32>
     public let isWritable: Bool
+
+    @inlinable public init(
+        start: UnsafeMutableRawPointer,
+        last: UInt64,
+        lostFlag: UnsafePointer<UInt32>,
+        isWritable: Bool
+    ) {
+        (self.start, self.last, self.lostFlag, self.isWritable) = (start, last, lostFlag, isWritable)
+    }
 }
 
 /// The map of a ``SystemBus`` without the bus: a pointer that is good as long as the bus lives.
@@ -171,6 +180,13 @@ public struct BusView: @unchecked Sendable {
             lostFlag: record.pointee.lostFlag,
             isWritable: record.pointee.isWritable
         )
+    }
+
+    /// All RAM in one piece that an address lies in, and the address of its first byte; nil where there is none.
+    public func hostMemory(containing address: PhysicalAddress) -> (first: UInt64, span: HostSpan)? {
+        guard let record = snapshot.pointee.ram(containing: address.rawValue) else { return nil }
+        let first = record.pointee.first
+        return hostSpan(at: PhysicalAddress(first)).map { (first, $0) }
     }
 
     /// The map as it is now, for those for whom the caller of ``SystemBus/reclaim(through:)`` waits.
