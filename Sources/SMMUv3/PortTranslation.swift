@@ -25,7 +25,9 @@ struct PortTranslation {
     private(set) var place: UInt64 = 0
     /// ``TransactionAttributes/bits``.
     private(set) var attributes: UInt64 = 0
-    /// What the count was. No count is 0: nothing is found in an empty entry.
+    /// What the count was.
+    ///
+    /// No count is 0: nothing is found in an empty entry.
     private(set) var generation: UInt64 = 0
     /// ``BusView/version`` when `host` was found.
     private(set) var mapVersion: UInt64 = 0
