@@ -24,6 +24,23 @@ private final class LoadChain {
     }
 }
 
+/// Multiplications as many as a core takes at once: four chains of them keep its multiplier busy.
+final class Multiplications {
+    private var values: (UInt64, UInt64, UInt64, UInt64) = (3, 5, 7, 9)
+
+    func run(_ count: Int) {
+        var (a, b, c, d) = values
+        for _ in 0..<count {
+            a = a &* 0x5851_F42D_4C95_7F2D
+            b = b &* 0x5851_F42D_4C95_7F2D
+            c = c &* 0x5851_F42D_4C95_7F2D
+            d = d &* 0x5851_F42D_4C95_7F2D
+        }
+        values = (a, b, c, d)
+        smmud_compiler_barrier()
+    }
+}
+
 /// 64 MiB twice: what is copied, and where to.
 private final class CopiedMemory {
     static let byteCount = 64 << 20
@@ -148,6 +165,25 @@ var hostBenchmarks: [Benchmark] {
             floor: "the same, one thread",
             samplers: {
                 let (mine, theirs, companion) = (LoadChain(), LoadChain(), Companion())
+                nonisolated(unsafe) let other = theirs
+                return .init(
+                    subject: { count in
+                        companion.together({ other.run(count) }, mine: { mine.run(count) })
+                            / Double(2 * count)
+                    },
+                    floor: { try timed(mine.run, $0) },
+                    leastCount: 100_000
+                )
+            }
+        ),
+        // Loads wait for each other; this does not. Where the host has put both CPUs on one core it has half the speed,
+        // and so has whatever keeps a core busy.
+        Benchmark(
+            name: "host-two-cores",
+            subject: "work that fills a core, two threads: one of them",
+            floor: "the same, one thread",
+            samplers: {
+                let (mine, theirs, companion) = (Multiplications(), Multiplications(), Companion())
                 nonisolated(unsafe) let other = theirs
                 return .init(
                     subject: { count in

@@ -89,6 +89,26 @@ var threadBenchmarks: [Benchmark] {
                 )
             }
         ),
+        // What of that is the other thread's being there at all: where both CPUs are one core, half.
+        Benchmark(
+            name: "hits-beside-work",
+            subject: "hits while another thread computes, without the SMMU",
+            floor: "hits, nobody else runs",
+            samplers: {
+                let devices = try TwoDevices(.inline)
+                nonisolated(unsafe) let work = Multiplications()
+                return .init(
+                    subject: { count in
+                        let time = try devices.companion.meanwhile { work.run(100) } mine: {
+                            try devices.hits(count)
+                        }
+                        return time / Double(count)
+                    },
+                    floor: { try timed(devices.hits, $0) },
+                    leastCount: 10_000
+                )
+            }
+        ),
         busy("sync-busy-1MiB", 1 << 20, "1 MiB"),
         busy("sync-busy-4KiB", 4096, "4 KiB"),
     ]
