@@ -206,7 +206,7 @@ let package = Package(
         ),
         .testTarget(
             name: "SMMUv3SpecTests",
-            dependencies: ["AddressSpace", "SMMUv3Spec"],
+            dependencies: ["AddressSpace", "SMMUv3Spec", "SeededRandomness"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -216,13 +216,19 @@ let package = Package(
         ),
         .testTarget(
             name: "VFIOUserProtocolTests",
-            dependencies: ["VFIOUserProtocol"],
+            dependencies: ["SeededRandomness", "VFIOUserProtocol"],
             swiftSettings: settings
         ),
-        .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol"], swiftSettings: settings),
+        .testTarget(
+            name: "ControlProtocolTests",
+            dependencies: ["ControlProtocol", "SeededRandomness"],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "SystemBusTests",
-            dependencies: ["AddressSpace", "DeviceModel", "GuestMemory", "OSThread", "SystemBus"],
+            dependencies: [
+                "AddressSpace", "DeviceModel", "GuestMemory", "OSThread", "SeededRandomness", "SystemBus",
+            ],
             swiftSettings: settings
         ),
         .testTarget(
@@ -232,38 +238,37 @@ let package = Package(
         ),
         .testTarget(
             name: "PCIFunctionTests",
-            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction"],
+            dependencies: ["AddressSpace", "DeviceModel", "PCIFunction", "SeededRandomness"],
             swiftSettings: settings
         ),
         .testTarget(
             name: "IOPageTableTests",
-            dependencies: ["AddressSpace", "DeviceModel", "IOPageTable"],
+            dependencies: ["AddressSpace", "DeviceModel", "IOPageTable", "SeededRandomness"],
             swiftSettings: settings
         ),
         .testTarget(
             name: "SMMUv3Tests",
             dependencies: [
                 "AddressSpace", "CLinux", "DeviceModel", "GuestMemory", "PCIFunction", "SMMUv3", "SMMUv3Spec",
-                "SystemBus",
+                "SeededRandomness", "SystemBus",
             ],
             swiftSettings: settings
         ),
         .testTarget(
             name: "PMCGTests",
-            dependencies: ["AddressSpace", "DeviceModel", "PMCG"],
+            dependencies: ["AddressSpace", "DeviceModel", "PMCG", "SeededRandomness"],
             swiftSettings: settings
         ),
         .testTarget(
             name: "DeviceTreeTests",
-            dependencies: ["AddressSpace", "DeviceModel", "DeviceTree", "IORTFixtures"],
+            dependencies: ["AddressSpace", "DeviceModel", "DeviceTree", "IORTFixtures", "SeededRandomness"],
             swiftSettings: settings
         ),
         .testTarget(
             name: "IOMMUTests",
             dependencies: [
                 "AddressSpace", "DeviceModel", "GuestMemory", "IOMMU", "IOPageTable", "OSThread", "SMMUv3",
-                "SMMUv3Spec",
-                "SystemBus",
+                "SMMUv3Spec", "SeededRandomness", "SystemBus",
             ],
             swiftSettings: settings
         ),
@@ -271,7 +276,7 @@ let package = Package(
             name: "PCIHostTests",
             dependencies: [
                 "AddressSpace", "DeviceModel", "GuestMemory", "OSThread", "PCIFunction", "PCIHost",
-                "SystemBus",
+                "SeededRandomness", "SystemBus",
             ],
             swiftSettings: settings
         ),
@@ -279,8 +284,7 @@ let package = Package(
             name: "VirtioTests",
             dependencies: [
                 "AddressSpace", "BlockStorage", "CLinux", "CTestNetwork", "DeviceModel", "GuestMemory",
-                "HostIO",
-                "PCIFunction", "SystemBus", "Virtio", systemPackage,
+                "HostIO", "PCIFunction", "SeededRandomness", "SystemBus", "Virtio", systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -288,8 +292,7 @@ let package = Package(
             name: "NVMeTests",
             dependencies: [
                 "AddressSpace", "BlockStorage", "DeviceModel", "GuestMemory", "NVMe", "PCIFunction",
-                "SystemBus",
-                systemPackage,
+                "SeededRandomness", "SystemBus", systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -321,10 +324,8 @@ let package = Package(
             name: "MachineTests",
             dependencies: [
                 "AddressSpace", "CLinux", "ControlProtocol", "DeviceModel", "DeviceTree", "GuestMemory",
-                "HostIO", "IOMMU",
-                "IORTFixtures",
-                "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec", "SystemBus", "VFIOUserProtocol",
-                "VFIOUserServer", logging, systemPackage,
+                "HostIO", "IOMMU", "IORTFixtures", "Machine", "PCIFunction", "SMMUv3", "SMMUv3Spec",
+                "SeededRandomness", "SystemBus", "VFIOUserProtocol", "VFIOUserServer", logging, systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -336,7 +337,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "CLinux", "ControlProtocol", "DiskJournal", "IORTFixtures", "SMMUClient", systemPackage,
+                "CLinux", "ControlProtocol", "DiskJournal", "IORTFixtures", "SMMUClient", "SeededRandomness",
+                systemPackage,
             ],
             swiftSettings: settings
         ),
@@ -350,14 +352,20 @@ let package = Package(
             path: "Tests/Support/smmud-disk-writer",
             swiftSettings: settings
         ),
+        // Numbers that look random, and follow from a seed.
+        .target(
+            name: "SeededRandomness",
+            path: "Tests/Support/SeededRandomness",
+            swiftSettings: settings
+        ),
         // Threads of the system's for tests whose bodies spin.
         .target(name: "OSThread", path: "Tests/Support/OSThread", swiftSettings: settings),
         // Random configurations in QEMU's SMMUv3 and in the model: scripts/differential.
         .target(
             name: "Differential",
             dependencies: [
-                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SystemBus",
-                systemPackage,
+                "AddressSpace", "DeviceModel", "GuestMemory", "SMMUv3", "SMMUv3Spec", "SeededRandomness",
+                "SystemBus", systemPackage,
             ],
             path: "Tests/Support/Differential",
             swiftSettings: settings
@@ -395,7 +403,11 @@ let package = Package(
             dependencies: ["DriverConformance", "SMMUv3"],
             swiftSettings: settings
         ),
-        .testTarget(name: "FuzzTargetsTests", dependencies: ["FuzzTargets"], swiftSettings: settings),
+        .testTarget(
+            name: "FuzzTargetsTests",
+            dependencies: ["FuzzTargets", "SeededRandomness"],
+            swiftSettings: settings
+        ),
 
         // Examples, which use what is public only.
         .target(

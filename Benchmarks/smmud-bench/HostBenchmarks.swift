@@ -31,10 +31,11 @@ final class Multiplications {
     func run(_ count: Int) {
         var (a, b, c, d) = values
         for _ in 0..<count {
-            a = a &* 0x5851_F42D_4C95_7F2D
-            b = b &* 0x5851_F42D_4C95_7F2D
-            c = c &* 0x5851_F42D_4C95_7F2D
-            d = d &* 0x5851_F42D_4C95_7F2D
+            // No power of a constant, which could be worked out beforehand.
+            a = (a ^ a &>> 29) &* 0x5851_F42D_4C95_7F2D
+            b = (b ^ b &>> 29) &* 0x5851_F42D_4C95_7F2D
+            c = (c ^ c &>> 29) &* 0x5851_F42D_4C95_7F2D
+            d = (d ^ d &>> 29) &* 0x5851_F42D_4C95_7F2D
         }
         values = (a, b, c, d)
         smmud_compiler_barrier()

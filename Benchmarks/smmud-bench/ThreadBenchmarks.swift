@@ -99,7 +99,9 @@ var threadBenchmarks: [Benchmark] {
                 nonisolated(unsafe) let work = Multiplications()
                 return .init(
                     subject: { count in
-                        let time = try devices.companion.meanwhile { work.run(100) } mine: {
+                        let time = try devices.companion.meanwhile {
+                            work.run(100)
+                        } mine: {
                             try devices.hits(count)
                         }
                         return time / Double(count)

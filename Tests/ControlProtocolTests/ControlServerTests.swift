@@ -1,6 +1,7 @@
 // The control socket's server side: bytes in, requests and error answers out.
 
 import ControlProtocol
+import SeededRandomness
 import Testing
 
 /// What the daemon would send for `input`, one handler for a few methods standing behind it.
@@ -167,7 +168,7 @@ struct ControlServerTests {
 
     @Test("No line traps the codec or a method's parameters", arguments: [1, 2, 0x5eed] as [UInt64])
     func noLineTraps(seed: UInt64) {
-        var random = SeededRandom(state: seed)
+        var random = SplitMix(seed: seed)
         let pieces = [
             "{", "}", "[", "]", ":", ",", "\"", "\\", "null", "1e999", "-0", "18446744073709551616", "\u{0}",
             "0x",

@@ -1,6 +1,7 @@
 // The DMA socket: the layout byte for byte, and that no bytes bring the decoders down.
 
 import ControlProtocol
+import SeededRandomness
 import Testing
 
 /// The table of requests in docs/dma-protocol.md, typed out by hand: a READ of 4096 bytes at 0x1122_3344_5566_7788
@@ -52,19 +53,6 @@ private let faultBytes: [UInt8] = [
     3, 0, 0, 0, 0, 0, 0, 0x80,  // value 2
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ]
-
-/// A generator whose runs repeat: xorshift64*.
-///
-/// The seed, a test's argument, must not be 0.
-struct SeededRandom: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state ^= state >> 12
-        state ^= state << 25
-        state ^= state >> 27
-        return state &* 0x2545_f491_4f6c_dd1d
-    }
-}
 
 /// A decoder that has had its HELLO.
 private func greetedDecoder(limits: DMALimits = DMALimits()) -> DMARequestDecoder {
@@ -292,7 +280,7 @@ struct DMADecoderTests {
 
     @Test("No bytes trap either decoder", arguments: [1, 2, 3, 0x5eed] as [UInt64])
     func noBytesTrap(seed: UInt64) {
-        var random = SeededRandom(state: seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<20_000 {
             // Mostly right messages with a few bytes replaced: random bytes alone never get past the length.
             var bytes = Bool.random(using: &random) ? readBytes : helloBytes
@@ -325,7 +313,7 @@ struct DMADecoderTests {
 struct StreamBufferTests {
     @Test("Bytes come out as they went in, however they are cut", arguments: [1, 7, 0xbee] as [UInt64])
     func bytesKeepTheirOrder(seed: UInt64) {
-        var random = SeededRandom(state: seed)
+        var random = SplitMix(seed: seed)
         var buffer = StreamBuffer(capacity: 50)
         var written: UInt8 = 0
         var read: UInt8 = 0

@@ -1,20 +1,8 @@
 // Blobs that were valid until somebody changed them: a load may refuse them, and never traps.
 
 import DeviceTree
+import SeededRandomness
 import Testing
-
-/// SplitMix64: small, and the same everywhere.
-private struct SeededRandom: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
 
 @Suite("Hostile blobs")
 struct HostileBlobTests {
@@ -22,7 +10,7 @@ struct HostileBlobTests {
     private static let words: [UInt32] = [0, 1, 2, 3, 4, 5, 16, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, .max]
 
     /// Changes a few bytes, words or the length.
-    private func mutate(_ blob: [UInt8], _ random: inout SeededRandom) -> [UInt8] {
+    private func mutate(_ blob: [UInt8], _ random: inout SplitMix) -> [UInt8] {
         var blob = blob
         for _ in 0..<Int.random(in: 1...4, using: &random) {
             guard blob.count >= 8 else { return blob }
@@ -43,7 +31,7 @@ struct HostileBlobTests {
     }
 
     private func attack(_ blob: [UInt8], count: Int, seed: UInt64) {
-        var random = SeededRandom(state: seed)
+        var random = SplitMix(seed: seed)
         var accepted = 0
         for _ in 0..<count {
             let mutant = mutate(blob, &random)
@@ -75,7 +63,7 @@ struct HostileBlobTests {
     func fixtures() throws {
         for (index, fixture) in Fixture.all.enumerated() {
             let blob = try compile("\(Fixture.folder)/\(fixture.name)", isForced: true)
-            var random = SeededRandom(state: UInt64(index))
+            var random = SplitMix(seed: UInt64(index))
             for _ in 0..<20 { _ = try? BoardDescription.load(mutate(blob, &random)) }
         }
     }

@@ -3,6 +3,7 @@
 import ControlProtocol
 import Glibc
 import SMMUClient
+import SeededRandomness
 import Testing
 
 @Suite(.timeLimit(.minutes(5)))
@@ -121,7 +122,7 @@ struct HostileClientTests {
 
     @Test(arguments: 1...8 as ClosedRange<UInt64>)
     func noiseOnTheDMASocketIsSurvived(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<20 {
             let socket = try RawSocket(daemon.dmaPath)
             if Bool.random(using: &random) { socket.send(DMARequestEncoder.message(.hello(id: 1))) }
@@ -137,11 +138,11 @@ struct HostileClientTests {
 
     @Test(arguments: 1...8 as ClosedRange<UInt64>)
     func wellFormedRequestsWithWildFieldsAreSurvived(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let interesting: [UInt64] = [
             0, 1, 63, 64, 4096, 1 << 20, 1 << 32, 1 << 63, .max, .max - 1, TestBoard.memory,
         ]
-        func word(_ random: inout SeededGenerator) -> UInt64 {
+        func word(_ random: inout SplitMix) -> UInt64 {
             Bool.random(using: &random) ? interesting.randomElement(using: &random) ?? 0 : random.next()
         }
         let socket = try greeted()
@@ -172,7 +173,7 @@ struct HostileClientTests {
 
     @Test(arguments: 1...8 as ClosedRange<UInt64>)
     func noiseOnTheControlSocketIsSurvived(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let words = [
             "{", "}", "[", "]", "\"", ":", ",", "\n", "\\", "null", "1e999", "\"id\"", "\"jsonrpc\":\"2.0\"",
         ]

@@ -2,6 +2,7 @@
 
 import DiskJournal
 import Glibc
+import SeededRandomness
 import Testing
 
 /// What a moment is chosen by.
@@ -10,7 +11,7 @@ private struct Moment: CustomStringConvertible {
     var reportCount: Int
     var microseconds: UInt32
 
-    init(_ generator: inout SeededGenerator) {
+    init(_ generator: inout SplitMix) {
         reportCount = Int.random(in: 0...4, using: &generator)
         // Before the first report, any point of connecting and bringing the disk up; else of a write and its flush.
         microseconds = UInt32.random(in: 0..<(reportCount == 0 ? 60_000 : 3000), using: &generator)
@@ -51,9 +52,9 @@ struct KillTests {
         _ count: Int,
         victim index: Int,
         seed: UInt64,
-        _ round: (_ disk: TestDisk, _ generator: inout SeededGenerator) throws -> [String]
+        _ round: (_ disk: TestDisk, _ generator: inout SplitMix) throws -> [String]
     ) throws {
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix(seed: seed)
         let machine = try MachineWithDisks(seed: seed)
         let daemon = try machine.startDaemon()
         let disk = machine.disks[index]
@@ -113,7 +114,7 @@ struct KillTests {
 
     @Test func clientsOfAKilledDaemonSaySoAndWhatWasFlushedIsThereForTheNext() throws {
         let seed: UInt64 = 0x6461_656d_6f6e
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix(seed: seed)
         let machine = try MachineWithDisks(seed: seed)
         for number in 0..<Self.daemonRoundCount {
             let daemon = try machine.startDaemon()

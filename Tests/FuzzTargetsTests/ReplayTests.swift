@@ -2,6 +2,7 @@
 
 import FuzzTargets
 import Glibc
+import SeededRandomness
 import Testing
 
 /// The folder of a target's inputs in this repository.
@@ -35,19 +36,6 @@ private func contents(of path: String) -> [UInt8] {
     }
 }
 
-/// SplitMix64: the same noise on every machine.
-private struct Noise: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var word = state
-        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-        return word ^ (word >> 31)
-    }
-}
-
 // One after the other: the SMMU's targets share one bank of RAM, as a fuzzer runs one input at a time.
 @Suite(.serialized) struct FuzzReplayTests {
     @Test("Every regression and every seed of a fuzz target runs through", arguments: FuzzTarget.allCases)
@@ -59,10 +47,10 @@ private struct Noise: RandomNumberGenerator {
         }
     }
 
-    @Test("Noise runs through every fuzz target", arguments: FuzzTarget.allCases)
+    @Test("SplitMix runs through every fuzz target", arguments: FuzzTarget.allCases)
     func noiseRunsThrough(_ target: FuzzTarget) {
         for seed in UInt64(1)...300 {
-            var noise = Noise(state: seed)
+            var noise = SplitMix(seed: seed)
             let bytes = (0..<Int(noise.next() % 600)).map { _ in UInt8(truncatingIfNeeded: noise.next()) }
             bytes.withUnsafeBytes { target.run($0) }
         }

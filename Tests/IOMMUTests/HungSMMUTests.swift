@@ -6,6 +6,7 @@ import DeviceModel
 import Glibc
 import IOPageTable
 import SMMUv3Spec
+import SeededRandomness
 import Synchronization
 import Testing
 

@@ -7,6 +7,7 @@ import GuestMemory
 import IOPageTable
 import SMMUv3
 import SMMUv3Spec
+import SeededRandomness
 import Synchronization
 import SystemBus
 import Testing

@@ -1,5 +1,6 @@
 // Sets of ranges against sets of numbers, and how little a search looks at.
 
+import SeededRandomness
 import Testing
 
 @testable import IOMMU

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import IOPageTable
+import SeededRandomness
 import Testing
 
 @testable import IOMMU

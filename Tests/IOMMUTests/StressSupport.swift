@@ -5,6 +5,7 @@ import DeviceModel
 import Glibc
 import IOPageTable
 import SMMUv3
+import SeededRandomness
 import Synchronization
 import SystemBus
 

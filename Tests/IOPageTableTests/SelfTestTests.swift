@@ -1,6 +1,7 @@
 // The 126 configurations of the kernel's io-pgtable self-test, 63 of each stage, and random sequences against a model.
 
 import AddressSpace
+import SeededRandomness
 import Testing
 
 @testable import IOPageTable
@@ -76,7 +77,7 @@ struct SelfTestTests {
 
     @Test("random maps and unmaps agree with a dictionary", arguments: walkabouts)
     func randomSequence(_ run: Walkabout) throws {
-        var random = SeededRandom(seed: run.seed)
+        var random = SplitMix(seed: run.seed)
         var bench = try PageTableBench(run.granule, partialUnmap: run.policy, stage: run.stage)
         let frames = bench.frames
         var model = PageModel(configuration: bench.table.configuration)
@@ -116,7 +117,7 @@ struct PageModel {
     }
 
     /// A range within the window: often aligned to blocks, often short.
-    func randomRequest(_ random: inout SeededRandom) -> Request {
+    func randomRequest(_ random: inout SplitMix) -> Request {
         let perBlock = block / page
         let isAligned = UInt64.random(in: 0..<3, using: &random) == 0
         var first = UInt64.random(in: 0..<windowPages, using: &random)

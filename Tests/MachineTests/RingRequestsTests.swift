@@ -6,6 +6,7 @@ import ControlProtocol
 import DeviceModel
 import GuestMemory
 import Machine
+import SeededRandomness
 import SystemBus
 import Testing
 
@@ -135,7 +136,7 @@ struct RingRequestsTests {
         let open = DMARequest(.open, id: 1, flags: .direct, stream: Self.stream)
         let opened = try chains.serve(open, byteCount: 64, isQuick: true).1
         #expect(opened.withUnsafeBytes { DMAResponse(header: $0).handle } == 1)
-        var random = SplitMix(state: seed)
+        var random = SplitMix(seed: seed)
         var counts: [DMAStatus: Int] = [:]
         for round in 0..<3000 {
             let (request, byteCount) = Self.request(&random)
@@ -154,18 +155,5 @@ struct RingRequestsTests {
         // It says something about both outcomes, and about refusals.
         #expect(counts[.ok, default: 0] > 300 && counts[.fault, default: 0] > 100)
         #expect(counts[.parameter, default: 0] > 100 && counts[.range, default: 0] > 50)
-    }
-
-    /// Numbers that look random, and are the same each time.
-    private struct SplitMix: RandomNumberGenerator {
-        var state: UInt64
-
-        mutating func next() -> UInt64 {
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var word = state
-            word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-            word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-            return word ^ (word >> 31)
-        }
     }
 }

@@ -3,20 +3,8 @@
 import DeviceModel
 import NVMe
 import PCIFunction
+import SeededRandomness
 import Testing
-
-/// Numbers from a seed (SplitMix64).
-struct SeededNumbers: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var word = state
-        word = (word ^ word >> 30) &* 0xBF58_476D_1CE4_E5B9
-        word = (word ^ word >> 27) &* 0x94D0_49BB_1331_11EB
-        return word ^ word >> 31
-    }
-}
 
 @Suite struct HostileTests {
     /// The controller still works after a reset of the function.
@@ -33,7 +21,7 @@ struct SeededNumbers: RandomNumberGenerator {
     func anyRegisterTakesAnyWrite(seed: UInt64) throws {
         let machine = try TestMachine()
         try machine.enableMSIX()
-        var numbers = SeededNumbers(state: seed)
+        var numbers = SplitMix(seed: seed)
         _ = TestDriver(machine).createQueues(1)
         for _ in 0..<2000 {
             let offset: UInt64 =
@@ -56,7 +44,7 @@ struct SeededNumbers: RandomNumberGenerator {
     @Test(arguments: [0x11, 0x12, 0x13, 0x14, 0x15, 0x16] as [UInt64])
     func anyCommandsGetAnAnswer(seed: UInt64) throws {
         let machine = try TestMachine()
-        var numbers = SeededNumbers(state: seed)
+        var numbers = SplitMix(seed: seed)
         let driver = TestDriver(machine)
         let pair = driver.createQueues(1)
         let opcodes: [UInt8] = [0, 1, 2, 4, 5, 8, 9, 0x0C, 0x7C]
@@ -94,7 +82,7 @@ struct SeededNumbers: RandomNumberGenerator {
     @Test(arguments: [0x21, 0x22, 0x23, 0x24] as [UInt64])
     func anyAdminCommandsGetAnAnswerOrStayOutstanding(seed: UInt64) throws {
         let machine = try TestMachine()
-        var numbers = SeededNumbers(state: seed)
+        var numbers = SplitMix(seed: seed)
         let driver = TestDriver(machine)
         let opcodes: [UInt8] = [0, 1, 2, 4, 5, 6, 8, 9, 0x0A, 0x7C, 0x7F]
         for _ in 0..<400 {
@@ -146,7 +134,7 @@ struct SeededNumbers: RandomNumberGenerator {
 
     @Test func disablingAtAnyMomentOfABusyQueueIsClean() throws {
         let machine = try TestMachine()
-        var numbers = SeededNumbers(state: 0x31)
+        var numbers = SplitMix(seed: 0x31)
         for _ in 0..<30 {
             let driver = TestDriver(machine)
             let pairs = (1...3).map { driver.createQueues(UInt16($0)) }

@@ -2,6 +2,7 @@
 
 import DeviceModel
 import PCIFunction
+import SeededRandomness
 import Synchronization
 import Testing
 
@@ -215,7 +216,7 @@ import Testing
 
     @Test(arguments: [1, 2, 3, 4, 5] as [UInt64])
     func randomAccessesNeverTrap(seed: UInt64) throws {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         let fixture = Fixture(bars: Self.bars, Self.everything)
         let reserved = Set(Self.golden.keys)
         for _ in 0..<20_000 {

@@ -2,6 +2,7 @@
 
 import AddressSpace
 import PCIFunction
+import SeededRandomness
 import Synchronization
 import Testing
 
@@ -164,7 +165,7 @@ private final class PortHost: PCIRootPortHost {
 
     @Test(arguments: [1, 2, 3] as [UInt64])
     func randomAccessesNeverTrap(seed: UInt64) {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         let port = port()
         for _ in 0..<20_000 {
             let offset = Int.random(in: -8...4104, using: &random)

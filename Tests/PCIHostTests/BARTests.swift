@@ -5,6 +5,7 @@ import DeviceModel
 import OSThread
 import PCIFunction
 import PCIHost
+import SeededRandomness
 import Synchronization
 import SystemBus
 import Testing
@@ -218,7 +219,7 @@ import Testing
             let port = reader.function.makePort()
             watch.run { try? port.load(.word, at: IOVirtualAddress($0)) }
         }
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         var rounds = 0
         while rounds < 2_000 || (watch.answers == 0 && rounds < 1_000_000) {
             rounds += 1

@@ -5,6 +5,7 @@ import DeviceModel
 import OSThread
 import PCIFunction
 import PCIHost
+import SeededRandomness
 import Synchronization
 import SystemBus
 import Testing
@@ -41,7 +42,7 @@ import Testing
     }
 
     /// An address in the ECAM window that hits somebody more often than not.
-    private static func configuration(_ random: inout SeededRandom) -> UInt64 {
+    private static func configuration(_ random: inout SplitMix) -> UInt64 {
         let places: [UInt64] = [0x000, 0x00F, 0x010, 0x018, 0x100, 0x105, 0x200, 0x205, 0x300]
         let place = places.randomElement(using: &random) ?? 0
         let register =
@@ -50,7 +51,7 @@ import Testing
     }
 
     /// A value that means something to a header more often than not.
-    private static func value(_ random: inout SeededRandom) -> UInt64 {
+    private static func value(_ random: inout SplitMix) -> UInt64 {
         switch Int.random(in: 0..<6, using: &random) {
         case 0: 0x0000_0006
         case 1: 0x1000_0000 | random.next() & 0x0FFF_F000
@@ -62,7 +63,7 @@ import Testing
     }
 
     private static func attack(_ board: Board, _ devices: [Device], _ seed: UInt64, _ rounds: Int) {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         let ports = devices.map { $0.function.makePort() }
         for _ in 0..<rounds {
             guard let width = AccessWidth.allCases.randomElement(using: &random) else { return }

@@ -4,6 +4,7 @@
 import AddressSpace
 import DeviceModel
 import PMCG
+import SeededRandomness
 import Testing
 
 @Suite("The registers of a counter group")
@@ -230,7 +231,7 @@ struct RegisterTests {
         arguments: [1, 2, 3] as [UInt64]
     )
     func anything(_ seed: UInt64) throws {
-        var random = SplitMix(state: seed)
+        var random = SplitMix(seed: seed)
         let test = TestGroup(hasMSI: true) { $0.counterCount = 5 }
         for step in 0..<20_000 {
             let offset = random.next() % 0x400 * 4
@@ -255,18 +256,5 @@ struct RegisterTests {
                 )
             }
         }
-    }
-}
-
-/// A generator whose numbers follow from its seed.
-struct SplitMix {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value &>> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value &>> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value &>> 31)
     }
 }

@@ -1,6 +1,7 @@
 // Translation table descriptors, granules and address sizes.
 
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @Suite("Descriptors")
@@ -159,7 +160,7 @@ struct DescriptorTests {
     @Test("no descriptor stops the decoder, and its fields come in order", arguments: Granule.allCases)
     func decodingNeverTraps(_ granule: Granule) {
         let seed: UInt64 = 0xDE5C
-        var random = SeededRandom(seed: seed)
+        var random = SplitMix(seed: seed)
         for round in 0..<400 {
             let descriptor = Descriptor(rawValue: random.nextWord())
             let fields = descriptor.fields(

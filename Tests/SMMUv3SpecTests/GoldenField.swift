@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 /// A word or structure seen as its 64-bit words.
@@ -256,20 +257,7 @@ extension MPAMIDR: GoldenWord {}
 extension GMPAM: GoldenWord {}
 extension GBPMPAM: GoldenWord {}
 
-/// Numbers that are the same in every run (SplitMix64).
-struct SeededRandom: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var word = state
-        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
-        return word ^ (word >> 31)
-    }
-
+extension SplitMix {
     /// A word of all zeros, all ones, few ones, many ones, or any.
     mutating func nextWord() -> UInt64 {
         switch next() % 5 {
@@ -301,7 +289,7 @@ func checkDecoder<Word: GoldenWord & FieldDecodable>(
 
 /// Checks that whatever the words hold each field decodes to what its accessor reads.
 func checkDecodedValues<Word: GoldenWord & FieldDecodable>(_ golden: [GoldenField<Word>], seed: UInt64) {
-    var random = SeededRandom(seed: seed)
+    var random = SplitMix(seed: seed)
     for _ in 0..<200 {
         let word = Word(dwords: (0..<Word.dwordCount).map { _ in random.nextWord() })
         for field in word.fields {

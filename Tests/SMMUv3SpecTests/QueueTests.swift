@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @Suite("Commands")
@@ -43,7 +44,7 @@ struct CommandTests {
     @Test("whatever a command holds decodes to what the accessors read")
     func decodingNeverTraps() {
         let seed: UInt64 = 0xC0DE
-        var random = SeededRandom(seed: seed)
+        var random = SplitMix(seed: seed)
         for code in UInt8.min...UInt8.max {
             for _ in 0..<20 {
                 var command = Command(words: SIMD2(random.nextWord(), random.nextWord()))
@@ -254,7 +255,7 @@ struct EventRecordTests {
     @Test("whatever a record holds decodes to what the accessors read")
     func decodingNeverTraps() {
         let seed: UInt64 = 0xE7E7
-        var random = SeededRandom(seed: seed)
+        var random = SplitMix(seed: seed)
         for number in UInt8.min...UInt8.max {
             for _ in 0..<20 {
                 var record = EventRecord()

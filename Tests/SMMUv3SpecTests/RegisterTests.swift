@@ -1,6 +1,7 @@
 // The registers' words and map.
 
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @Suite("Register words")
@@ -279,7 +280,7 @@ struct RegisterMapTests {
     @Test("no value of any register stops the decoder")
     func decodingNeverTraps() {
         let seed: UInt64 = 0x0FF5E7
-        var random = SeededRandom(seed: seed)
+        var random = SplitMix(seed: seed)
         for register in RegisterMap.all {
             for _ in 0..<100 {
                 let value = random.nextWord()

@@ -5,6 +5,7 @@ import DeviceModel
 import Glibc
 import PCIFunction
 import SMMUv3Spec
+import SeededRandomness
 import Synchronization
 import SystemBus
 import Testing

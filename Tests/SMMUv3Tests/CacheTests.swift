@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3
@@ -656,19 +657,5 @@ struct CacheTests {
         #expect(guest.dmaRead(5, page) == .aborted)
         try guest.write32(0x20, 0b1101)
         #expect(guest.dmaRead(5, page) == .fTranslation)
-    }
-}
-
-/// SplitMix64: the same numbers for the same seed.
-struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

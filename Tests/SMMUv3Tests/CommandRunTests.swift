@@ -5,6 +5,7 @@ import DeviceModel
 import Glibc
 import GuestMemory
 import SMMUv3Spec
+import SeededRandomness
 import Synchronization
 import SystemBus
 import Testing

@@ -4,6 +4,7 @@ import AddressSpace
 import DeviceModel
 import Glibc
 import SMMUv3Spec
+import SeededRandomness
 import SystemBus
 import Testing
 

@@ -1,5 +1,6 @@
 // Random streams with tables of VMSAv8-32.
 
+import SeededRandomness
 import Testing
 
 extension RandomStream {

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import SMMUv3Spec
+import SeededRandomness
 import SystemBus
 import Testing
 

@@ -1,5 +1,6 @@
 // Random translation tables: mostly sound, with every kind of flaw among them.
 
+import SeededRandomness
 import Testing
 
 /// Memory as one stage's tables see it.

@@ -1,6 +1,7 @@
 // Random tables of every shape: the model against the plain reading of the specification, and its caches against
 // the model without caches.
 
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3

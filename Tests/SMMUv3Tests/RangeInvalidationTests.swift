@@ -1,6 +1,7 @@
 // Range invalidation on the model: of the entries around a range those that it covers go, and no other.
 
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3

@@ -1,6 +1,7 @@
 // The four words of a TLB entry: what goes in comes out, and golden words that were worked out by hand.
 
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3

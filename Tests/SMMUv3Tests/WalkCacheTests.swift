@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import GuestMemory
+import SeededRandomness
 import SystemBus
 import Testing
 
@@ -70,7 +71,7 @@ private struct RandomRun {
     let bus = SystemBus()
     var model = NaiveMap()
     var regions: [UInt64: MemoryRegion] = [:]
-    var random: SeededRandom
+    var random: SplitMix
 
     /// Both ends of the space, a page somewhere, and one beyond 32 bits.
     static let zones: [UInt64] = [0, 0x8000_0f80, 0x12_3456_7000, .max - 255]
@@ -202,7 +203,7 @@ private struct RandomRun {
 struct RandomMapTests {
     @Test("every access has the model's outcome, in every map", arguments: 1...6 as ClosedRange<UInt64>)
     func busEqualsTheModel(seed: UInt64) throws {
-        var run = RandomRun(random: SeededRandom(seed))
+        var run = RandomRun(random: SplitMix(seed: seed))
         for _ in 0..<50 {
             for _ in 0..<Int.random(in: 0...4, using: &run.random) { try run.add() }
             for _ in 0..<Int.random(in: 0...2, using: &run.random) { run.remove() }

@@ -1,12 +1,13 @@
 // Bytes that nobody means: whatever comes, the sessions answer or close, and never trap.
 
+import SeededRandomness
 import Testing
 
 @testable import VFIOUserProtocol
 
 @Suite("No bytes trap")
 struct FuzzTests {
-    private static func interesting(_ random: inout SeededRandom) -> UInt32 {
+    private static func interesting(_ random: inout SplitMix) -> UInt32 {
         let values: [UInt32] = [
             0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 20, 24, 31, 32, 33, 80, 96, 0x1000, 0x8000, 0xffff, 1 << 20,
             (1 << 20) + 1, 0x7fff_ffff, 0x8000_0000, 0xffff_fff0, 0xffff_ffff,
@@ -16,7 +17,7 @@ struct FuzzTests {
             : UInt32.random(in: 0...40, using: &random)
     }
 
-    private static func message(_ random: inout SeededRandom) -> [UInt8] {
+    private static func message(_ random: inout SplitMix) -> [UInt8] {
         var payload: [UInt8] = []
         for _ in 0..<Int.random(in: 0...24, using: &random) { payload += le(interesting(&random)) }
         if Int.random(in: 0..<8, using: &random) == 0 {
@@ -32,7 +33,7 @@ struct FuzzTests {
 
     @Test("Random messages to a server's session", arguments: 1...200 as ClosedRange<UInt64>)
     func server(_ seed: UInt64) {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         let json = #"{"capabilities":{"max_msg_fds":16,"write_multiple":true}}"#
         var session = VFIOUserServerSession.serving(json: json)
         var commands = VFIOUserServerCommands()
@@ -55,7 +56,7 @@ struct FuzzTests {
         arguments: 1...100 as ClosedRange<UInt64>
     )
     func garbage(_ seed: UInt64) {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         var session = VFIOUserServerSession(device: .sample)
         let alphabet = Array(#"{}[]":,0123456789.eE-+tfn\u "capabilities""max_msg_fds""#.utf8)
         let text = (0..<Int.random(in: 0...200, using: &random)).map { _ in
@@ -67,7 +68,7 @@ struct FuzzTests {
 
     @Test("Random replies to a client's session", arguments: 1...200 as ClosedRange<UInt64>)
     func client(_ seed: UInt64) {
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         var session = VFIOUserClientSession.serving()
         let requests: [VFIOUserClientRequest] = [
             .deviceInfo, .regionInfo(index: 0, argsz: 96), .interruptInfo(index: 1),

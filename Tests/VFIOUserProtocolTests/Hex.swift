@@ -41,19 +41,6 @@ func versionPayload(_ json: String?, major: UInt16 = 0, minor: UInt16 = 0) -> [U
 
 let einval: UInt32 = 22
 
-/// A sequence of numbers that a seed repeats.
-struct SeededRandom: RandomNumberGenerator {
-    private var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 extension VFIOUserServerSession {
     /// Feeds whole messages as a socket would, and collects what follows.
     mutating func feed(_ bytes: [UInt8], descriptors: Int = 0, lost: Bool = false, pieces: Int = .max)

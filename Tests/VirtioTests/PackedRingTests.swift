@@ -1,6 +1,7 @@
 // Packed virtqueues: layout, wrapping, suppression, and drivers that mean harm.
 
 import DeviceModel
+import SeededRandomness
 import Synchronization
 import Testing
 import Virtio
@@ -47,7 +48,7 @@ import Virtio
         let header = fixture.machine.allocate(16)
         let status = fixture.machine.allocate(1)
         fixture.machine.put(little(99, 4), header)
-        var random = SeededRandom(3)
+        var random = SplitMix(seed: 3)
         var completed = 0
         for _ in 0..<200 {
             let count = Int.random(in: 1...25, using: &random)
@@ -147,7 +148,7 @@ import Virtio
         let (fixture, _) = try disk(ringSize: 8)
         let (machine, driver) = (fixture.machine, fixture.driver)
         let playground = machine.allocate(65536)
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<8 {
             let started = try driver.start(features: .max, queues: 1, size: 8, isPacked: true)[0]
             let queue = try #require(started as? PackedDriverQueue)

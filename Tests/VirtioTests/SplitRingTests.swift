@@ -1,6 +1,7 @@
 // Split virtqueues: what lies where, suppression, wrapping, and drivers that mean harm.
 
 import DeviceModel
+import SeededRandomness
 import Synchronization
 import Testing
 import Virtio
@@ -190,7 +191,7 @@ import Virtio
         let fixture = try TestDisk(ringSize: 8)
         let (machine, driver) = (fixture.machine, fixture.driver)
         let playground = machine.allocate(65536)
-        var random = SeededRandom(seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<8 {
             let queue = try driver.start(features: .max, queues: 1, size: 8)[0]
             let table = machine.allocate(256)

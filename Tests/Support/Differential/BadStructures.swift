@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 
 extension CaseGenerator {
     /// What can be wrong, and with which configurations.

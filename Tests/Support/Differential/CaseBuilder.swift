@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 
 /// Collects the steps of one case.
 final class CaseBuilder {

@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 
 /// Makes cases from seeds.
 package enum CaseGenerator {

@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 
 /// One stream of the first requester, with tables in which everything is mapped until a deviation's case says not.
 ///

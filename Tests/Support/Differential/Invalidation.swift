@@ -2,6 +2,7 @@
 
 import AddressSpace
 import SMMUv3Spec
+import SeededRandomness
 
 extension CaseGenerator {
     static func invalidation(_ result: inout Case, _ builder: CaseBuilder, _ config: StreamConfig) -> Bool {

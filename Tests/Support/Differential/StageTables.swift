@@ -1,5 +1,7 @@
 // Random translation tables of one stage: mostly sound, flawed where that is asked for.
 
+import SeededRandomness
+
 /// How one stage reads its tables.
 struct StageShape: Hashable {
     /// log2 of the granule: 12, 14, 16.
