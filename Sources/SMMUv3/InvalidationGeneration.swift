@@ -81,12 +81,6 @@ final class InvalidationGeneration: @unchecked Sendable {
     /// As ``InvalidationCounts/stamp(_:)``.
     func stamp(_ region: Int = anywhere) -> InvalidationStamp { counts.stamp(region) }
 
-    /// Whether nothing was invalidated since that a translation could depend on.
-    func permitsKeeping(_ entry: CachedTranslation, _ stamp: InvalidationStamp) -> Bool {
-        isCurrentConfiguration(stamp)
-            && (entry.isOfRegion ? current(stamp.region) == stamp.near : current(Self.anywhere) == stamp.far)
-    }
-
     /// Whether nothing at all was invalidated since: a table translates more than a region.
     func permitsKeepingTables(_ stamp: InvalidationStamp) -> Bool {
         isCurrentConfiguration(stamp) && current(Self.anywhere) == stamp.far
@@ -170,5 +164,16 @@ struct InvalidationCounts: @unchecked Sendable {
             far: current(InvalidationGeneration.anywhere),
             region: region
         )
+    }
+
+    /// Whether nothing was invalidated since that a translation could depend on.
+    ///
+    /// - Parameter isOfRegion: As ``CachedTranslation/isOfRegion``.
+    @inline(__always)  // Once for each fill.
+    func permitsKeeping(isOfRegion: Bool, _ stamp: InvalidationStamp) -> Bool {
+        guard currentConfiguration == stamp.configuration else { return false }
+        return isOfRegion
+            ? current(stamp.region) == stamp.near
+            : current(InvalidationGeneration.anywhere) == stamp.far
     }
 }

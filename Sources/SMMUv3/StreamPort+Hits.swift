@@ -96,6 +96,8 @@ extension StreamPort {
         // Past the top of the address space: the long way says what becomes of it.
         guard address >= start.rawValue, address &+ limit > address else { return 0 }
         let first = plan.pointee.canonical(address)
+        // Likewise past that of the upper half, where the top byte is ignored.
+        guard first &+ (limit &- 1) >= first else { return 0 }
         slot.enter()
         defer { slot.leave() }
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
@@ -109,17 +111,16 @@ extension StreamPort {
         guard isCurrent(&look), !smmu.performance.countsTransactions else { return 0 }
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
-        var place = TLBPlace()
         while run.byteCount < limit {
-            let input = first &+ run.byteCount
-            // Copies push the sets out of the first caches.
-            if keepsTranslations { tlb.prefetch(input &+ 8 &<< 12, plan.pointee.key) }
             let rest = limit &- run.byteCount
-            guard let hit = translation(of: input, rest &- 1, after: &place, &look) else { break }
-            let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
-            let count = min(rest, mask &- (input & mask) &+ 1)
-            guard run.append(hit.outputBase | (input & mask), count, bus) else { break }
-            pieces &+= 1
+            guard let found = translations(of: first &+ run.byteCount, rest, &look) else { break }
+            if run.append(found.output, found.byteCount, bus) {
+                pieces &+= found.pieceCount
+            } else {
+                // Where RAM ends in the middle, one by one.
+                guard found.pieceCount > 1, run.append(found.output, found.firstByteCount, bus) else { break }
+                pieces &+= 1
+            }
         }
         let moved = run.finish()
         slot.count(Counter.transactions, pieces)
@@ -271,21 +272,16 @@ extension StreamPort {
         return true
     }
 
-    /// What the TLB or a quick walk makes of a canonical address.
+    /// What the TLB or a quick walk makes of a canonical address, and the TLB of what follows it.
     ///
-    /// - Parameter last: The distance from there of the last byte that is wanted.
+    /// - Parameter wanted: How many bytes are wanted.
     /// - Returns: nil where ``SMMUv3/translate(_:_:_:_:_:)`` has to say what becomes of it.
-    @inline(__always)  // Once for each page of a transaction.
-    private func translation(
-        of input: UInt64,
-        _ last: UInt64,
-        after place: inout TLBPlace,
-        _ look: inout QuickLook
-    ) -> TLBHit? {
-        guard keepsTranslations, let hit = tlb.hit(input, look.plan.pointee.key, after: &place) else {
-            return walkApart(input, last, &look)
+    @inline(__always)  // Once for each run of pages of a transaction.
+    private func translations(of input: UInt64, _ wanted: UInt64, _ look: inout QuickLook) -> TLBRun? {
+        guard keepsTranslations, let run = tlb.run(input, wanted, look.plan.pointee.key) else {
+            return walkApart(input, wanted &- 1, &look).map { TLBRun($0, input, wanted) }
         }
-        return hit.permissions.contains(look.needed) ? hit : nil
+        return run.permissions.contains(look.needed) ? run : nil
     }
 
     @inline(never)  // Keeps the way of a TLB hit small.

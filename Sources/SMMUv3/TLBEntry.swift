@@ -1,41 +1,41 @@
-// An entry of the TLB in four words, which are read without a lock while somebody may be writing them.
+// An entry of the TLB in four words: two that look-ups read, and two for who wants to know everything.
 
 import CLinux
 import SMMUv3Spec
 
 /// What a look-up compares, worked out once for a configuration.
 struct TLBKey: Equatable, Sendable {
-    /// The second word of an entry of the tag's own, without size and version.
-    private let ownWord: UInt64
-    /// The same of a global entry.
-    private let globalWord: UInt64
-    /// What spreads address spaces over the sets.
+    /// The first word of an entry of the tag's own, but for the address.
+    let own: UInt64
+    /// The same of a global entry, which need not match the ASID.
+    let global: UInt64
+    let vmid: UInt64
+    /// How far into the table the sets of the address space begin, as a fraction of 2^64.
     let mix: UInt64
     let globalMix: UInt64
 
     init(_ tag: RegimeTag) {
-        let regime = 1 | UInt64(tag.regime.rawValue) &<< 7 | UInt64(tag.vmid) &<< 27
-        ownWord = regime | UInt64(tag.asid) &<< 11
-        globalWord = regime | 1 &<< 9 | (tag.aset ? 1 &<< 10 : 0)
-        mix = Self.spread(asid: tag.asid, vmid: tag.vmid)
-        globalMix = Self.spread(asid: 0, vmid: tag.vmid)
+        own = Self.word(tag, isGlobal: false)
+        global = Self.word(tag, isGlobal: true)
+        vmid = UInt64(tag.vmid)
+        mix = Self.mix(tag, isGlobal: false)
+        globalMix = Self.mix(tag, isGlobal: true)
     }
 
-    private static func spread(asid: UInt16, vmid: UInt16) -> UInt64 {
-        let hash = (UInt64(asid) &<< 16 | UInt64(vmid)) &* 0x9E37_79B9_7F4A_7C15
-        return hash &>> 32
+    /// The first word of an entry but for the address.
+    ///
+    /// One that is not global need not match CD.ASET.
+    @inline(__always)  // Once for each fill.
+    static func word(_ tag: RegimeTag, isGlobal: Bool) -> UInt64 {
+        UInt64(tag.regime.rawValue) &<< 59
+            | (isGlobal ? TLBEntry.globalBit | (tag.aset ? 1 &<< 42 : 0) : UInt64(tag.asid) &<< 42)
     }
 
-    /// An entry that is not global need not match CD.ASET.
-    @inline(__always)
-    func own(_ log2Bytes: UInt64) -> (word: UInt64, mask: UInt64) {
-        (ownWord | log2Bytes &<< 1, TLBEntry.versionBit &- 1 &- 1 &<< 10)
-    }
-
-    /// A global entry need not match the ASID.
-    @inline(__always)
-    func global(_ log2Bytes: UInt64) -> (word: UInt64, mask: UInt64) {
-        (globalWord | log2Bytes &<< 1, (TLBEntry.versionBit &- 1) & ~(0xFFFF &<< 11))
+    /// A fraction of 2^64, which numbers in a row spread evenly: by the golden ratio, and by the plastic one.
+    @inline(__always)  // Likewise.
+    static func mix(_ tag: RegimeTag, isGlobal: Bool) -> UInt64 {
+        (isGlobal ? 0 : UInt64(tag.asid) &* 0x9E37_79B9_7F4A_7C15) &+ UInt64(tag.vmid)
+            &* 0xC13F_A9A9_02A6_328F
     }
 }
 
@@ -55,150 +55,194 @@ struct TLBHit {
 ///
 /// | word | bits | what |
 /// | --- | --- | --- |
-/// | 0 | [63:12] | ``CachedTranslation/inputBase`` |
-/// | | [11:6], [5:0] | stage-2 permissions; log2 of the first stage's page or block |
-/// | 1 | [0], [6:1] | valid; log2 of the bytes covered |
-/// | | [8:7], [9], [10] | regime; global; ASET |
-/// | | [26:11], [42:27] | ASID; VMID |
-/// | | [63:43] | version, another with each change |
-/// | 2 | [51:12] | ``CachedTranslation/outputBase`` |
-/// | | [5:0], [7] | permissions of all stages; writable-clean |
-/// | | [9:8], [11:10] | level; granule |
-/// | | [57:52], [59:58] | stage-1 permissions; shareability |
-/// | 3 | [51:12], [7:0] | ``CachedTranslation/intermediateBase``; memory attribute |
+/// | hot 0 | [41:0] | which addresses; see ``range(_:_:)`` |
+/// | | [57:42] | ASID; of a global entry ASET in [42] |
+/// | | [58], [60:59] | global; regime |
+/// | hot 1 | [39:0] | bits [51:12] of ``CachedTranslation/outputBase`` |
+/// | | [45:40] | permissions of all stages |
+/// | | [46], [47] | ``CachedTranslation/isOfRegion``; ``CachedTranslation/isPartial`` |
+/// | | [63:48] | VMID |
+/// | cold 0 | [51:12], [7:0] | ``CachedTranslation/intermediateBase``; memory attribute |
+/// | | [57:52] | stage-1 permissions |
+/// | | [59:58], [60] | shareability; writable-clean |
+/// | cold 1 | [5:0], [11:6] | log2 of the first stage's page or block; stage-2 permissions |
+/// | | [13:12], [15:14] | level; granule |
+/// | | [31:16], [32] | ASID; ASET |
 ///
-/// One thread at a time writes, under the cache's lock: word 1 first, without the valid bit, and last. Readers read
-/// word 1 before and after the others; it is the same only where the others belong to it, unless two million changes of
-/// the place happen between the two.
+/// Hot 0 is 0 where there is no entry. The hot words of a set are a line, and what a look-up compares is all of hot 0 and
+/// the VMID.
 struct TLBEntry {
-    static let wordCount = 4
-    static let versionBit: UInt64 = 1 &<< 43
+    static let wordCount = 2
+    static let globalBit: UInt64 = 1 &<< 58
+    static let partialBit: UInt64 = 1 &<< 47
+    private static let pageMask: UInt64 = (1 &<< 40) &- 1
     private static let addressMask: UInt64 = 0x000F_FFFF_FFFF_F000
 
-    let words: UnsafeMutablePointer<UInt64>
+    let hot: UnsafeMutablePointer<UInt64>
+    let cold: UnsafeMutablePointer<UInt64>
 
     @inline(__always)
     static func + (entry: TLBEntry, count: Int) -> TLBEntry {
-        TLBEntry(words: entry.words + count &* wordCount)
+        TLBEntry(hot: entry.hot + count &* wordCount, cold: entry.cold + count &* wordCount)
     }
 
-    /// Compares an entry.
-    ///
-    /// - Returns: Its second word where it is the one that is sought, which is never 0; otherwise 0.
-    @inline(__always)  // Several times for each look-up.
-    func match(_ inputBase: UInt64, _ key: (word: UInt64, mask: UInt64)) -> UInt64 {
-        let word = smmud_load_u64(words + 1)
-        guard word & key.mask == key.word, smmud_load_u64(words) & ~0xFFF == inputBase else { return 0 }
-        return word
-    }
-
-    /// In what an entry differs from the one that is sought; 0 where it is that.
-    @inline(__always)  // Several times for each look-up.
-    func differs(from inputBase: UInt64, _ key: (word: UInt64, mask: UInt64)) -> UInt64 {
-        ((smmud_load_u64(words + 1) & key.mask) ^ key.word) | ((smmud_load_u64(words) & ~0xFFF) ^ inputBase)
-    }
-
-    /// What a port needs of an entry that has matched; nil where it has changed since.
+    /// Whether an address is one that entries may have: below 52 bits, or so far from the top.
     @inline(__always)  // Once for each look-up.
-    func hit(matchedAt word: UInt64) -> TLBHit? {
-        let input = smmud_load_u64(words)
-        let output = smmud_load_u64(words + 2)
-        guard smmud_load_u64(words + 1) == word else { return nil }
-        return TLBHit(
-            outputBase: output & Self.addressMask,
-            permissions: Permissions(rawValue: UInt8(truncatingIfNeeded: output) & 0x3F),
-            log2Bytes: UInt8(truncatingIfNeeded: word &>> 1) & 0x3F,
-            isOfRegion: word & 1 &<< 9 == 0 && input & 0x3F <= InvalidationGeneration.log2RegionBytes
+    static func isSignExtended(_ address: UInt64) -> Bool { ((address &>> 52) &+ 1) & 0xFFE == 0 }
+
+    /// A page, or a block of any size, in 42 bits.
+    ///
+    /// Bits [52:12] of the address, where [52] stands for all above, and below the first bit that counts one that is
+    /// set: how many zeros follow is the size.
+    ///
+    /// - Parameter page: A sign-extended address without the bits of the offset.
+    @inline(__always)  // Likewise.
+    static func range(_ page: UInt64, _ log2Bytes: UInt64) -> UInt64 {
+        let base = page &<< log2Bytes
+        return (base &<< 11) &>> 22 | 1 &<< (log2Bytes &- 12)
+    }
+
+    /// What a port needs of an entry with these hot words.
+    @inline(__always)  // Likewise.
+    static func hit(_ output: UInt64, _ log2Bytes: UInt64) -> TLBHit {
+        TLBHit(
+            outputBase: (output &<< 24) &>> 12,
+            permissions: permissions(output),
+            log2Bytes: UInt8(truncatingIfNeeded: log2Bytes),
+            isOfRegion: output & 1 &<< 46 != 0
         )
     }
 
-    /// All of an entry that has matched; nil where it has changed since.
-    func translation(matchedAt word: UInt64) -> CachedTranslation? {
-        let input = smmud_load_u64(words)
-        let output = smmud_load_u64(words + 2)
-        let intermediate = smmud_load_u64(words + 3)
-        guard smmud_load_u64(words + 1) == word else { return nil }
-        return CachedTranslation(
-            inputBase: input & ~0xFFF,
-            outputBase: output & Self.addressMask,
-            intermediateBase: intermediate & Self.addressMask,
-            log2Bytes: UInt8(truncatingIfNeeded: word &>> 1) & 0x3F,
-            firstStageLog2Bytes: UInt8(truncatingIfNeeded: input) & 0x3F,
-            level: UInt8(truncatingIfNeeded: output &>> 8) & 3,
-            granule: Self.granules[Int(truncatingIfNeeded: output &>> 10) & 3],
-            isGlobal: word & 1 &<< 9 != 0,
-            tag: RegimeTag(
-                regime: Self.regimes[Int(truncatingIfNeeded: word &>> 7) & 3],
-                vmid: UInt16(truncatingIfNeeded: word &>> 27),
-                asid: UInt16(truncatingIfNeeded: word &>> 11),
-                aset: word & 1 &<< 10 != 0
-            ),
-            stage1Permissions: Permissions(rawValue: UInt8(truncatingIfNeeded: output &>> 52) & 0x3F),
-            stage2Permissions: Permissions(rawValue: UInt8(truncatingIfNeeded: input &>> 6) & 0x3F),
-            isWritableClean: output & 1 &<< 7 != 0,
-            memoryAttribute: UInt8(truncatingIfNeeded: intermediate),
-            shareability: UInt8(truncatingIfNeeded: output &>> 58) & 3
-        )
+    /// Of the second hot word, what all stages permit.
+    @inline(__always)  // Likewise.
+    static func permissions(_ output: UInt64) -> Permissions {
+        Permissions(rawValue: UInt8(truncatingIfNeeded: output &>> 40) & 0x3F)
     }
+
+    /// Of the second hot word, the VMID.
+    @inline(__always)  // Likewise.
+    static func vmid(_ output: UInt64) -> UInt64 { output &>> 48 }
+
+    /// Of the second hot word, how many pages of 4 KiB there are in the output above its own first one.
+    @inline(__always)  // Once for each run of pages.
+    static func pagesAbove(_ output: UInt64) -> UInt64 { ~output & pageMask }
 
     // MARK: Under the lock
 
-    var isValid: Bool { words[1] & 1 != 0 }
+    @inline(__always)  // For each entry of a set that a translation goes into.
+    var isValid: Bool { hot[0] != 0 }
 
     /// What it holds.
-    var current: CachedTranslation? { isValid ? translation(matchedAt: words[1]) : nil }
+    var current: CachedTranslation? {
+        let tag = smmud_load_u64(hot)
+        return tag == 0 ? nil : translation(tag)
+    }
 
-    func clear() { smmud_store_u64(words + 1, (words[1] | (Self.versionBit &- 1)) &+ 1) }
+    /// All of it; without the lock, as good as ``TLBTable/isUnchanged(_:)`` says afterwards.
+    ///
+    /// - Parameter tag: Its first word, not 0.
+    func translation(_ tag: UInt64) -> CachedTranslation {
+        let output = smmud_load_u64(hot + 1)
+        let intermediate = smmud_load_u64(cold)
+        let rest = smmud_load_u64(cold + 1)
+        return CachedTranslation(
+            inputBase: Self.first(tag),
+            outputBase: (output & Self.pageMask) &<< 12,
+            intermediateBase: intermediate & Self.addressMask,
+            log2Bytes: UInt8(truncatingIfNeeded: Self.log2Bytes(tag)),
+            firstStageLog2Bytes: UInt8(truncatingIfNeeded: rest) & 0x3F,
+            level: UInt8(truncatingIfNeeded: rest &>> 12) & 3,
+            granule: Self.granules[Int(truncatingIfNeeded: rest &>> 14) & 3],
+            isGlobal: tag & Self.globalBit != 0,
+            tag: RegimeTag(
+                regime: Self.regimes[Int(truncatingIfNeeded: tag &>> 59) & 3],
+                vmid: UInt16(truncatingIfNeeded: Self.vmid(output)),
+                asid: UInt16(truncatingIfNeeded: rest &>> 16),
+                aset: rest & 1 &<< 32 != 0
+            ),
+            stage1Permissions: Permissions(rawValue: UInt8(truncatingIfNeeded: intermediate &>> 52) & 0x3F),
+            stage2Permissions: Permissions(rawValue: UInt8(truncatingIfNeeded: rest &>> 6) & 0x3F),
+            isWritableClean: intermediate & 1 &<< 60 != 0,
+            memoryAttribute: UInt8(truncatingIfNeeded: intermediate),
+            shareability: UInt8(truncatingIfNeeded: intermediate &>> 58) & 3
+        )
+    }
+
+    /// The first address, sign-extended; of the first word, which is not 0.
+    @inline(__always)  // Once for each entry that a scan looks at.
+    static func first(_ tag: UInt64) -> UInt64 {
+        let bits = tag & (1 &<< 42 &- 1)
+        // Without the bit that stands for the size, and with bit 52 up to the top.
+        let address = (bits & (bits &- 1)) &<< 11
+        return UInt64(bitPattern: Int64(bitPattern: address &<< 11) &>> 11)
+    }
+
+    /// ``CachedTranslation/log2Bytes``, of the first word, which is not 0.
+    @inline(__always)  // Likewise.
+    static func log2Bytes(_ tag: UInt64) -> Int { tag.trailingZeroBitCount &+ 12 }
+
+    /// Removes what it holds.
+    ///
+    /// Who has read the first word before, and reads the second after it, has what was there.
+    @inline(__always)  // Once for each entry that goes.
+    func clear() { smmud_store_u64(hot, 0) }
 
     /// Whether it holds a translation of the same addresses, with the same tag, as these words are.
     @inline(__always)  // For each entry of a set that a translation goes into.
     func isSame(as other: Words) -> Bool {
-        (words[1] ^ other.tag) & (Self.versionBit &- 1) == 0 && (words[0] ^ other.input) & ~0xFFF == 0
+        hot[0] == other.tag && (hot[1] ^ other.output) &>> 48 == 0
     }
 
-    /// Replaces what it holds.
-    ///
-    /// Each store is after those before it, for whoever loads in order.
+    /// Replaces what it holds: for ``TLBTable/write(_:at:)``, who tells readers.
     @inline(__always)  // Once for each fill.
-    func write(_ entry: Words) {
-        clear()
-        smmud_store_u64(words, entry.input)
-        smmud_store_u64(words + 2, entry.output)
-        smmud_store_u64(words + 3, entry.intermediate)
-        smmud_store_u64(words + 1, words[1] | entry.tag)
+    func store(_ words: Words) {
+        smmud_store_u64(cold, words.intermediate)
+        smmud_store_u64(cold + 1, words.rest)
+        smmud_store_u64(hot + 1, words.output)
+        smmud_store_u64(hot, words.tag)
     }
 
-    func write(_ entry: CachedTranslation) { write(Words(entry)) }
-
-    /// What the four words are, but for the version.
+    /// What the four words are.
     struct Words {
-        let input: UInt64
         let tag: UInt64
         let output: UInt64
         let intermediate: UInt64
+        let rest: UInt64
 
+        /// - Parameter entry: One that ``canHold(_:)``.
         @inline(__always)  // Once for each fill.
         init(_ entry: borrowing CachedTranslation) {
-            input =
-                entry.inputBase & ~0xFFF | UInt64(entry.stage2Permissions.rawValue) &<< 6
-                | UInt64(entry.firstStageLog2Bytes & 0x3F)
-            var word: UInt64 = 1 | UInt64(entry.log2Bytes & 0x3F) &<< 1
-            word |= UInt64(entry.tag.regime.rawValue) &<< 7
-            word |= (entry.isGlobal ? 1 : 0) &<< 9
-            word |= (entry.tag.aset ? 1 : 0) &<< 10
-            word |= UInt64(entry.tag.asid) &<< 11
-            word |= UInt64(entry.tag.vmid) &<< 27
-            tag = word
-            word = entry.outputBase & TLBEntry.addressMask
-            word |= UInt64(entry.permissions.rawValue)
-            word |= (entry.isWritableClean ? 1 : 0) &<< 7
-            word |= UInt64(entry.level & 3) &<< 8
-            word |= TLBEntry.code(entry.granule) &<< 10
+            let log2Bytes = UInt64(entry.log2Bytes)
+            tag =
+                TLBEntry.range(entry.inputBase &>> log2Bytes, log2Bytes)
+                | TLBKey.word(entry.tag, isGlobal: entry.isGlobal)
+            var word = (entry.outputBase &>> 12) & TLBEntry.pageMask
+            word |= UInt64(entry.permissions.rawValue) &<< 40
+            word |= (entry.isOfRegion ? 1 : 0) &<< 46
+            word |= (entry.isPartial ? 1 : 0) &<< 47
+            word |= UInt64(entry.tag.vmid) &<< 48
+            output = word
+            word = entry.intermediateBase & TLBEntry.addressMask | UInt64(entry.memoryAttribute)
             word |= UInt64(entry.stage1Permissions.rawValue) &<< 52
             word |= UInt64(entry.shareability & 3) &<< 58
-            output = word
-            intermediate = entry.intermediateBase & TLBEntry.addressMask | UInt64(entry.memoryAttribute)
+            word |= (entry.isWritableClean ? 1 : 0) &<< 60
+            intermediate = word
+            word = UInt64(entry.firstStageLog2Bytes & 0x3F)
+            word |= UInt64(entry.stage2Permissions.rawValue) &<< 6
+            word |= UInt64(entry.level & 3) &<< 12
+            word |= TLBEntry.code(entry.granule) &<< 14
+            word |= UInt64(entry.tag.asid) &<< 16
+            word |= (entry.tag.aset ? 1 : 0) &<< 32
+            rest = word
         }
+    }
+
+    /// Whether the words have room for it: what walks come to has 52 bits of address, and pages of 4 KiB at least.
+    @inline(__always)  // Once for each fill.
+    static func canHold(_ entry: borrowing CachedTranslation) -> Bool {
+        let log2Bytes = entry.log2Bytes
+        guard log2Bytes >= 12, log2Bytes <= 52 else { return false }
+        return isSignExtended(entry.inputBase)
     }
 
     private static let granules: InlineArray<4, Granule> = [.kib4, .kib16, .kib64, .kib4]

@@ -3,119 +3,190 @@
 import CLinux
 import SMMUv3Spec
 
-/// The memory of a ``TranslationCache``: a pointer that is good as long as the cache lives.
+/// The memory of a ``TranslationCache``: pointers that are good as long as the cache lives.
 ///
 /// For ports: counting references to the cache would cost a hit a tenth of all the rest of it.
+///
+/// One thread at a time writes, under the cache's lock. Of what it replaces, a reader may see one word as it was and the
+/// next as it is; so the sets share counters, odd while an entry is being replaced, which a reader reads before
+/// the words and after them.
 // SAFETY of @unchecked Sendable: the words are accessed atomically.
 struct TLBTable: @unchecked Sendable {
     /// How many entries one set holds.
     static let ways = 4
-    static let headerWords = 16
+    private static let headerWords = 16
+    /// How many words the hot part of a set has: a line.
+    private static let setWords = ways * TLBEntry.wordCount
+    /// As many as stay in the host's first caches.
+    private static let mostSequences = 1024
 
-    /// The header and the entries.
+    /// The header.
     ///
     /// A line that look-ups read, and that only changes with the kinds of entries there are: [0] a bit for each log2
     /// size that is resident, [1] whether there are global entries. A second line of counters: [8] hits, [9]
-    /// misses. Then the entries, whose pages take memory once they are touched.
+    /// misses. Then the counters of changes, and the entries, whose pages take memory once they are touched.
     let words: UnsafeMutablePointer<UInt64>
+    private let sequences: UnsafeMutablePointer<UInt64>
+    private let sequenceMask: Int
+    private let hot: UnsafeMutablePointer<UInt64>
+    private let cold: UnsafeMutablePointer<UInt64>
     /// How many sets there are, less 1; where there is none no size is ever resident.
     private let setMask: UInt64
     /// log2 of how many there are.
     private let setBits: UInt64
+    /// 64 less that.
+    private let mixShift: UInt64
 
+    /// - Parameters:
+    ///   - words: ``byteCount(_:)`` bytes of zeros, aligned to a line.
+    ///   - setCount: A power of two, or 0.
     init(words: UnsafeMutablePointer<UInt64>, setCount: Int) {
         self.words = words
-        let count = UInt64(max(1, setCount))
-        setMask = count &- 1
+        let count = max(1, setCount)
+        setMask = UInt64(count &- 1)
         setBits = UInt64(count.trailingZeroBitCount)
+        mixShift = 64 &- setBits
+        sequences = words + Self.headerWords
+        sequenceMask = Self.sequenceCount(setCount) &- 1
+        hot = sequences + Self.sequenceCount(setCount)
+        cold = hot + setCount * Self.setWords
     }
+
+    /// At least a line, so that the entries begin with one.
+    private static func sequenceCount(_ setCount: Int) -> Int { min(max(setCount, 8), mostSequences) }
+
+    /// How many bytes a table takes.
+    static func byteCount(_ setCount: Int) -> Int {
+        (headerWords + sequenceCount(setCount) + 2 * setCount * setWords) * 8
+    }
+
+    /// An entry as a look-up has found it.
+    struct Found {
+        let index: Int
+        let tag: UInt64
+        /// The second hot word.
+        let output: UInt64
+        /// The counter of changes before.
+        let sequence: UInt64
+    }
+
+    // MARK: Looking up
 
     /// The translation of an address as a port wants it.
     ///
     /// Counts nothing: the port does. Nil is no answer, and the port takes the long way.
     @inline(__always)  // Once for each page that a port does not remember.
     func hit(_ address: UInt64, _ key: borrowing TLBKey) -> TLBHit? {
-        guard let (entry, word) = find(address, key) else { return nil }
-        return entry.hit(matchedAt: word)
-    }
-
-    /// The same for an address that follows one of which it is known where its entry was.
-    ///
-    /// Pages in a row are mostly in the same way of sets in a row.
-    @inline(__always)  // Once for each page of a long transaction.
-    func hit(_ address: UInt64, _ key: borrowing TLBKey, after place: inout TLBPlace) -> TLBHit? {
-        // Of the smallest size: where there are several, that is what a look-up would find first.
-        if smmud_load_u64(words).trailingZeroBitCount == Int(truncatingIfNeeded: place.log2Bytes) {
-            let page = address &>> place.log2Bytes
-            let entry = set(page, key.mix) + place.way
-            let word = entry.match(page &<< place.log2Bytes, key.own(place.log2Bytes))
-            if word != 0 { return entry.hit(matchedAt: word) }
-        }
-        return hitElsewhere(address, key, &place)
-    }
-
-    @inline(never)  // Keeps the way of pages in a row small.
-    private func hitElsewhere(_ address: UInt64, _ key: borrowing TLBKey, _ place: inout TLBPlace) -> TLBHit?
-    {
-        guard let (entry, word) = find(address, key) else { return nil }
-        let index = (entry.words - words - Self.headerWords) / TLBEntry.wordCount
-        place = TLBPlace(log2Bytes: word &>> 1 & 0x3F, way: index & (Self.ways &- 1))
-        return entry.hit(matchedAt: word)
+        guard let found = find(address, key), isUnchanged(found) else { return nil }
+        return TLBEntry.hit(found.output, UInt64(truncatingIfNeeded: TLBEntry.log2Bytes(found.tag)))
     }
 
     /// Has the set of a page of 4 KiB come into the caches, which is wanted soon.
     @inline(__always)  // Once for each page that a port does not remember.
     func prefetch(_ address: UInt64, _ key: borrowing TLBKey) {
-        let entry = set(address &>> 12, key.mix)
-        smmud_prefetch(entry.words)
-        smmud_prefetch(entry.words + 8)
+        smmud_prefetch(line(setIndex(address &>> 12, key.mix)))
     }
 
-    /// The entry of an address, and its second word as it was when it matched.
+    /// The entry of an address; what it says is good if it ``isUnchanged(_:)``.
     @inline(__always)  // As above.
-    func find(_ address: UInt64, _ key: borrowing TLBKey) -> (entry: TLBEntry, word: UInt64)? {
+    func find(_ address: UInt64, _ key: borrowing TLBKey) -> Found? {
+        guard TLBEntry.isSignExtended(address) else { return nil }
         var sizes = smmud_load_u64(words)
         while sizes != 0 {
             let log2Bytes = UInt64(truncatingIfNeeded: sizes.trailingZeroBitCount)
             sizes &= sizes &- 1
             let page = address &>> log2Bytes
-            let base = page &<< log2Bytes
-            if let found = match(set(page, key.mix), base, key.own(log2Bytes)) { return found }
+            let range = TLBEntry.range(page, log2Bytes)
+            if let found = match(setIndex(page, key.mix), key.own | range, key.vmid) { return found }
             guard smmud_load_u64(words + 1) != 0 else { continue }
-            if let found = match(set(page, key.globalMix), base, key.global(log2Bytes)) { return found }
+            if let found = match(setIndex(page, key.globalMix), key.global | range, key.vmid) { return found }
         }
         return nil
     }
 
     /// Compares all entries of a set, and then branches once: which of them it is cannot be predicted.
     @inline(__always)  // As above.
-    private func match(_ set: TLBEntry, _ base: UInt64, _ key: (word: UInt64, mask: UInt64)) -> (
-        entry: TLBEntry, word: UInt64
-    )? {
+    private func match(_ set: Int, _ tag: UInt64, _ vmid: UInt64) -> Found? {
+        let sequence = smmud_load_u64(self.sequence(set))
+        let line = line(set)
         var matching = 0
-        for way in 0..<Self.ways { matching |= (set + way).differs(from: base, key) == 0 ? 1 &<< way : 0 }
-        guard matching != 0 else { return nil }
-        let entry = set + matching.trailingZeroBitCount
-        // It may have changed meanwhile: what counts is what its words are after this one.
-        let word = entry.match(base, key)
-        return word != 0 ? (entry, word) : nil
+        for way in 0..<Self.ways {
+            matching |= smmud_load_u64(line + (way &* TLBEntry.wordCount)) == tag ? 1 &<< way : 0
+        }
+        // More than one where VMIDs have the same address.
+        while matching != 0 {
+            let way = matching.trailingZeroBitCount
+            let output = smmud_load_u64(line + (way &* TLBEntry.wordCount &+ 1))
+            if TLBEntry.vmid(output) == vmid {
+                return Found(index: set &* Self.ways &+ way, tag: tag, output: output, sequence: sequence)
+            }
+            matching &= matching &- 1
+        }
+        return nil
     }
 
-    /// The first entry of the set of a page.
-    ///
-    /// Pages in a row are in sets in a row: as many as there are entries fit without a conflict. What lies a
-    /// power of two apart is spread by the page's upper bits.
+    /// Whether nothing was replaced, from before its words were read until now, that could be it.
     @inline(__always)  // As above.
-    func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry {
-        let folded = page ^ page &>> setBits ^ page &>> (setBits &* 2) ^ mix
-        let index = Int(truncatingIfNeeded: folded & setMask)
-        return TLBEntry(words: words + Self.headerWords) + index &* Self.ways
+    func isUnchanged(_ found: Found) -> Bool {
+        // An odd one differs: it is greater by then.
+        smmud_load_u64(sequence(found.index &>> 2)) == found.sequence & ~1
     }
-}
 
-/// Where the entry of an address was found.
-struct TLBPlace {
-    /// log2 of the bytes that it covers.
-    var log2Bytes: UInt64 = 12
-    var way = 0
+    /// All of an entry that was found; nil where it has changed since.
+    func translation(_ found: Found) -> CachedTranslation? {
+        let translation = entry(found.index).translation(found.tag)
+        return isUnchanged(found) ? translation : nil
+    }
+
+    // MARK: Places
+
+    /// The number of the set of a page.
+    ///
+    /// Four pages in a row share a set, and so one line of the host's; the next four are in the next: as many as there are
+    /// entries fit without a conflict. What lies a power of two apart is spread by the page's upper bits, and address
+    /// spaces that use the same pages begin in different places, evenly apart.
+    @inline(__always)  // As above.
+    func setIndex(_ page: UInt64, _ mix: UInt64) -> Int {
+        let group = page &>> 2
+        let folded = group &+ group &>> setBits &+ group &>> (setBits &* 2)
+        return Int(truncatingIfNeeded: (folded &+ mix &>> mixShift) & setMask)
+    }
+
+    /// The set of the four pages that follow those of a set.
+    ///
+    /// - Parameter page: The first of these four.
+    @inline(__always)  // As above.
+    func setIndex(after set: Int, _ page: UInt64, _ mix: UInt64) -> Int {
+        guard (page &>> 2) & setMask != 0 else { return setIndex(page, mix) }
+        return (set &+ 1) & Int(truncatingIfNeeded: setMask)
+    }
+
+    /// The first hot word of a set.
+    @inline(__always)  // As above.
+    func line(_ set: Int) -> UnsafeMutablePointer<UInt64> { hot + (set &* Self.setWords) }
+
+    /// Has a set come into the caches that is so many after this one.
+    @inline(__always)  // As above.
+    func prefetch(_ count: Int, after set: Int) {
+        smmud_prefetch(line((set &+ count) & Int(truncatingIfNeeded: setMask)))
+    }
+
+    @inline(__always)  // Once for each fill or removal.
+    func entry(_ index: Int) -> TLBEntry { TLBEntry(hot: hot, cold: cold) + index }
+
+    @inline(__always)  // As above.
+    func sequence(_ set: Int) -> UnsafeMutablePointer<UInt64> { sequences + (set & sequenceMask) }
+
+    // MARK: Under the lock
+
+    /// Replaces what an entry holds.
+    ///
+    /// Each store is after those before it, for whoever loads in order.
+    @inline(__always)  // Once for each fill.
+    func write(_ new: TLBEntry.Words, at index: Int) {
+        let sequence = sequence(index &>> 2)
+        smmud_store_u64(sequence, sequence.pointee &+ 1)
+        entry(index).store(new)
+        smmud_store_u64(sequence, sequence.pointee &+ 1)
+    }
 }

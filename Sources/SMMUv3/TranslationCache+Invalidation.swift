@@ -30,106 +30,95 @@ struct TranslationRegimes: OptionSet, Sendable {
 /// A ``TranslationCache/Scope`` as entries are compared with it.
 private struct TLBPattern {
     private let regimes: TranslationRegimes
-    /// What the second word of an entry is under the mask.
+    /// What the first word of an entry is under the mask.
     private let value: UInt64
     private let mask: UInt64
     /// The same for global entries, which any ASID names.
     private let globalValue: UInt64
     private let globalMask: UInt64
+    private let vmid: UInt64
+    /// Bits of the VMID that have to match.
+    private let vmidMask: UInt64
     /// nil is any address.
     private let addresses: TranslationCache.AddressScope?
 
     init(_ scope: TranslationCache.Scope, ignoringVMIDBits wildcard: UInt16) {
-        let allASIDs: (UInt64, UInt64)
+        let vmid: UInt16?
+        var asid: UInt16?
+        var namesGlobal = true
         switch scope {
-        case .everything:
-            (regimes, addresses) = (.all, nil)
-            allASIDs = (1, 1)
-        case .regimes(let regimes):
-            (self.regimes, addresses) = (regimes, nil)
-            allASIDs = (1, 1)
-        case .vmid(let regimes, let vmid):
-            (self.regimes, addresses) = (regimes, nil)
-            allASIDs = TLBEntry.pattern(vmid: vmid, ignoring: wildcard)
-        case .addressAllASIDs(let regime, let vmid, let addresses):
-            (regimes, self.addresses) = (.only(regime), addresses)
-            allASIDs = TLBEntry.pattern(vmid: vmid, ignoring: wildcard)
-        case .asid(let regime, let vmid, let asid):
-            (regimes, addresses) = (.only(regime), nil)
-            (value, mask) = TLBEntry.pattern(vmid: vmid, ignoring: wildcard, asid: asid)
-            (globalValue, globalMask) = (value, mask)
-            return
-        case .address(let regime, let vmid, let asid, let addresses):
-            (regimes, self.addresses) = (.only(regime), addresses)
-            (value, mask) = TLBEntry.pattern(vmid: vmid, ignoring: wildcard, asid: asid)
-            (globalValue, globalMask) = TLBEntry.globalPattern(vmid: vmid, ignoring: wildcard)
-            return
+        case .everything: (regimes, vmid, addresses) = (.all, nil, nil)
+        case .regimes(let regimes): (self.regimes, vmid, addresses) = (regimes, nil, nil)
+        case .vmid(let regimes, let named): (self.regimes, vmid, addresses) = (regimes, named, nil)
+        case .addressAllASIDs(let regime, let named, let addresses):
+            (regimes, vmid, self.addresses) = (.only(regime), named, addresses)
+        case .asid(let regime, let named, let namedASID):
+            (regimes, vmid, addresses) = (.only(regime), named, nil)
+            (asid, namesGlobal) = (namedASID, false)
+        case .address(let regime, let named, let namedASID, let addresses):
+            (regimes, vmid, self.addresses) = (.only(regime), named, addresses)
+            asid = namedASID
         }
-        (value, mask) = allASIDs
-        (globalValue, globalMask) = allASIDs
+        vmidMask = vmid == nil ? 0 : UInt64(~wildcard)
+        self.vmid = UInt64(vmid ?? 0) & vmidMask
+        value = UInt64(asid ?? 0) &<< 42
+        mask = asid == nil ? 0 : 0xFFFF &<< 42 | TLBEntry.globalBit
+        (globalValue, globalMask) = namesGlobal ? (TLBEntry.globalBit, TLBEntry.globalBit) : (value, mask)
     }
 
     /// Whether an entry goes; not one that holds nothing.
     @inline(__always)  // Once for each entry that is looked at.
     func covers(_ entry: TLBEntry) -> Bool {
-        let word = entry.words[1]
-        guard word & mask == value || word & globalMask == globalValue,
-            regimes.contains(regime: UInt8(truncatingIfNeeded: word &>> 7) & 3)
+        let tag = entry.hot[0]
+        guard tag != 0, tag & mask == value || tag & globalMask == globalValue,
+            regimes.contains(regime: UInt8(truncatingIfNeeded: tag &>> 59) & 3),
+            TLBEntry.vmid(entry.hot[1]) & vmidMask == vmid
         else { return false }
         guard let addresses else { return true }
         return entry.isIn(addresses)
     }
 }
 
+extension TLBEntry.Words {
+    @inline(__always)  // Once for each fill.
+    var isGlobal: Bool { tag & TLBEntry.globalBit != 0 }
+
+    @inline(__always)  // Likewise.
+    var isPartial: Bool { output & TLBEntry.partialBit != 0 }
+}
+
 extension TLBEntry {
-    /// What word 1 of valid entries of a VMID is, under a mask.
-    ///
-    /// - Parameter wildcard: Bits of the VMID that need not match.
-    fileprivate static func pattern(vmid: UInt16, ignoring wildcard: UInt16) -> (value: UInt64, mask: UInt64)
-    {
-        let mask: UInt64 = 1 | UInt64(~wildcard) &<< 27
-        return ((1 | UInt64(vmid) &<< 27) & mask, mask)
-    }
-
-    /// The same of entries of an ASID, not of global ones.
-    fileprivate static func pattern(vmid: UInt16, ignoring wildcard: UInt16, asid: UInt16) -> (
-        value: UInt64, mask: UInt64
-    ) {
-        let (value, mask) = pattern(vmid: vmid, ignoring: wildcard)
-        return (value | UInt64(asid) &<< 11, mask | 0xFFFF &<< 11 | 1 &<< 9)
-    }
-
-    /// The same of global entries.
-    fileprivate static func globalPattern(vmid: UInt16, ignoring wildcard: UInt16) -> (
-        value: UInt64, mask: UInt64
-    ) {
-        let (value, mask) = pattern(vmid: vmid, ignoring: wildcard)
-        return (value | 1 &<< 9, mask | 1 &<< 9)
-    }
-
     // MARK: Parts of an entry, under the lock
 
-    /// ``CachedTranslation/log2Bytes``.
-    var log2Bytes: Int { Int(truncatingIfNeeded: words[1] &>> 1) & 0x3F }
-
-    var isGlobal: Bool { words[1] & 1 &<< 9 != 0 }
+    @inline(__always)  // Once for each entry that goes.
+    var isGlobal: Bool { hot[0] & Self.globalBit != 0 }
 
     /// ``CachedTranslation/isPartial``.
-    var isPartial: Bool { (words[0] ^ words[1] &>> 1) & 0x3F != 0 }
+    @inline(__always)  // Likewise.
+    var isPartial: Bool { hot[1] & Self.partialBit != 0 }
+
+    /// Whether it holds something that is counted as what these words hold.
+    @inline(__always)  // Once for each fill.
+    func isOfKind(_ other: Words) -> Bool {
+        isValid && Self.log2Bytes(hot[0]) == Self.log2Bytes(other.tag)
+            && (hot[0] ^ other.tag) & Self.globalBit == 0 && (hot[1] ^ other.output) & Self.partialBit == 0
+    }
 
     /// Whether a TLBI by address names it, as far as addresses go.
     fileprivate func isIn(_ addresses: TranslationCache.AddressScope) -> Bool {
         // Any address of a page or block names all that is kept of it.
-        let below: UInt64 = (1 &<< (words[0] & 0x3F)) &- 1
-        let first = words[0] & ~0xFFF & ~below
+        let size = isPartial ? cold[1] & 0x3F : UInt64(truncatingIfNeeded: Self.log2Bytes(hot[0]))
+        let below: UInt64 = (1 &<< size) &- 1
+        let first = Self.first(hot[0]) & ~below
         guard first <= addresses.last, addresses.first <= first | below else { return false }
         return isOf(addresses.granule, addresses.level)
     }
 
     /// Whether it is of this granule and of a leaf at this level; nil is any.
+    @inline(__always)  // Once for each entry that a TLBI by address finds.
     fileprivate func isOf(_ granule: Granule?, _ level: UInt8?) -> Bool {
-        if let granule, words[2] &>> 10 & 3 != Self.code(granule) { return false }
-        if let level, words[2] &>> 8 & 3 != UInt64(level) { return false }
+        if let granule, cold[1] &>> 14 & 3 != Self.code(granule) { return false }
+        if let level, cold[1] &>> 12 & 3 != UInt64(level) { return false }
         return true
     }
 }
@@ -199,10 +188,10 @@ extension TranslationCache {
     private func removeByScanning(_ pattern: TLBPattern, from state: inout State) -> Int {
         let before = state.counters.residentEntries
         var unseen = before
-        scanning: for part in state.residentByPart.indices where state.residentByPart[part] > 0 {
+        scanning: for part in 0..<partCount where residentByPart[part] > 0 {
             let first = part * Self.partSize
             for index in first..<min(first + Self.partSize, setCount * Self.ways) where entry(index).isValid {
-                if pattern.covers(entry(index)) { remove(entry(index), from: &state) }
+                if pattern.covers(entry(index)) { remove(index, from: &state) }
                 unseen -= 1
                 if unseen == 0 { break scanning }
             }
@@ -216,6 +205,9 @@ extension TranslationCache {
     private func isWorthProbing(_ addresses: AddressScope, _ state: borrowing State) -> Bool {
         let sizes = words[0]
         guard sizes != 0 else { return true }
+        guard TLBEntry.isSignExtended(addresses.first), TLBEntry.isSignExtended(addresses.last) else {
+            return false
+        }
         let pages = (addresses.last &- addresses.first) &>> UInt64(sizes.trailingZeroBitCount)
         guard pages < 1 << 20 else { return false }
         return (Int(pages) + 2) * sizes.nonzeroBitCount <= state.usedParts * (Self.partSize / Self.ways)
@@ -228,14 +220,17 @@ extension TranslationCache {
         while sizes != 0 {
             let log2Bytes = UInt64(sizes.trailingZeroBitCount)
             sizes &= sizes &- 1
-            let own = key.own(log2Bytes)
             var page = addresses.first &>> log2Bytes
             let lastPage = addresses.last &>> log2Bytes
             while page <= lastPage {
-                let set = set(page, key.mix)
-                for way in 0..<Self.ways where (set + way).match(page &<< log2Bytes, own) != 0 {
-                    if (set + way).isOf(addresses.granule, addresses.level) {
-                        remove(set + way, from: &state)
+                let tag = key.own | TLBEntry.range(page, log2Bytes)
+                let set = table.setIndex(page, key.mix) &* Self.ways
+                for way in 0..<Self.ways where entry(set &+ way).hot[0] == tag {
+                    let found = entry(set &+ way)
+                    if TLBEntry.vmid(found.hot[1]) == key.vmid,
+                        found.isOf(addresses.granule, addresses.level)
+                    {
+                        remove(set &+ way, from: &state)
                     }
                 }
                 page &+= 1
@@ -257,8 +252,10 @@ extension TranslationCache {
             var page = addresses.first &>> log2Bytes
             let lastPage = addresses.last &>> log2Bytes
             while page <= lastPage {
-                let set = set(page, key.globalMix)
-                for way in 0..<Self.ways where pattern.covers(set + way) { remove(set + way, from: &state) }
+                let set = table.setIndex(page, key.globalMix) &* Self.ways
+                for way in 0..<Self.ways where pattern.covers(entry(set &+ way)) {
+                    remove(set &+ way, from: &state)
+                }
                 page &+= 1
             }
         }

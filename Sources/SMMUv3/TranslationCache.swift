@@ -58,14 +58,12 @@ final class TranslationCache: @unchecked Sendable {
     /// What only fills and invalidations look at.
     struct State: Sendable {
         /// How many resident entries there are of each log2 size: which sizes a look-up must probe.
-        var residentBySize = [Int](repeating: 0, count: 64)
-        /// How many there are in each part of the table, and how many parts have any.
-        var residentByPart: [Int] = []
+        var residentBySize = InlineArray<64, Int>(repeating: 0)
+        /// How many parts of the table have entries.
         var usedParts = 0
         var globalEntries = 0
         /// Entries that are a part of their first stage's page or block.
         var partialEntries = 0
-        var nextVictim = 0
         var counters = Counters()
     }
 
@@ -76,6 +74,9 @@ final class TranslationCache: @unchecked Sendable {
     let table: TLBTable
     var words: UnsafeMutablePointer<UInt64> { table.words }
     private let mapping: UnsafeMutableRawBufferPointer
+    /// How many entries are resident in each part of the table; under the lock.
+    let residentByPart: UnsafeMutablePointer<Int>
+    let partCount: Int
     private static let hugePageBytes = 2 << 20
     /// How many entries are a part of the table, whose resident entries are counted: what is empty is not scanned.
     static let partSize = 256
@@ -84,6 +85,8 @@ final class TranslationCache: @unchecked Sendable {
     /// Advanced by every invalidation, of translations and of configuration: what was looked up or walked at an older
     /// generation must not be kept.
     let generation: InvalidationGeneration
+    /// Its counts.
+    private let counts: InvalidationCounts
 
     /// Builds an empty cache.
     ///
@@ -97,7 +100,7 @@ final class TranslationCache: @unchecked Sendable {
             while sets * Self.ways < entryCount { sets *= 2 }
         }
         setCount = sets
-        let byteCount = (TLBTable.headerWords + sets * Self.ways * TLBEntry.wordCount) * 8
+        let byteCount = TLBTable.byteCount(sets)
         // In small pages, a look-up at random in megabytes is a miss in the host's TLB, too.
         let isLarge = byteCount >= Self.hugePageBytes
         let mapped = UnsafeMutableRawBufferPointer(
@@ -122,12 +125,16 @@ final class TranslationCache: @unchecked Sendable {
         mapping = mapped
         table = TLBTable(words: memory.bindMemory(to: UInt64.self, capacity: byteCount / 8), setCount: sets)
         self.generation = generation
-        state.withLock {
-            $0.residentByPart = [Int](repeating: 0, count: (sets * Self.ways - 1) / Self.partSize + 1)
-        }
+        counts = generation.counts
+        partCount = (sets * Self.ways - 1) / Self.partSize + 1
+        residentByPart = .allocate(capacity: partCount)
+        residentByPart.initialize(repeating: 0, count: partCount)
     }
 
-    deinit { munmap(mapping.baseAddress, mapping.count) }
+    deinit {
+        munmap(mapping.baseAddress, mapping.count)
+        residentByPart.deallocate()
+    }
 
     var counters: Counters {
         var counters = state.withLock { $0.counters }
@@ -150,99 +157,103 @@ final class TranslationCache: @unchecked Sendable {
     func peek(_ address: UInt64, tag: RegimeTag) -> CachedTranslation? {
         guard setCount > 0 else { return nil }
         let key = TLBKey(tag)
-        // Without the lock, unless the entry changes each time that it is read.
+        // Without the lock, unless it changes each time that it is read.
         for _ in 0..<4 {
-            guard let (entry, word) = find(address, key) else { return nil }
-            if let translation = entry.translation(matchedAt: word) { return translation }
+            guard let found = table.find(address, key) else { return nil }
+            if let translation = table.translation(found) { return translation }
         }
-        return state.withLock { _ in find(address, key)?.entry.current }
+        return state.withLock { _ in table.find(address, key).flatMap { entry($0.index).current } }
     }
 
-    @inline(__always)  // Once for each look-up.
-    private func find(_ address: UInt64, _ key: borrowing TLBKey) -> (entry: TLBEntry, word: UInt64)? {
-        table.find(address, key)
-    }
-
-    func set(_ page: UInt64, _ mix: UInt64) -> TLBEntry { table.set(page, mix) }
-
-    func entry(_ index: Int) -> TLBEntry { TLBEntry(words: words + TLBTable.headerWords) + index }
-
-    private func part(of place: TLBEntry) -> Int {
-        (place.words - words - TLBTable.headerWords) / (TLBEntry.wordCount * Self.partSize)
-    }
+    func entry(_ index: Int) -> TLBEntry { table.entry(index) }
 
     // MARK: Filling
 
     /// Keeps a translation, unless something was invalidated since the stamp was taken: then the tables may
     /// have been read before they changed, and keeping it would undo the invalidation.
-    func fill(_ entry: CachedTranslation, walkedAt stamp: InvalidationStamp) {
-        guard setCount > 0 else { return }
+    func fill(_ entry: borrowing CachedTranslation, walkedAt stamp: InvalidationStamp) {
+        guard setCount > 0, TLBEntry.canHold(entry) else { return }
+        let new = TLBEntry.Words(entry)
+        let page = entry.inputBase &>> UInt64(entry.log2Bytes)
+        let set = table.setIndex(page, TLBKey.mix(entry.tag, isGlobal: entry.isGlobal)) &* Self.ways
+        let way = Int(truncatingIfNeeded: page) & (Self.ways &- 1)
+        let isOfRegion = entry.isOfRegion
         state.withLock { state in
             // Invalidations advance the generation within this lock: equal here means that none has ended since the
             // walk began, and the next will find this entry.
-            guard generation.permitsKeeping(entry, stamp) else {
+            if counts.permitsKeeping(isOfRegion: isOfRegion, stamp) {
+                insert(new, set, way, into: &state)
+            } else {
                 state.counters.overtakenFills &+= 1
-                return
             }
-            insert(entry, into: &state)
         }
     }
 
-    private func insert(_ entry: CachedTranslation, into state: inout State) {
-        let key = TLBKey(entry.tag)
-        let set = set(entry.inputBase &>> UInt64(entry.log2Bytes), entry.isGlobal ? key.globalMix : key.mix)
-        let new = TLBEntry.Words(entry)
-        var chosen: TLBEntry?
+    /// - Parameters:
+    ///   - set: The first entry of its set.
+    ///   - best: Where in there it is best. Pages in a row are in ways in a row, where it can be: a long transaction looks
+    ///     there first.
+    @inline(__always)  // By one caller.
+    private func insert(_ new: TLBEntry.Words, _ set: Int, _ best: Int, into state: inout State) {
+        let first = self.entry(set)
+        var (free, same) = (0, 0)
         for way in 0..<Self.ways {
-            let place = set + way
-            if !place.isValid {
-                if chosen == nil { chosen = place }
-            } else if place.isSame(as: new) {
-                // Two threads missed on one page: the second fill replaces the first.
-                chosen = place
-                break
-            }
+            free |= (first + way).isValid ? 0 : 1 &<< way
+            same |= (first + way).isSame(as: new) ? 1 &<< way : 0
         }
-        let place: TLBEntry
-        if let chosen {
-            place = chosen
-        } else {
-            place = set + (state.nextVictim & (Self.ways &- 1))
-            state.nextVictim &+= 1
+        var way = best
+        if same != 0 {
+            // Two threads missed on one page: the second fill replaces the first.
+            way = same.trailingZeroBitCount
+        } else if free == 0 {
+            // Of pages that have all the same way in mind, another goes now and then.
+            way = (way &+ Int(truncatingIfNeeded: state.counters.evictions &>> 6)) & (Self.ways &- 1)
             state.counters.evictions &+= 1
+        } else if free &>> way & 1 == 0 {
+            way = free.trailingZeroBitCount
         }
-        remove(place, from: &state)
-        // Before the entry: who finds it must look for entries of its kind.
+        let place = first + way
         state.counters.fills &+= 1
-        state.counters.residentEntries += 1
-        let part = part(of: place)
-        state.residentByPart[part] += 1
-        if state.residentByPart[part] == 1 { state.usedParts += 1 }
-        if entry.isGlobal {
-            state.globalEntries += 1
+        if !place.isOfKind(new) {
+            remove(set &+ way, from: &state)
+            // Before the entry: who finds it must look for entries of its kind.
+            account(for: new, at: set &+ way, in: &state)
+        }
+        table.write(new, at: set &+ way)
+    }
+
+    @inline(__always)  // By one caller.
+    private func account(for new: TLBEntry.Words, at index: Int, in state: inout State) {
+        state.counters.residentEntries &+= 1
+        let part = index / Self.partSize
+        residentByPart[part] &+= 1
+        if residentByPart[part] == 1 { state.usedParts &+= 1 }
+        if new.isGlobal {
+            state.globalEntries &+= 1
             if state.globalEntries == 1 { smmud_store_u64(words + 1, 1) }
         }
-        if entry.isPartial { state.partialEntries += 1 }
-        let size = Int(entry.log2Bytes & 63)
-        state.residentBySize[size] += 1
+        if new.isPartial { state.partialEntries &+= 1 }
+        let size = TLBEntry.log2Bytes(new.tag)
+        state.residentBySize[size] &+= 1
         if state.residentBySize[size] == 1 { smmud_store_u64(words, words[0] | 1 &<< UInt64(size)) }
-        place.write(new)
     }
 
-    func remove(_ place: TLBEntry, from state: inout State) {
+    @inline(__always)  // Once for each entry that goes.
+    func remove(_ index: Int, from state: inout State) {
+        let place = entry(index)
         guard place.isValid else { return }
-        let (size, isGlobal, isPartial) = (place.log2Bytes, place.isGlobal, place.isPartial)
+        let (size, isGlobal, isPartial) = (TLBEntry.log2Bytes(place.hot[0]), place.isGlobal, place.isPartial)
         place.clear()
-        state.counters.residentEntries -= 1
-        let part = part(of: place)
-        state.residentByPart[part] -= 1
-        if state.residentByPart[part] == 0 { state.usedParts -= 1 }
+        state.counters.residentEntries &-= 1
+        let part = index / Self.partSize
+        residentByPart[part] &-= 1
+        if residentByPart[part] == 0 { state.usedParts &-= 1 }
         if isGlobal {
-            state.globalEntries -= 1
+            state.globalEntries &-= 1
             if state.globalEntries == 0 { smmud_store_u64(words + 1, 0) }
         }
-        if isPartial { state.partialEntries -= 1 }
-        state.residentBySize[size] -= 1
+        if isPartial { state.partialEntries &-= 1 }
+        state.residentBySize[size] &-= 1
         if state.residentBySize[size] == 0 { smmud_store_u64(words, words[0] & ~(1 &<< UInt64(size))) }
     }
 }

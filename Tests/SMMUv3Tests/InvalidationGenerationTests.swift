@@ -6,6 +6,12 @@ import Testing
 
 @testable import SMMUv3
 
+extension InvalidationGeneration {
+    fileprivate func permitsKeeping(_ entry: CachedTranslation, _ stamp: InvalidationStamp) -> Bool {
+        counts.permitsKeeping(isOfRegion: entry.isOfRegion, stamp)
+    }
+}
+
 @Suite("Generations of invalidation")
 struct InvalidationGenerationTests {
     private func entry(log2Bytes: UInt8, isGlobal: Bool = false) -> CachedTranslation {

@@ -1,0 +1,123 @@
+// Runs of pages in the TLB: they are what look-ups of each page come to.
+
+import SMMUv3Spec
+import Testing
+
+@testable import SMMUv3
+
+@Suite("TLB runs")
+struct TLBRunTests {
+    private let tag = RegimeTag(regime: .nsEL1, vmid: 3, asid: 7, aset: false)
+
+    private func page(_ input: UInt64, to output: UInt64, log2Bytes: UInt8 = 12) -> CachedTranslation {
+        var entry = CachedTranslation.none
+        (entry.inputBase, entry.outputBase, entry.intermediateBase) = (input, output, output)
+        (entry.log2Bytes, entry.firstStageLog2Bytes) = (log2Bytes, log2Bytes)
+        (entry.level, entry.tag) = (3, tag)
+        (entry.stage1Permissions, entry.stage2Permissions) = (.all, .all)
+        return entry
+    }
+
+    private func makeCache(_ entryCount: Int = 1024) -> TranslationCache {
+        TranslationCache(entryCount: entryCount, generation: InvalidationGeneration())
+    }
+
+    private func fill(_ cache: TranslationCache, _ entry: CachedTranslation) {
+        cache.fill(entry, walkedAt: cache.generation.stamp())
+    }
+
+    @Test("a run is what look-ups of its pages come to, and ends where they differ", arguments: 0..<40)
+    func random(_ round: Int) {
+        var random = SplitMix(seed: 8200 + UInt64(round))
+        func below(_ bound: Int) -> Int { Int(random.next() % UInt64(bound)) }
+        let cache = makeCache()
+        let key = TLBKey(tag)
+        let log2Bytes: UInt8 = round % 4 == 3 ? 16 : 12
+        // Seldom in half of the rounds: then runs are long.
+        let rarity = round % 2 == 0 ? 4 : 60
+        var output: UInt64 = 0x8000_0000
+        for number in 0..<600 as Range<UInt64> where below(rarity) > 0 {
+            var entry = page((0x100 + number) << UInt64(log2Bytes), to: output, log2Bytes: log2Bytes)
+            output += below(rarity) == 0 ? 1 << 20 : 1 << UInt64(log2Bytes)
+            if below(rarity) == 0 { entry.stage1Permissions = .read }
+            if below(rarity) == 0 { entry.isGlobal = true }
+            if below(rarity) == 0 { entry.tag.asid ^= 1 }
+            if below(rarity) == 0 { entry.tag.vmid ^= 1 }
+            if round % 8 == 1, below(rarity) == 0 { (entry.log2Bytes, entry.firstStageLog2Bytes) = (21, 21) }
+            fill(cache, entry)
+        }
+        var longest: UInt64 = 0
+        for _ in 0..<400 {
+            let address = 0x100 << UInt64(log2Bytes) + random.next() % (600 << UInt64(log2Bytes))
+            let wanted = 1 + random.next() % (1 << 20)
+            let run = cache.table.run(address, wanted, key)
+            #expect((run == nil) == (cache.table.hit(address, key) == nil))
+            guard let run else { continue }
+            longest = max(longest, run.pieceCount)
+            #expect(run.byteCount <= wanted && run.firstByteCount <= run.byteCount)
+            var (seen, pieces) = (0 as UInt64, 0 as UInt64)
+            while seen < run.byteCount {
+                guard let hit = cache.table.hit(address + seen, key) else {
+                    Issue.record("no page at \(address + seen)")
+                    break
+                }
+                let mask: UInt64 = 1 << UInt64(hit.log2Bytes) - 1
+                #expect(hit.outputBase | (address + seen) & mask == run.output + seen)
+                #expect(hit.permissions == run.permissions)
+                seen += mask - (address + seen) & mask + 1
+                pieces += 1
+                if pieces == 1 { #expect(min(seen, wanted) == run.firstByteCount) }
+            }
+            #expect(min(seen, wanted) == run.byteCount && pieces == run.pieceCount)
+        }
+        #expect(longest > (rarity == 4 ? 1 : 15), "seed \(8200 + round)")
+    }
+
+    @Test("pages in a row are one run, wherever it begins and ends", arguments: 1..<12 as Range<UInt64>)
+    func whole(_ count: UInt64) {
+        let cache = makeCache()
+        for number in 0..<64 as Range<UInt64> {
+            fill(cache, page(number << 12, to: 0x8000_0000 + number << 12))
+        }
+        for first in 0..<8 as Range<UInt64> {
+            let run = cache.table.run(first << 12 + 5, count << 12, TLBKey(tag))
+            #expect(run?.byteCount == count << 12)
+            #expect(run?.pieceCount == count + 1, "\(first)")
+            #expect(run?.output == 0x8000_0005 + first << 12)
+        }
+    }
+
+    @Test("an end of the addresses, of input or of output, ends a run")
+    func ends() {
+        let key = TLBKey(tag)
+        // The next page has the same words as what would follow in them, if a sum went over its field.
+        var cache = makeCache()
+        var above = page(0x5000, to: 0)
+        (above.stage1Permissions, above.stage2Permissions) = (Permissions(rawValue: 0b11), .all)
+        var below = page(0x4000, to: 0x000F_FFFF_FFFF_F000)
+        below.stage1Permissions = Permissions(rawValue: 0b10)
+        fill(cache, below)
+        fill(cache, above)
+        #expect(cache.table.run(0x4000, 0x2000, key)?.pieceCount == 1)
+
+        cache = makeCache()
+        fill(cache, page(0x000F_FFFF_FFFF_F000, to: 0x8000_0000))
+        fill(cache, page(0xFFF0_0000_0000_0000, to: 0x8000_1000))
+        #expect(cache.table.run(0x000F_FFFF_FFFF_F000, 0x2000, key)?.pieceCount == 1)
+        #expect(cache.table.run(0xFFF0_0000_0000_0000, 0x2000, key)?.pieceCount == 1)
+    }
+
+    @Test("what is being replaced ends a run before its set", arguments: [2 as UInt64, 4, 6])
+    func replacedMeanwhile(_ page: UInt64) {
+        let cache = makeCache()
+        let key = TLBKey(tag)
+        for number in 0..<16 as Range<UInt64> {
+            fill(cache, self.page(number << 12, to: 0x8000_0000 + number << 12))
+        }
+        #expect(cache.table.run(0, 16 << 12, key)?.pieceCount == 16)
+        cache.table.sequence(cache.table.setIndex(page, key.mix)).pointee += 1
+        let run = cache.table.run(0, 16 << 12, key)
+        // Sets hold four pages; nothing is said of those of the first.
+        #expect(run?.pieceCount == (page < 4 ? nil : 4))
+    }
+}
