@@ -165,18 +165,46 @@ extension StreamPort {
         guard lead &+ last < 0x1000, !isBracketed, known.pointee.context == Self.context(attributes),
             let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
         else { return false }
+        guard keepsTranslations else { return walkWithinPage(kind, address, own, last, attributes, plan) }
         let access = SmallAccess(kind, address, own, last, attributes, plan)
-        guard keepsTranslations else { return walkWithinPage(access) }
-        tlb.prefetch(access.input, plan.pointee.key)
         slot.enter()
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
+        let stamp = generations.stamp(plan.pointee.region(of: access.input))
+        let version = bus.version
+        guard known.pointee.generation == stamp.configuration, !smmu.performance.countsTransactions,
+            let hit = tlb.hitPage(access.input, plan.pointee.key)
+        else {
+            slot.leave()
+            return tlb.hasPagesAlone
+                ? walkWithinPage(kind, address, own, last, attributes, plan)
+                : copyOtherwise(kind, address, own, last, attributes, plan)
+        }
+        let isDone = copy(access, hit, stamp, version)
+        if isDone { slot.count(Counter.tlbHits) }
+        slot.leave()
+        return isDone
+    }
+
+    /// The same where the TLB has something else for it than a page of 4 KiB, or nothing.
+    @inline(never)  // Keeps the way of a page of 4 KiB small.
+    private func copyOtherwise(
+        _ kind: TransactionKind,
+        _ address: UInt64,
+        _ own: UnsafeMutableRawPointer,
+        _ last: UInt64,
+        _ attributes: TransactionAttributes,
+        _ plan: UnsafePointer<StreamPlan>
+    ) -> Bool {
+        let access = SmallAccess(kind, address, own, last, attributes, plan)
+        slot.enter()
+        // As above.
         let stamp = generations.stamp(plan.pointee.region(of: access.input))
         let version = bus.version
         guard known.pointee.generation == stamp.configuration, !smmu.performance.countsTransactions,
             let hit = tlb.hit(access.input, plan.pointee.key)
         else {
             slot.leave()
-            return walkWithinPage(access)
+            return walkWithinPage(kind, address, own, last, attributes, plan)
         }
         let isDone = copy(access, hit, stamp, version)
         if isDone { slot.count(Counter.tlbHits) }
@@ -186,7 +214,15 @@ extension StreamPort {
 
     /// The same by a walk, in the configuration that the port knows if that is still in force.
     @inline(never)  // Keeps the way of a TLB hit small.
-    private func walkWithinPage(_ access: SmallAccess) -> Bool {
+    private func walkWithinPage(
+        _ kind: TransactionKind,
+        _ address: UInt64,
+        _ own: UnsafeMutableRawPointer,
+        _ last: UInt64,
+        _ attributes: TransactionAttributes,
+        _ plan: UnsafePointer<StreamPlan>
+    ) -> Bool {
+        let access = SmallAccess(kind, address, own, last, attributes, plan)
         slot.enter()
         defer { slot.leave() }
         // As above.

@@ -72,19 +72,29 @@ struct TLBTable: @unchecked Sendable {
 
     // MARK: Looking up
 
-    /// The translation of an address as a port wants it.
+    /// The translation of an address as a port wants it, if it is one of a page of 4 KiB and not global.
     ///
-    /// Counts nothing: the port does. Nil is no answer, and the port takes the long way.
+    /// That is what most are, and what a look-up looks for first. Counts nothing: the port does.
     @inline(__always)  // Once for each page that a port does not remember.
+    func hitPage(_ address: UInt64, _ key: borrowing TLBKey) -> TLBHit? {
+        let page = address &>> 12
+        guard TLBEntry.isSignExtended(address),
+            let found = match(setIndex(page, key.mix), key.own | TLBEntry.range(page, 12), key.vmid),
+            isUnchanged(found)
+        else { return nil }
+        return TLBEntry.hit(found.output, 12)
+    }
+
+    /// Whether there is nothing else than what ``hitPage(_:_:)`` finds.
+    @inline(__always)  // Once for each miss.
+    var hasPagesAlone: Bool { smmud_load_u64(words) == 1 &<< 12 && smmud_load_u64(words + 1) == 0 }
+
+    /// The same of any size.
+    ///
+    /// Nil is no answer, and the port takes the long way.
     func hit(_ address: UInt64, _ key: borrowing TLBKey) -> TLBHit? {
         guard let found = find(address, key), isUnchanged(found) else { return nil }
         return TLBEntry.hit(found.output, UInt64(truncatingIfNeeded: TLBEntry.log2Bytes(found.tag)))
-    }
-
-    /// Has the set of a page of 4 KiB come into the caches, which is wanted soon.
-    @inline(__always)  // Once for each page that a port does not remember.
-    func prefetch(_ address: UInt64, _ key: borrowing TLBKey) {
-        smmud_prefetch(line(setIndex(address &>> 12, key.mix)))
     }
 
     /// The entry of an address; what it says is good if it ``isUnchanged(_:)``.

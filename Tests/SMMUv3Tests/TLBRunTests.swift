@@ -1,6 +1,7 @@
 // Runs of pages in the TLB: they are what look-ups of each page come to.
 
 import SMMUv3Spec
+import SeededRandomness
 import Testing
 
 @testable import SMMUv3
