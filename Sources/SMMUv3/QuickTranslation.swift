@@ -76,7 +76,7 @@ extension SMMUv3 {
         let isDone = walkQuickly(address, access, &walk)
         walk.report(isDone, to: &accesses, counters)
         guard isDone else { return nil }
-        if walk.fillsTLB { translationCache.fill(walk.entry(of: address), walkedAt: generation) }
+        if walk.fillsTLB { translationCache.fill(&walk, of: address, walkedAt: generation) }
         let below = ~(UInt64.max &<< walk.log2Bytes)
         return QuickTranslation(
             output: walk.output,

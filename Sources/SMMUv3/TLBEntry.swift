@@ -69,8 +69,8 @@ struct TLBHit {
 /// | | [13:12], [15:14] | level; granule |
 /// | | [31:16], [32] | ASID; ASET |
 ///
-/// Hot 0 is 0 where there is no entry. The hot words of a set are a line, and what a look-up compares is all of hot 0 and
-/// the VMID.
+/// Hot 0 is 0 where there is no entry. The hot words of a set are a line of the host's, and what a look-up compares
+/// is all of hot 0, and the VMID.
 struct TLBEntry {
     static let wordCount = 2
     static let globalBit: UInt64 = 1 &<< 58
@@ -203,38 +203,47 @@ struct TLBEntry {
     }
 
     /// What the four words are.
-    struct Words {
+    struct Words: Equatable {
         let tag: UInt64
         let output: UInt64
         let intermediate: UInt64
         let rest: UInt64
+    }
 
-        /// - Parameter entry: One that ``canHold(_:)``.
-        @inline(__always)  // Once for each fill.
-        init(_ entry: borrowing CachedTranslation) {
-            let log2Bytes = UInt64(entry.log2Bytes)
-            tag =
-                TLBEntry.range(entry.inputBase &>> log2Bytes, log2Bytes)
-                | TLBKey.word(entry.tag, isGlobal: entry.isGlobal)
-            var word = (entry.outputBase &>> 12) & TLBEntry.pageMask
-            word |= UInt64(entry.permissions.rawValue) &<< 40
-            word |= (entry.isOfRegion ? 1 : 0) &<< 46
-            word |= (entry.isPartial ? 1 : 0) &<< 47
-            word |= UInt64(entry.tag.vmid) &<< 48
-            output = word
-            word = entry.intermediateBase & TLBEntry.addressMask | UInt64(entry.memoryAttribute)
-            word |= UInt64(entry.stage1Permissions.rawValue) &<< 52
-            word |= UInt64(entry.shareability & 3) &<< 58
-            word |= (entry.isWritableClean ? 1 : 0) &<< 60
-            intermediate = word
-            word = UInt64(entry.firstStageLog2Bytes & 0x3F)
-            word |= UInt64(entry.stage2Permissions.rawValue) &<< 6
-            word |= UInt64(entry.level & 3) &<< 12
-            word |= TLBEntry.code(entry.granule) &<< 14
-            word |= UInt64(entry.tag.asid) &<< 16
-            word |= (entry.tag.aset ? 1 : 0) &<< 32
-            rest = word
-        }
+    @inline(__always)  // Once for each fill.
+    static func output(
+        _ base: UInt64,
+        _ permissions: Permissions,
+        isOfRegion: Bool,
+        isPartial: Bool,
+        vmid: UInt64
+    ) -> UInt64 {
+        (base &>> 12) & pageMask | UInt64(permissions.rawValue) &<< 40 | (isOfRegion ? 1 : 0) &<< 46
+            | (isPartial ? partialBit : 0) | vmid &<< 48
+    }
+
+    @inline(__always)  // Likewise.
+    static func intermediate(
+        _ base: UInt64,
+        memoryAttribute: UInt64,
+        _ stage1Permissions: Permissions,
+        shareability: UInt8,
+        isWritableClean: Bool
+    ) -> UInt64 {
+        base & addressMask | memoryAttribute | UInt64(stage1Permissions.rawValue) &<< 52
+            | UInt64(shareability & 3) &<< 58 | (isWritableClean ? 1 : 0) &<< 60
+    }
+
+    @inline(__always)  // Likewise.
+    static func rest(
+        firstStageLog2Bytes: UInt64,
+        _ stage2Permissions: Permissions,
+        level: UInt64,
+        _ granule: Granule,
+        _ tag: RegimeTag
+    ) -> UInt64 {
+        firstStageLog2Bytes & 0x3F | UInt64(stage2Permissions.rawValue) &<< 6 | (level & 3) &<< 12
+            | code(granule) &<< 14 | UInt64(tag.asid) &<< 16 | (tag.aset ? 1 : 0) &<< 32
     }
 
     /// Whether the words have room for it: what walks come to has 52 bits of address, and pages of 4 KiB at least.
@@ -254,5 +263,38 @@ struct TLBEntry {
         case .kib16: 1
         case .kib64: 2
         }
+    }
+}
+
+extension TLBEntry.Words {
+    /// - Parameter entry: One that ``TLBEntry/canHold(_:)``.
+    @inline(__always)  // Once for each fill.
+    init(_ entry: borrowing CachedTranslation) {
+        let log2Bytes = UInt64(entry.log2Bytes)
+        self.init(
+            tag: TLBEntry.range(entry.inputBase &>> log2Bytes, log2Bytes)
+                | TLBKey.word(entry.tag, isGlobal: entry.isGlobal),
+            output: TLBEntry.output(
+                entry.outputBase,
+                entry.permissions,
+                isOfRegion: entry.isOfRegion,
+                isPartial: entry.isPartial,
+                vmid: UInt64(entry.tag.vmid)
+            ),
+            intermediate: TLBEntry.intermediate(
+                entry.intermediateBase,
+                memoryAttribute: UInt64(entry.memoryAttribute),
+                entry.stage1Permissions,
+                shareability: entry.shareability,
+                isWritableClean: entry.isWritableClean
+            ),
+            rest: TLBEntry.rest(
+                firstStageLog2Bytes: UInt64(entry.firstStageLog2Bytes),
+                entry.stage2Permissions,
+                level: UInt64(entry.level),
+                entry.granule,
+                entry.tag
+            )
+        )
     }
 }

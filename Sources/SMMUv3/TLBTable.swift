@@ -7,9 +7,9 @@ import SMMUv3Spec
 ///
 /// For ports: counting references to the cache would cost a hit a tenth of all the rest of it.
 ///
-/// One thread at a time writes, under the cache's lock. Of what it replaces, a reader may see one word as it was and the
-/// next as it is; so the sets share counters, odd while an entry is being replaced, which a reader reads before
-/// the words and after them.
+/// One thread at a time writes, under the cache's lock. Of what it replaces, a reader may see one word as it was and
+/// the next as it is; so the sets share counters, odd while an entry is being replaced, which a reader reads before the
+/// words and after them.
 // SAFETY of @unchecked Sendable: the words are accessed atomically.
 struct TLBTable: @unchecked Sendable {
     /// How many entries one set holds.
@@ -152,9 +152,9 @@ struct TLBTable: @unchecked Sendable {
 
     /// The number of the set of a page.
     ///
-    /// Four pages in a row share a set, and so one line of the host's; the next four are in the next: as many as there are
-    /// entries fit without a conflict. What lies a power of two apart is spread by the page's upper bits, and address
-    /// spaces that use the same pages begin in different places, evenly apart.
+    /// Four pages in a row share a set, and so one line of the host's; the next four are in the next: as many as there
+    /// are entries fit without a conflict. What lies a power of two apart is spread by the page's upper bits, and
+    /// address spaces that use the same pages begin in different places, evenly apart.
     @inline(__always)  // As above.
     func setIndex(_ page: UInt64, _ mix: UInt64) -> Int {
         let group = page &>> 2

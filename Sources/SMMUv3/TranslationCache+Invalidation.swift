@@ -61,16 +61,22 @@ private struct TLBPattern {
         }
         vmidMask = vmid == nil ? 0 : UInt64(~wildcard)
         self.vmid = UInt64(vmid ?? 0) & vmidMask
-        value = UInt64(asid ?? 0) &<< 42
-        mask = asid == nil ? 0 : 0xFFFF &<< 42 | TLBEntry.globalBit
-        (globalValue, globalMask) = namesGlobal ? (TLBEntry.globalBit, TLBEntry.globalBit) : (value, mask)
+        // Of one regime alone, that is compared with the rest.
+        let only = UInt64(truncatingIfNeeded: regimes.rawValue.trailingZeroBitCount) & 3
+        let isOne = regimes.rawValue.nonzeroBitCount == 1
+        let (regimeValue, regimeMask): (UInt64, UInt64) = isOne ? (only &<< 59, 3 &<< 59) : (0, 0)
+        value = UInt64(asid ?? 0) &<< 42 | regimeValue
+        mask = (asid == nil ? 0 : 0xFFFF &<< 42 | TLBEntry.globalBit) | regimeMask
+        globalValue = namesGlobal ? TLBEntry.globalBit | regimeValue : value
+        globalMask = namesGlobal ? TLBEntry.globalBit | regimeMask : mask
     }
 
     /// Whether an entry goes; not one that holds nothing.
     @inline(__always)  // Once for each entry that is looked at.
     func covers(_ entry: TLBEntry) -> Bool {
         let tag = entry.hot[0]
-        guard tag != 0, tag & mask == value || tag & globalMask == globalValue,
+        // What most entries are told apart by, first.
+        guard tag & mask == value || tag & globalMask == globalValue, tag != 0,
             regimes.contains(regime: UInt8(truncatingIfNeeded: tag &>> 59) & 3),
             TLBEntry.vmid(entry.hot[1]) & vmidMask == vmid
         else { return false }
@@ -187,13 +193,13 @@ extension TranslationCache {
 
     private func removeByScanning(_ pattern: TLBPattern, from state: inout State) -> Int {
         let before = state.counters.residentEntries
-        var unseen = before
-        scanning: for part in 0..<partCount where residentByPart[part] > 0 {
-            let first = part * Self.partSize
-            for index in first..<min(first + Self.partSize, setCount * Self.ways) where entry(index).isValid {
-                if pattern.covers(entry(index)) { remove(index, from: &state) }
-                unseen -= 1
-                if unseen == 0 { break scanning }
+        for part in 0..<partCount where residentByPart[part] > 0 {
+            let first = part &* Self.partSize
+            let end = min(first &+ Self.partSize, setCount &* Self.ways)
+            var entry = entry(first)
+            for index in first..<end {
+                if pattern.covers(entry) { remove(index, from: &state) }
+                entry = entry + 1
             }
         }
         let removed = before - state.counters.residentEntries

@@ -173,16 +173,30 @@ final class TranslationCache: @unchecked Sendable {
     /// have been read before they changed, and keeping it would undo the invalidation.
     func fill(_ entry: borrowing CachedTranslation, walkedAt stamp: InvalidationStamp) {
         guard setCount > 0, TLBEntry.canHold(entry) else { return }
-        let new = TLBEntry.Words(entry)
         let page = entry.inputBase &>> UInt64(entry.log2Bytes)
-        let set = table.setIndex(page, TLBKey.mix(entry.tag, isGlobal: entry.isGlobal)) &* Self.ways
-        let way = Int(truncatingIfNeeded: page) & (Self.ways &- 1)
-        let isOfRegion = entry.isOfRegion
+        keep(
+            TLBEntry.Words(entry),
+            table.setIndex(page, TLBKey.mix(entry.tag, isGlobal: entry.isGlobal)) &* Self.ways,
+            Int(truncatingIfNeeded: page) & (Self.ways &- 1),
+            isOfRegion: entry.isOfRegion,
+            walkedAt: stamp
+        )
+    }
+
+    /// As ``insert(_:_:_:into:)``, unless something was invalidated since.
+    @inline(__always)  // By two callers.
+    func keep(
+        _ new: TLBEntry.Words,
+        _ set: Int,
+        _ best: Int,
+        isOfRegion: Bool,
+        walkedAt stamp: InvalidationStamp
+    ) {
         state.withLock { state in
             // Invalidations advance the generation within this lock: equal here means that none has ended since the
             // walk began, and the next will find this entry.
             if counts.permitsKeeping(isOfRegion: isOfRegion, stamp) {
-                insert(new, set, way, into: &state)
+                insert(new, set, best, into: &state)
             } else {
                 state.counters.overtakenFills &+= 1
             }
@@ -191,9 +205,9 @@ final class TranslationCache: @unchecked Sendable {
 
     /// - Parameters:
     ///   - set: The first entry of its set.
-    ///   - best: Where in there it is best. Pages in a row are in ways in a row, where it can be: a long transaction looks
-    ///     there first.
-    @inline(__always)  // By one caller.
+    ///   - best: Where in there it is best. Pages in a row are in ways in a row, where it can be: a long
+    ///     transaction looks there first.
+    @inline(__always)  // By two callers.
     private func insert(_ new: TLBEntry.Words, _ set: Int, _ best: Int, into state: inout State) {
         let first = self.entry(set)
         var (free, same) = (0, 0)

@@ -1,5 +1,7 @@
 // Runs of pages in the TLB: they are what look-ups of each page come to.
 
+import AddressSpace
+import DeviceModel
 import SMMUv3Spec
 import SeededRandomness
 import Testing
@@ -27,7 +29,7 @@ struct TLBRunTests {
         cache.fill(entry, walkedAt: cache.generation.stamp())
     }
 
-    @Test("a run is what look-ups of its pages come to, and ends where they differ", arguments: 0..<40)
+    @Test("a run is what look-ups of its pages come to, and ends where they differ", arguments: 0..<16)
     func random(_ round: Int) {
         var random = SplitMix(seed: 8200 + UInt64(round))
         func below(_ bound: Int) -> Int { Int(random.next() % UInt64(bound)) }
@@ -48,7 +50,7 @@ struct TLBRunTests {
             fill(cache, entry)
         }
         var longest: UInt64 = 0
-        for _ in 0..<400 {
+        for _ in 0..<150 {
             let address = 0x100 << UInt64(log2Bytes) + random.next() % (600 << UInt64(log2Bytes))
             let wanted = 1 + random.next() % (1 << 20)
             let run = cache.table.run(address, wanted, key)
@@ -120,5 +122,85 @@ struct TLBRunTests {
         let run = cache.table.run(0, 16 << 12, key)
         // Sets hold four pages; nothing is said of those of the first.
         #expect(run?.pieceCount == (page < 4 ? nil : 4))
+    }
+}
+
+@Suite("TLB runs and fills, by transactions")
+struct TLBTransactionTests {
+    @Test("past the top of the upper half, where its top byte is ignored, is not page 0")
+    func pastTheTop() throws {
+        let guest = try TestGuest()
+        let (lower, upper) = (GuestTables(guest), GuestTables(guest))
+        try lower.map(0, to: try guest.page(holding: 1))
+        try upper.map(0xFFFF_FFFF_FFFF_E000, to: try guest.page(holding: 2))
+        try upper.map(0xFFFF_FFFF_FFFF_F000, to: try guest.page(holding: 3))
+        try guest.attach(1, CDWords(epd1: false, tbi1: true, ttb0: lower.root, ttb1: upper.root))
+        #expect(guest.dmaRead(1, 0) == .ok(1))
+        #expect(guest.dmaRead(1, 0xFFFF_FFFF_FFFF_E000) == .ok(2))
+        #expect(guest.dmaRead(1, 0x55FF_FFFF_FFFF_F000) == .ok(3))
+        var bytes = [UInt8](repeating: 0xA5, count: 0x3000)
+        bytes.withUnsafeMutableBytes { buffer in
+            let fault = #expect(throws: DMAFault.self) {
+                try guest.port(1).read(at: IOVirtualAddress(0x00FF_FFFF_FFFF_E000), into: buffer, .plain)
+            }
+            #expect(fault?.bytesTransferred == 0x2000)
+        }
+        #expect(bytes[0] == 2 && bytes[0x1000] == 3 && bytes[0x2000] == 0xA5)
+    }
+
+    @Test("a quick walk's words are those of the entry that it has found", arguments: [false, true])
+    func words(_ isUpper: Bool) throws {
+        let guest = try TestGuest()
+        let tables = GuestTables(guest)
+        let base: UInt64 = isUpper ? 0xFFFF_FF80_0000_0000 : 0
+        let page = try guest.page(holding: 1)
+        // Attributes by AttrIndx [4:2], AP [7:6], SH [9:8], nG [11], PXN and UXN.
+        let flags: [UInt64] = [
+            Leaf.readWrite, Leaf.global, Leaf.readWrite | Leaf.readOnly, Leaf.af | Leaf.nG,
+            Leaf.readWrite | 1 << 2, Leaf.global | 2 << 2 | 3 << 8, Leaf.readWrite | 2 << 8 | Leaf.pxn,
+            Leaf.readWrite | 7 << 2 | 1 << 8 | Leaf.uxn,
+        ]
+        for (index, flags) in flags.enumerated() {
+            try tables.map(base + UInt64(index) << 12, to: page, flags)
+            try tables.map(base + UInt64(index + 1) << 21, to: TestGuest.ram, level: 2, flags)
+            try tables.map(base + UInt64(index + 1) << 30, to: TestGuest.ram, level: 1, flags)
+        }
+        let root = tables.root
+        let cd = CDWords(
+            epd0: isUpper,
+            epd1: !isUpper,
+            aset: true,
+            asid: 0xBEEF,
+            ttb0: root,
+            ttb1: root,
+            mair: 0x4404_00FF_BB44_7700
+        )
+        try guest.attach(1, cd)
+        let attributes = TransactionAttributes(isPrivileged: true)
+        for index in 0..<UInt64(flags.count) {
+            for address in [index << 12, (index + 1) << 21 | 0x12_3000, (index + 1) << 30 | 0x555_5000] {
+                let transaction = Transaction(
+                    streamID: StreamID(1),
+                    attributes: attributes,
+                    kind: .read,
+                    address: IOVirtualAddress(base + address)
+                )
+                let controls = guest.smmu.currentControls()
+                var accesses = LookupAccesses()
+                let resolved = try guest.smmu.resolveStream(transaction, controls, .cached, &accesses)
+                var walk = guest.smmu.makeQuickWalk(resolved.plan, .cached, controls.generation)
+                try #require(
+                    guest.smmu.walkQuickly(base + address, EffectiveAccess(transaction), &walk),
+                    "\(index), \(address)"
+                )
+                #expect(walk.words(of: base + address) == TLBEntry.Words(walk.entry(of: base + address)))
+                guest.smmu.translationCache.fill(&walk, of: base + address, walkedAt: controls.generation)
+                let tag = resolved.plan.pointee.tag
+                #expect(
+                    guest.smmu.translationCache.peek(base + address, tag: tag)
+                        == walk.entry(of: base + address)
+                )
+            }
+        }
     }
 }
