@@ -40,9 +40,9 @@ struct CommandQueueMemory: @unchecked Sendable {
 extension SMMUv3 {
     /// Writes SMMU_CMDQ_PROD, and executes what there is to execute if the caller may.
     ///
-    /// Who holds the registers' lock and finds no consumer is alone with the queue, for whoever becomes the consumer then
-    /// looks at the queue within that lock. So what takes no longer than other register accesses can wait is executed
-    /// at once, with one lock for all of it; the rest is for ``CommandProcessor/notify(_:_:)``.
+    /// Who holds the registers' lock and finds no consumer is alone with the queue, for whoever becomes the consumer
+    /// then looks at the queue within that lock. So what takes no longer than other register accesses can wait is
+    /// executed at once, with one lock for all of it; the rest is for ``CommandProcessor/notify(_:_:)``.
     @inline(__always)  // Has one caller.
     func writeProducer(_ value: UInt32) {
         let caller = commandProcessor.caller
