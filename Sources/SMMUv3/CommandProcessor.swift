@@ -40,30 +40,64 @@ final class CommandProcessor: Sendable {
 
     func attach(_ smmu: SMMUv3) { owner.withLock { $0 = .passUnretained(smmu) } }
 
+    /// What a thread that writes a register does for the commands that it makes visible.
+    enum Caller {
+        /// Executes all of them, unless somebody is at it, who then does.
+        case executes
+        /// Executes what waits for nobody.
+        case lends
+        /// Leaves them to the command thread.
+        case leavesWord
+        /// Inline mode: it is inside of a transaction, at the end of which they are executed.
+        case defers
+    }
+
+    /// What the calling thread is.
+    var caller: Caller {
+        switch execution {
+        case .thread: smmud_is_in_transaction(lender) ? .lends : .leavesWord
+        // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
+        case .inline: smmud_is_in_transaction(identity) ? .defers : .executes
+        }
+    }
+
+    /// Whether the caller may execute commands, within the registers' lock: nobody else does meanwhile.
+    @inline(__always)  // Once for each write of SMMU_CMDQ_PROD.
+    func isFree(for caller: Caller) -> Bool {
+        // Acquiring: what the last consumer has done is seen.
+        let flags = flags.load(ordering: .acquiring)
+        return switch caller {
+        case .executes: flags & (Flag.running | Flag.stopped) == 0
+        // Where there is word the thread is on its way.
+        case .lends: flags & (Flag.pending | Flag.running | Flag.stopped) == 0
+        case .leavesWord, .defers: false
+        }
+    }
+
     /// Leaves word that there may be commands.
     ///
-    /// Returns at once in thread mode; in inline mode when they are done.
-    func notify(_ smmu: SMMUv3) {
-        switch execution {
-        case .thread:
-            if smmud_is_in_transaction(lender), takeOverIfIdle() { return executeLent(smmu) }
+    /// Returns at once in thread mode; in inline mode when they are done. Not within the registers' lock.
+    func notify(_ smmu: SMMUv3, _ caller: Caller) {
+        switch caller {
+        case .lends:
+            if takeOverIfIdle() { return executeLent(smmu) }
+            fallthrough
+        case .leavesWord:
             if leaveWord() { wakeUp.signal() }
-        case .inline:
-            // A DMA that rings the doorbell must not wait in a CMD_SYNC for its own end.
-            if smmud_is_in_transaction(identity) {
-                isDeferred.store(true, ordering: .relaxed)
-                flags.bitwiseOr(Flag.pending, ordering: .sequentiallyConsistent)
-            } else if takeOverOrLeaveWord() {
-                // Whoever runs takes the work of those who come meanwhile.
-                drainInline(smmu)
-            }
+        case .defers:
+            isDeferred.store(true, ordering: .relaxed)
+            flags.bitwiseOr(Flag.pending, ordering: .sequentiallyConsistent)
+        case .executes:
+            // Whoever runs takes the work of those who come meanwhile.
+            if takeOverOrLeaveWord() { drainInline(smmu) }
         }
     }
 
     // MARK: Who consumes
     //
     // Whoever becomes the consumer looks at the queue after that, so that word that was left before is taken with it.
-    // Who leaves word has written the register before.
+    // Who leaves word has written the register before. It looks within the registers' lock: who holds that, and finds
+    // no consumer, is alone with the queue until it lets go; see ``SMMUv3/writeProducer(_:)``.
 
     /// Replaces the flags by what `change` makes of them; nil leaves them.
     ///

@@ -32,6 +32,8 @@ struct RegisterFile: Sendable {
     private(set) var cmdqIndexMask: UInt32 = 1
     /// Where the command queue begins.
     private(set) var cmdqStart: UInt64 = 0
+    /// Where it is in the host.
+    var cmdqMemory = CommandQueueMemory()
     var cmdqProd: UInt32 = 0
     var cmdqCons = CmdqCons(rawValue: 0)
     var eventqBase = QueueBase(rawValue: 0)
@@ -102,6 +104,7 @@ struct RegisterFile: Sendable {
     }
 
     private mutating func layOutCommandQueue() {
+        cmdqMemory = CommandQueueMemory()
         cmdqLog2Entries = min(cmdqBase.log2size, identification.idr1.cmdqs)
         cmdqIndexMask = (2 &<< UInt32(cmdqLog2Entries)) &- 1
         cmdqStart = Self.entryAddress(

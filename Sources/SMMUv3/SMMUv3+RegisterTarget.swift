@@ -27,8 +27,7 @@ extension SMMUv3: RegisterTarget {
     package func write(_ value: UInt64, at offset: UInt64, width: AccessWidth) throws(RegisterAccessError) {
         // What a driver writes for each command or two.
         if offset == RegisterOffset.cmdqProd, width == .word {
-            registers.withLock { $0.writeCmdqProd(UInt32(truncatingIfNeeded: value)) }
-            return commandProcessor.notify(self)
+            return writeProducer(UInt32(truncatingIfNeeded: value))
         }
         guard try isLegal(offset, width) else { return }
         let alias = options.aliasesPage1InPage0
@@ -51,7 +50,7 @@ extension SMMUv3: RegisterTarget {
             if consequences.contains(.translationControls) { invalidationGeneration.advance() }
             return consequences
         }
-        if consequences.contains(.commandQueue) { commandProcessor.notify(self) }
+        if consequences.contains(.commandQueue) { commandProcessor.notify(self, commandProcessor.caller) }
     }
 
     /// Whether a register may be accessed so.

@@ -12,8 +12,8 @@ package import SystemBus
 /// Non-secure programming interface.
 ///
 /// Locks, in order: `commandProcessor`'s, `registers`, then a cache's, then an interrupt line's, which is a leaf.
-/// Register accesses take `registers` alone and wait for nothing else. A transaction that hits in its port takes
-/// no lock at all.
+/// Register accesses take `registers` alone and wait for nothing else; that of SMMU_CMDQ_PROD may take a cache's within
+/// it. A transaction that hits in its port takes no lock at all.
 package final class SMMUv3: Sendable {
     /// The wired interrupt outputs.
     ///
@@ -68,6 +68,8 @@ package final class SMMUv3: Sendable {
     let counters = Counters()
     let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
+    /// Whether all that the command processor executes is SMMU_CMDQ's.
+    let hasOneCommandQueue: Bool
     let atsEndpoints = ATSEndpoints()
     /// Those of SMMU_CMDQ, then those of each enhanced command queue: a CMD_SYNC is for its own queue alone.
     let atcInvalidations: [ATCInvalidations]
@@ -102,6 +104,7 @@ package final class SMMUv3: Sendable {
             RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
+        hasOneCommandQueue = !identification.idr1.ecmdq && !identification.idr0.atos
         atcInvalidations = (0...identification.enhancedQueueCount).map { _ in
             ATCInvalidations(timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds)
         }

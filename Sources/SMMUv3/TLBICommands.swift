@@ -18,6 +18,20 @@ extension SMMUv3 {
         return .done
     }
 
+    /// The same for a CMD_TLBI_NH_VA without a range, where there is a stage 1 and no bit of a VMID is ignored.
+    @inline(__always)  // What most CMD_TLBI_* are.
+    func invalidatePage(of command: Command) {
+        let first = Self.virtualAddress(of: command)
+        let scope = TranslationCache.Scope.address(
+            .nsEL1,
+            vmid: identification.idr0.s2P ? command.vmid : 0,
+            asid: command.asid,
+            TranslationCache.AddressScope(first: first, last: first &+ 0xFFF, granule: nil, level: nil)
+        )
+        if !command.leaf { walkCache.invalidate(scope) }
+        translationCache.invalidate(scope)
+    }
+
     /// Whether a CMD_TLBI_* leaves tables alone: by address, with Leaf == 1.
     private func isLeafOnly(_ command: Command) -> Bool {
         switch command.opcode {
@@ -82,8 +96,11 @@ extension SMMUv3 {
 
     /// The virtual addresses of a TLBI, sign-extended from bit 55 as entries are.
     private func virtualScope(of command: Command) -> TranslationCache.AddressScope? {
-        let address = UInt64(bitPattern: (Int64(bitPattern: command.address) &<< 8) &>> 8)
-        return addressScope(of: command, first: address)
+        addressScope(of: command, first: Self.virtualAddress(of: command))
+    }
+
+    private static func virtualAddress(of command: Command) -> UInt64 {
+        UInt64(bitPattern: (Int64(bitPattern: command.address) &<< 8) &>> 8)
     }
 
     /// The addresses of a TLBI, with range and TTL where SMMU_IDR3.RIL has them (IHI 0070, 4.4.1.1).

@@ -23,6 +23,10 @@ import Synchronization
 /// executes a fence, too, before it looks, so either it finds the requester on the list, or the requester finds what
 /// was invalidated.
 ///
+/// A slot says for which thread it is active. Entered by another, it is put on the list anew, with a fence. So a wait
+/// need not look for those that were last entered by the thread that waits, and are not inside: nothing that this
+/// thread has done is hidden from it.
+///
 /// Nor must those that are busy be interrupted, which costs them more than thousands of transactions. Each executes a
 /// fence after every sixteenth transaction, and counts it. A waiter that sees two more than at its beginning
 /// knows that the second came after the invalidation: what began before that fence is over, and what begins after
@@ -36,9 +40,9 @@ public final class TransactionTracker: Sendable {
         // Unchecked: the words are accessed atomically, and `words[0]` has one writer, the slot's owner.
         /// The slot's words.
         ///
-        /// [0] a sequence number, odd while inside; [1...10] the owner's counters; [11] whether the owner may take it
-        /// that it is on the list of the active; [12] whether it is, which belongs to the lock; [13] how many fences
-        /// the owner has executed.
+        /// [0] a sequence number, odd while inside; [1...10] the owner's counters; [11] the thread for which
+        /// the slot is certainly on the list of the active, or 0; [12] whether it is, which belongs to the lock;
+        /// [13] how many fences the owner has executed.
         public let words: UnsafeMutablePointer<UInt64>
         public let needsFence: Bool
         /// The tracker outlives its slots.
@@ -54,7 +58,7 @@ public final class TransactionTracker: Sendable {
             smmud_store_u64(words, words.pointee &+ 1)
             if needsFence { smmud_fence_seq_cst() } else { smmud_compiler_barrier() }
             // After the store above for whoever waits: the barrier of the wait sees to it.
-            if smmud_load_u64(words + TransactionTracker.isActive) == 0 { becomeActive() }
+            if smmud_load_u64(words + TransactionTracker.activeThread) != smmud_thread() { becomeActive() }
         }
 
         /// Puts the slot on the list of those that waiters look at.
@@ -88,7 +92,7 @@ public final class TransactionTracker: Sendable {
     /// How many counters beside the sequence number a slot has.
     public static let counterCount = 10
     // Indices of a slot's words; see there.
-    @usableFromInline static let isActive = 11
+    @usableFromInline static let activeThread = 11
     private static let isListed = 12
     @usableFromInline static let fences = 13
     /// Sixteen transactions, of which each adds 2 to the sequence number.
@@ -137,16 +141,23 @@ public final class TransactionTracker: Sendable {
                 // By a wait that begins now: those that have begun may have had their barrier.
                 waits &+= 1
                 active[index].clearedBy = waits
-                smmud_store_u64(words + TransactionTracker.isActive, 0)
+                smmud_store_u64(words + TransactionTracker.activeThread, 0)
             }
             return isIdle
+        }
+
+        /// What ``TransactionTracker/soleActive`` is.
+        var soleActive: UInt64 {
+            active.count < 2 ? UInt64(UInt(bitPattern: active.first?.words)) : TransactionTracker.several
         }
     }
     // The pointers inside are only ever handed out, never dereferenced without an atomic access.
     private struct Storage: @unchecked Sendable { var slots = Slots() }
     private let storage = Mutex(Storage())
-    /// How many are on the list of the active: written under the lock.
-    private let activeCount = Atomic(0)
+    /// Where the one slot is that is on the list of the active; 0 where there is none, ``several`` where there are
+    /// more: written under the lock.
+    private let soleActive = Atomic<UInt64>(0)
+    private static let several: UInt64 = 1
     private let needsFence: Bool
 
     public init() {
@@ -206,13 +217,31 @@ public final class TransactionTracker: Sendable {
         }
     }
 
-    /// Whether a wait would have nobody to look at, and so is over: no requester has been active for long.
+    /// Whether a wait would have nobody to look at, and so is over: no requester has been active for long, or the one
+    /// that has is the calling thread's.
     ///
-    /// To be asked as ``waitForTransactionsInFlight()`` is to be called.
+    /// To be asked as ``waitForTransactionsInFlight()`` is to be called. False is no answer.
     public var isIdle: Bool {
         // After the invalidation; pairs with activate().
         smmud_fence_seq_cst()
-        return activeCount.load(ordering: .relaxed) == 0
+        // Acquiring: what a slot's words were before it was put on the list does not count.
+        let active = soleActive.load(ordering: .acquiring)
+        guard active != 0 else { return true }
+        // Chunks are never given back.
+        guard active != Self.several, let words = UnsafeMutablePointer<UInt64>(bitPattern: UInt(active))
+        else {
+            return false
+        }
+        return Self.isOwn(words)
+    }
+
+    /// Whether a slot is active for the calling thread, and not inside a transaction.
+    ///
+    /// After the invalidation and a fence: who enters it by another thread looks after its own fence at what was
+    /// invalidated.
+    @inline(__always)  // Once for each CMD_SYNC.
+    private static func isOwn(_ words: UnsafeMutablePointer<UInt64>) -> Bool {
+        smmud_load_u64(words + activeThread) == smmud_thread() && smmud_load_u64(words) & 1 == 0
     }
 
     /// Waits until every transaction that was in flight when this was called has left.
@@ -276,6 +305,7 @@ public final class TransactionTracker: Sendable {
                 var (isDone, mustAsk) = (true, false)
                 for index in storage.slots.active.indices {
                     let slot = storage.slots.active[index]
+                    if Self.isOwn(slot.words) { continue }
                     let passed = smmud_load_u64(slot.words + Self.fences) &- slot.fences
                     if passed < 2 { isDone = false }
                     guard passed == 0 else { continue }
@@ -297,7 +327,7 @@ public final class TransactionTracker: Sendable {
     /// A slot's owner has entered and found that it may be off the list.
     fileprivate func activate(_ slot: Slot) {
         storage.withLock { storage in
-            smmud_store_u64(slot.words + Self.isActive, 1)
+            smmud_store_u64(slot.words + Self.activeThread, smmud_thread())
             guard slot.words[Self.isListed] == 0 else { return }
             slot.words[Self.isListed] = 1
             storage.slots.active.append(
@@ -307,7 +337,7 @@ public final class TransactionTracker: Sendable {
                     fences: smmud_load_u64(slot.words + Self.fences)
                 )
             )
-            activeCount.wrappingAdd(1, ordering: .sequentiallyConsistent)
+            soleActive.store(storage.slots.soleActive, ordering: .sequentiallyConsistent)
         }
         // Before the transaction looks at anything that may be invalidated; pairs with ``isIdle``.
         smmud_fence_seq_cst()
@@ -321,10 +351,12 @@ public final class TransactionTracker: Sendable {
         // After the invalidation, before the fences are counted.
         guard !isIdle else { return nil }
         return storage.withLock { storage in
-            guard !storage.slots.active.isEmpty else { return nil }
-            var areAllBusy = true
+            removeOwnIdle(&storage.slots)
+            var (areAllBusy, areAllOwn) = (true, true)
             for index in storage.slots.active.indices {
                 let slot = storage.slots.active[index]
+                if Self.isOwn(slot.words) { continue }
+                areAllOwn = false
                 let fences = smmud_load_u64(slot.words + Self.fences)
                 storage.slots.active[index].fences = fences
                 storage.slots.active[index].isNew = false
@@ -334,9 +366,33 @@ public final class TransactionTracker: Sendable {
                     storage.slots.noteSequence(ofActive: index, isIdleIfEven: true)
                 }
             }
+            guard !areAllOwn else { return nil }
             storage.slots.waits &+= 1
             return (storage.slots.waits, areAllBusy)
         }
+    }
+
+    /// Takes those of the calling thread off the list that have done nothing since the wait before: none need be told.
+    private func removeOwnIdle(_ slots: inout Slots) {
+        var index = 0
+        while index < slots.active.count {
+            let slot = slots.active[index]
+            let sequence = smmud_load_u64(slot.words)
+            guard Self.isOwn(slot.words), sequence == slot.sequence else {
+                if Self.isOwn(slot.words) { slots.active[index].sequence = sequence }
+                index += 1
+                continue
+            }
+            smmud_store_u64(slot.words + Self.activeThread, 0)
+            remove(at: index, from: &slots)
+        }
+    }
+
+    private func remove(at index: Int, from slots: inout Slots) {
+        slots.active[index].words[Self.isListed] = 0
+        slots.active.swapAt(index, slots.active.count - 1)
+        slots.active.removeLast()
+        soleActive.store(slots.soleActive, ordering: .sequentiallyConsistent)
     }
 
     /// Who is inside, after the barrier; takes those off the list that were told before it and are idle still.
@@ -349,15 +405,12 @@ public final class TransactionTracker: Sendable {
                 let sequence = smmud_load_u64(slot.words)
                 if sequence & 1 != 0 { inside.append((InsideSlot(words: slot.words), sequence)) }
                 // Whom a later wait has told may not have heard: no barrier was between.
-                if smmud_load_u64(slot.words + Self.isActive) == 0, slot.clearedBy <= wait {
+                if smmud_load_u64(slot.words + Self.activeThread) == 0, slot.clearedBy <= wait {
                     if sequence == slot.sequence, sequence & 1 == 0 {
-                        slot.words[Self.isListed] = 0
-                        storage.slots.active.swapAt(index, storage.slots.active.count - 1)
-                        storage.slots.active.removeLast()
-                        activeCount.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+                        remove(at: index, from: &storage.slots)
                         continue
                     }
-                    smmud_store_u64(slot.words + Self.isActive, 1)
+                    // It stays on the list; its owner, whichever thread that is, says so again when it enters.
                 }
                 index += 1
             }

@@ -146,6 +146,127 @@ struct CommandRunTests {
     }
 }
 
+@Suite("Commands within a register write")
+struct QuickCommandTests {
+    private static func statistic(_ name: String, _ guest: TestGuest) -> UInt64 {
+        guest.smmu.statistics.first { $0.name == name }?.value ?? 0
+    }
+
+    /// A guest whose command queue, of 16 entries, is in memory of its own at 1 GiB.
+    private static func guest() throws -> TestGuest {
+        let guest = try TestGuest()
+        try guest.write32(0x20, 0b0101)
+        try guest.write64(0x90, 0x4000_0000 | 4)
+        try guest.write32(0x9C, 0)
+        try guest.write32(0x98, 0)
+        return guest
+    }
+
+    private static func queue(_ commands: RawCommand...) throws -> MemoryRegion {
+        let memory = try MemoryRegion.anonymous(byteCount: 4096, name: "queue")
+        let words = try memory.pointer(at: 0, count: 4096, for: .write).assumingMemoryBound(to: UInt64.self)
+        for (index, command) in commands.enumerated() {
+            (words[2 * index], words[2 * index + 1]) = (command.low, command.high)
+        }
+        return memory
+    }
+
+    @Test("memory of the queue that goes: CERROR_ABT; and what comes in its place is what is executed")
+    func otherMemory() throws {
+        let guest = try Self.guest()
+        let address = PhysicalAddress(0x4000_0000)
+        let range = try #require(AddressRange(start: address.rawValue, byteCount: 4096))
+        let (plain, illegal) = (Raw.tlbiNHVA(0x1000, asid: 1), RawCommand(low: 0xFF))
+        let first = try Self.queue(plain, plain, plain)
+        try guest.bus.addRAM(first, at: address, name: "first")
+        try guest.write32(0x20, 0b1101)
+        try guest.write32(0x98, 1)
+        #expect(try guest.commandCons == 1)
+        guest.bus.removeRAM(at: range)
+        try guest.write32(0x98, 2)
+        #expect(try guest.commandCons == 1)
+        #expect(try guest.commandError == 2)
+        try guest.bus.addRAM(Self.queue(illegal, illegal), at: address, name: "second")
+        try guest.write32(0x64, try guest.read32(0x60))
+        #expect(try guest.commandCons == 1)
+        #expect(try guest.commandError == 1)
+    }
+
+    @Test("SMMU_CMDQ_BASE elsewhere: commands are fetched from where it says")
+    func otherBase() throws {
+        let guest = try Self.guest()
+        let (plain, illegal) = (Raw.tlbiNHVA(0x1000, asid: 1), RawCommand(low: 0xFF))
+        try guest.bus.addRAM(Self.queue(plain, plain), at: PhysicalAddress(0x4000_0000), name: "first")
+        try guest.bus.addRAM(Self.queue(illegal, illegal), at: PhysicalAddress(0x4000_1000), name: "second")
+        try guest.write32(0x20, 0b1101)
+        try guest.write32(0x98, 1)
+        #expect(try guest.commandCons == 1)
+        try guest.write32(0x20, 0b0101)
+        try guest.write64(0x90, 0x4000_1000 | 4)
+        try guest.write32(0x20, 0b1101)
+        try guest.write32(0x98, 2)
+        #expect(try guest.commandCons == 1)
+        #expect(try guest.commandError == 1)
+    }
+
+    @Test("a queue that goes round its end, and indices that no queue can have")
+    func wrapping() throws {
+        let guest = try Self.guest()
+        let memory = try Self.queue()
+        try guest.bus.addRAM(memory, at: PhysicalAddress(0x4000_0000), name: "queue")
+        let words = try memory.pointer(at: 0, count: 256, for: .write).assumingMemoryBound(to: UInt64.self)
+        for index in 0..<16 { words[2 * index] = Raw.tlbiNHVA(0x1000, asid: 1).low }
+        try guest.write32(0x20, 0b1101)
+        let before = Self.statistic("CMD_TLBI_NH_VA", guest)
+        var prod: UInt32 = 0
+        for step in 1...16 as ClosedRange<UInt32> {
+            // Up to a full queue; bits above the wrap flag are no part of an index.
+            prod = (prod + step) & 0x1F
+            try guest.write32(0x98, prod | 0xABC0_0000)
+            #expect(try guest.commandCons == prod)
+        }
+        #expect(Self.statistic("CMD_TLBI_NH_VA", guest) == before + 136)
+        try guest.write32(0x98, (prod &+ 17) & 0x1F)
+        #expect(try guest.commandCons == prod)
+        try guest.write32(0x98, (prod &+ 1) & 0x1F)
+        #expect(try guest.commandCons == (prod + 1) & 0x1F)
+    }
+
+    @Test(
+        "one thread executes within its writes, others make themselves the consumer: each command counts once"
+    )
+    func twoWaysAtOnce() throws {
+        let guest = try TestGuest()
+        let (bus, stop) = (guest.bus, Flag())
+        // What is no write of SMMU_CMDQ_PROD looks at the queue as its consumer.
+        let others = (0..<2).map { _ in
+            TestThread {
+                while !stop.isSet {
+                    try? bus.store(0b1101, .word, at: PhysicalAddress(TestGuest.window + 0x20))
+                }
+            }
+        }
+        let names = ["CMD_TLBI_NH_VA", "CMD_CFGI_STE", "CMD_SYNC", "syncs", "commands"]
+        let before = names.map { Self.statistic($0, guest) }
+        let rounds: UInt64 = 20_000
+        for round in 0..<rounds {
+            try guest.queue(Raw.tlbiNHVA(0x1000, asid: 1))
+            if round % 4 == 0 { try guest.queue(Raw.cfgiSTE(3)) }
+            // More than are executed within a write: the next may come while another executes the rest.
+            if round % 4 == 1 { for _ in 0..<12 { try guest.queue(Raw.tlbiNHVA(0x1000, asid: 1)) } }
+            try guest.queue(Raw.sync())
+            try guest.ring()
+            if round % 8 == 0 { try guest.waitForCommands() }
+        }
+        try guest.waitForCommands()
+        stop.set()
+        for other in others { other.join() }
+        let counts = zip(names, before).map { Self.statistic($0, guest) &- $1 }
+        #expect(counts == [4 * rounds, rounds / 4, rounds, rounds, 5 * rounds + rounds / 4])
+        #expect(try guest.activeErrors == 0)
+    }
+}
+
 @Suite("The command thread's SMMU")
 struct CommandThreadLifeTests {
     private struct Weak { weak var smmu: SMMUv3? }

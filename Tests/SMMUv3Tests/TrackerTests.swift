@@ -192,13 +192,16 @@ struct IdleRequesterTests {
         #expect(tracker.isIdle)
         // Few transactions, and enough for two fences of each: either way one wait is enough where they are over.
         for count in [1, 40] {
-            for slot in slots {
-                for _ in 0..<count {
-                    slot.enter()
-                    #expect(!tracker.isIdle)
-                    slot.leave()
+            TestThread {
+                for slot in slots {
+                    for _ in 0..<count {
+                        slot.enter()
+                        #expect(!tracker.isIdle)
+                        slot.leave()
+                    }
                 }
             }
+            .join()
             #expect(!tracker.isIdle, "nobody has looked yet")
             #expect(tracker.waitForTransactionsInFlight() == 0)
             #expect(tracker.isIdle)
@@ -219,6 +222,47 @@ struct IdleRequesterTests {
             #expect(tracker.isIdle)
         }
         tracker.releaseSlot(slot)
+    }
+
+    @Test("a thread need not wait for what it has done itself, until another uses its place")
+    func ownThread() {
+        let tracker = TransactionTracker()
+        let slots = (0..<2).map { _ in tracker.acquireSlot() }
+        let slot = slots[0]
+        for _ in 0..<3 {
+            slot.enter()
+            #expect(!tracker.isIdle, "inside")
+            slot.leave()
+            #expect(tracker.isIdle)
+            TestThread {
+                slot.enter()
+                slot.leave()
+            }
+            .join()
+            #expect(!tracker.isIdle, "the other thread's, of which this one knows nothing")
+            slot.enter()
+            slot.leave()
+            #expect(tracker.isIdle)
+        }
+        // Two: of the first nothing new is seen by the second wait, and it is off the list.
+        slots[1].enter()
+        slots[1].leave()
+        #expect(!tracker.isIdle)
+        #expect(tracker.waitForTransactionsInFlight() == 0)
+        for _ in 0..<2 {
+            slots[1].enter()
+            slots[1].leave()
+            #expect(tracker.waitForTransactionsInFlight() == 0)
+        }
+        #expect(tracker.isIdle)
+        TestThread {
+            slot.enter()
+            #expect(!tracker.isIdle)
+            slot.leave()
+        }
+        .join()
+        #expect(!tracker.isIdle)
+        for slot in slots { tracker.releaseSlot(slot) }
     }
 
     @Test("who finds nobody active has what it withdrew for itself, though others come back all the time")

@@ -138,6 +138,18 @@ void smmud_pop_transaction(void);
 // Whether the calling thread is inside a transaction of this owner.
 bool smmud_is_in_transaction(const void *owner);
 
+// What is the calling thread's alone, and not 0: a thread that ends leaves it to another.
+static inline uint64_t smmud_thread(void) {
+#if defined(__x86_64__)
+    uint64_t thread;
+    // The thread control block's first word is its own address.
+    __asm__("movq %%fs:0, %0" : "=r"(thread));
+    return thread;
+#else
+    return (uint64_t)(uintptr_t)__builtin_thread_pointer();
+#endif
+}
+
 // MARK: Waking a thread that polls
 
 // A close-on-exec eventfd that never blocks, or a negated errno.
