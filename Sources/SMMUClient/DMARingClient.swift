@@ -26,7 +26,7 @@ package final class DMARingClient {
     private let mask: UInt16
     /// What this side knows of its slots; nothing of it is read from the descriptors, which the daemon can write.
     private let slots: UnsafeMutablePointer<Slot>
-    /// Slots that hold no request: the first ``freeCount`` entries, the next to be taken last.
+    /// Slots that hold no request: the first ``unusedCount`` entries, the next to be taken last.
     private let free: UnsafeMutablePointer<UInt16>
     private var nextAvailable: UInt16 = 0
     private var publishedAvailable: UInt16 = 0
@@ -48,9 +48,13 @@ package final class DMARingClient {
     /// How many requests can be outstanding.
     package let slotCount: Int
     /// How many are.
-    package var outstandingCount: Int { slotCount - freeCount }
+    package var outstandingCount: Int { slotCount - unusedCount }
     /// How many may still be submitted.
-    package private(set) var freeCount: Int
+    package var freeCount: Int { unusedCount }
+    /// The same.
+    //
+    // Private: each access to what others can see is checked at run time.
+    private var unusedCount: Int
 
     /// Makes a ring and has the daemon serve it.
     ///
@@ -88,7 +92,7 @@ package final class DMARingClient {
         slots.initialize(repeating: Slot(), count: slotCount)
         free = .allocate(capacity: slotCount)
         for slot in 0..<slotCount { free[slot] = UInt16(slotCount - 1 - slot) }
-        freeCount = slotCount
+        unusedCount = slotCount
         kick = smmud_eventfd()
         call = smmud_eventfd()
         do throws(ClientError) {
@@ -133,9 +137,9 @@ package final class DMARingClient {
 
     /// Where the data of the slot that ``submit(_:)`` takes next is written to, for a WRITE.
     package func nextPayload() -> UnsafeMutableRawBufferPointer? {
-        guard freeCount > 0 else { return nil }
+        guard unusedCount > 0 else { return nil }
         return UnsafeMutableRawBufferPointer(
-            start: base + offset(of: free[freeCount - 1]) + DMAProtocol.headerByteCount,
+            start: base + offset(of: free[unusedCount - 1]) + DMAProtocol.headerByteCount,
             count: dataByteCount
         )
     }
@@ -150,13 +154,13 @@ package final class DMARingClient {
     /// - Returns: Whether there was a slot free, and as large.
     package func submit(_ request: DMARequest, answerByteCount: Int = 0) -> Bool {
         let payloadByteCount = request.payloadByteCount
-        guard max(payloadByteCount, answerByteCount) <= dataByteCount, freeCount > 0 else { return false }
-        freeCount -= 1
-        let slot = free[freeCount]
+        guard max(payloadByteCount, answerByteCount) <= dataByteCount, unusedCount > 0 else { return false }
+        unusedCount -= 1
+        let slot = free[unusedCount]
         lastSlot = slot
         let start = offset(of: slot)
         // A line that the daemon has: on its way while this one is filled.
-        if freeCount > 0 { smmud_prefetch_to_write(base + offset(of: free[freeCount - 1])) }
+        if unusedCount > 0 { smmud_prefetch_to_write(base + offset(of: free[unusedCount - 1])) }
         request.write(
             to: UnsafeMutableRawBufferPointer(start: base + start, count: DMAProtocol.headerByteCount)
         )
@@ -250,8 +254,8 @@ package final class DMARingClient {
                 )
             )
             slots[Int(slot)].answer = 0
-            free[freeCount] = slot
-            freeCount += 1
+            free[unusedCount] = slot
+            unusedCount += 1
             nextUsed &+= 1
             count += 1
         }

@@ -38,6 +38,11 @@ enum AccessPieces {
 extension UnsafeRawBufferPointer {
     /// Up to 8 bytes, the first in the lowest bits.
     func value(_ range: Range<Int>) -> UInt64 {
+        // Most accesses are whole registers.
+        if range.count == 4 {
+            let word = loadUnaligned(fromByteOffset: range.lowerBound, as: UInt32.self)
+            return UInt64(UInt32(littleEndian: word))
+        }
         var value: UInt64 = 0
         for index in range.reversed() { value = value &<< 8 | UInt64(self[index]) }
         return value
@@ -47,6 +52,10 @@ extension UnsafeRawBufferPointer {
 extension UnsafeMutableRawBufferPointer {
     /// Writes up to 8 bytes, the lowest bits first.
     func set(_ range: Range<Int>, to value: UInt64) {
+        if range.count == 4 {
+            let word = UInt32(truncatingIfNeeded: value).littleEndian
+            return storeBytes(of: word, toByteOffset: range.lowerBound, as: UInt32.self)
+        }
         var rest = value
         for index in range {
             self[index] = UInt8(truncatingIfNeeded: rest)

@@ -129,7 +129,24 @@ final class ClientSocket: ClientStream {
     {
         guard turn.wait(until: deadline) else { return false }
         defer { turn.signal() }
-        var sent = 0
+        // Most messages are short and have no descriptors.
+        if descriptors.isEmpty, deadline.nanoseconds < 0 {
+            let count = Glibc.send(descriptor, bytes.baseAddress, bytes.count, CInt(MSG_NOSIGNAL))
+            if count == bytes.count { return true }
+            if count > 0 { return sendRest(of: bytes, after: count, [], until: deadline) }
+        }
+        return sendRest(of: bytes, after: 0, descriptors, until: deadline)
+    }
+
+    /// Sends what was not sent yet, whose turn it is.
+    @inline(never)  // Keeps the way of short messages small.
+    private func sendRest(
+        of bytes: UnsafeRawBufferPointer,
+        after count: Int,
+        _ descriptors: [CInt],
+        until deadline: Deadline
+    ) -> Bool {
+        var sent = count
         while sent < bytes.count {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[sent...])
             let count = sendOnce(rest, sent == 0 ? descriptors : [], waits: deadline.nanoseconds < 0)

@@ -18,6 +18,8 @@ struct MessageReader: ~Copyable {
     /// The descriptors that came with the last receive that brought some, and which bytes came then.
     private var pending = ReceivedDescriptors()
     private var pendingBytes = 0..<0
+    /// Those of the receive that is going on; empty between two.
+    private var fresh = ReceivedDescriptors()
     private var polling: ReceivePolling
     /// Of the message that begins at `start`, once its header is there.
     var descriptors = ReceivedDescriptors()
@@ -48,15 +50,17 @@ struct MessageReader: ~Copyable {
     /// - Returns: Nil at the end of the stream.
     mutating func header() -> VFIOUserHeader? {
         while end - start < Self.headerByteCount {
-            // All of what is there is this message's, and so is what came with its first byte.
-            if start < end { claim(isWhole: false) }
-            compact()
+            if start == end, pending.isEmpty {
+                // Most often nothing is left of the message before.
+                (start, end) = (0, 0)
+            } else {
+                makeRoomForHeader()
+            }
             let limit = start + Self.speculativeByteCount
-            var received = ReceivedDescriptors()
-            let count = wait(for: .init(rebasing: buffer[end..<limit]), &received)
+            let count = wait(for: .init(rebasing: buffer[end..<limit]))
             guard count > 0 else { return nil }
-            if !received.isEmpty {
-                pending.replace(with: &received)
+            if !fresh.isEmpty {
+                pending.replace(with: &fresh)
                 pendingBytes = end..<end + count
             }
             end += count
@@ -69,19 +73,31 @@ struct MessageReader: ~Copyable {
         return header
     }
 
+    @inline(never)  // Keeps the way of short messages small.
+    private mutating func makeRoomForHeader() {
+        // All of what is there is this message's, and so is what came with its first byte.
+        if start < end { claim(isWhole: false) }
+        compact()
+    }
+
+    /// Waits for the first bytes of a message.
+    ///
+    /// What comes along is in ``fresh``.
+    @inline(__always)
+    private mutating func wait(for bytes: UnsafeMutableRawBufferPointer) -> Int {
+        polling.limit > 0 ? poll(for: bytes) : stream.receive(into: bytes, &fresh)
+    }
+
     /// Waits for the first bytes of a message, first awake, where that pays, and then asleep.
-    private mutating func wait(
-        for bytes: UnsafeMutableRawBufferPointer,
-        _ received: inout ReceivedDescriptors
-    ) -> Int {
-        guard polling.limit > 0 else { return stream.receive(into: bytes, &received) }
+    @inline(never)  // Keeps the way without polling small.
+    private mutating func poll(for bytes: UnsafeMutableRawBufferPointer) -> Int {
         let began = smmud_monotonic_nanoseconds()
         var now = began
         if polling.isWorthwhile {
             var last: Int64
             var looks = 0
             repeat {
-                if let count = stream.receiveAtOnce(into: bytes, &received) {
+                if let count = stream.receiveAtOnce(into: bytes, &fresh) {
                     polling.ended(after: now - began)
                     return count
                 }
@@ -96,7 +112,7 @@ struct MessageReader: ~Copyable {
                 now = smmud_monotonic_nanoseconds()
             } while polling.goesOn(since: began, from: last, to: now)
         }
-        let count = stream.receive(into: bytes, &received)
+        let count = stream.receive(into: bytes, &fresh)
         polling.ended(after: smmud_monotonic_nanoseconds() - began)
         return count
     }
@@ -104,6 +120,7 @@ struct MessageReader: ~Copyable {
     /// Settles whose the pending descriptors are.
     ///
     /// - Parameter isWhole: Whether another message began in the same bytes.
+    @inline(never)  // Few messages have descriptors.
     private mutating func claim(isWhole: Bool) {
         guard !pending.isEmpty, !isWhole else { return }
         if pendingBytes.contains(start) {

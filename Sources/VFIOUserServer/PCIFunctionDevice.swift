@@ -35,6 +35,9 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
     }
     private let state = Mutex(State())
 
+    /// The number of ``VFIOUserRegionIndex/configuration``.
+    private static var configuration: UInt32 { 7 }
+
     /// Takes the function on; nobody else carries it.
     ///
     /// - Parameter messagesByMemory: Whether messages are DMA writes, whatever eventfds the client binds.
@@ -131,7 +134,7 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
         to region: VFIOUserRegionIndex,
         at offset: UInt64
     ) -> Bool {
-        guard region == .configuration else { return false }
+        guard region.rawValue == Self.configuration else { return false }
         var stops = false
         AccessPieces.forEach(at: offset, byteCount: buffer.count, wholeByteCountMax: 4) {
             place,
@@ -151,7 +154,8 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
         at offset: UInt64,
         into buffer: UnsafeMutableRawBufferPointer
     ) throws(VFIOUserError) {
-        if region == .configuration { return readConfiguration(at: offset, into: buffer) }
+        // By its number: comparing what is of another module is a call.
+        if region.rawValue == Self.configuration { return readConfiguration(at: offset, into: buffer) }
         let bar = Int(region.rawValue)
         AccessPieces.forEach(at: offset, byteCount: buffer.count, wholeByteCountMax: 8) {
             place,
@@ -168,7 +172,7 @@ package final class PCIFunctionDevice: VFIOUserDevice, PCIFunctionHost {
         at offset: UInt64,
         _ buffer: UnsafeRawBufferPointer
     ) throws(VFIOUserError) {
-        let isConfiguration = region == .configuration
+        let isConfiguration = region.rawValue == Self.configuration
         AccessPieces.forEach(
             at: offset,
             byteCount: buffer.count,

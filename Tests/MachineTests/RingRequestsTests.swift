@@ -113,6 +113,23 @@ struct RingRequestsTests {
         return (request, size)
     }
 
+    /// The same request at another address, and sometimes with a bit of its header the other way round.
+    private static func almost(_ request: DMARequest, _ random: inout SplitMix) -> DMARequest {
+        var bytes = [UInt8](repeating: 0, count: 64)
+        bytes.withUnsafeMutableBytes { request.write(to: $0) }
+        if Bool.random(using: &random) { bytes[Int(random.next() % 64)] ^= 1 << (random.next() % 8) }
+        var other = bytes.withUnsafeBytes { DMARequest(header: $0) }
+        // OPEN and CLOSE would change what the request means.
+        if other.opcode != request.opcode, other.opcode != .read, other.opcode != .write {
+            other.opcode = request.opcode
+        }
+        other.id = random.next()
+        if Bool.random(using: &random) {
+            other.iova = iova + UInt64.random(in: 0..<byteCount, using: &random)
+        }
+        return other
+    }
+
     @Test(
         "the quick way of a READ or WRITE does and says what the way of all requests does",
         arguments: [1, 2, 3]
@@ -140,15 +157,20 @@ struct RingRequestsTests {
         var counts: [DMAStatus: Int] = [:]
         for round in 0..<3000 {
             let (request, byteCount) = Self.request(&random)
+            let before = Self.almost(request, &random)
             var outcomes: [(length: UInt32, answer: [UInt8], memory: [UInt8])] = []
-            for isQuick in [true, false] {
+            for (isQuick, comesAfterAnother) in [(true, false), (true, true), (false, false)] {
+                // What a request says that came just before may be taken for granted, and what it does not say may not.
+                if comesAfterAnother { _ = try chains.serve(before, byteCount: byteCount, isQuick: true) }
                 try machine.bus.fill(UInt8(truncatingIfNeeded: round), byteCount: 0x1000, at: physical)
                 let (length, answer) = try chains.serve(request, byteCount: byteCount, isQuick: isQuick)
                 outcomes.append((length, answer, try machine.bus.read(0x1000, at: physical)))
             }
-            #expect(outcomes[0].length == outcomes[1].length, "round \(round): \(request)")
-            #expect(outcomes[0].answer == outcomes[1].answer, "round \(round): \(request)")
-            #expect(outcomes[0].memory == outcomes[1].memory, "round \(round): \(request)")
+            for other in outcomes.dropFirst() {
+                #expect(outcomes[0].length == other.length, "round \(round): \(before), \(request)")
+                #expect(outcomes[0].answer == other.answer, "round \(round): \(before), \(request)")
+                #expect(outcomes[0].memory == other.memory, "round \(round): \(before), \(request)")
+            }
             let status = outcomes[0].answer.withUnsafeBytes { DMAResponse(header: $0).status }
             counts[status, default: 0] += 1
         }
@@ -156,4 +178,139 @@ struct RingRequestsTests {
         #expect(counts[.ok, default: 0] > 300 && counts[.fault, default: 0] > 100)
         #expect(counts[.parameter, default: 0] > 100 && counts[.range, default: 0] > 50)
     }
+
+    /// Memory for a ring of so many descriptors.
+    private static func memory(_ size: UInt64) throws -> (MemoryRegion, DMARingLayout) {
+        (try MemoryRegion.anonymous(byteCount: 64 << 10, name: "ring"), try DMARingLayout(size: size, at: 0))
+    }
+
+    private static func put(
+        _ words: (UInt64, UInt64),
+        at index: UInt16,
+        _ memory: MemoryRegion,
+        _ layout: DMARingLayout
+    ) {
+        smmud_store_u64(memory.base + Int(layout.descriptor(index)), words.0)
+        smmud_store_u64(memory.base + Int(layout.descriptor(index)) + 8, words.1)
+    }
+
+    private static func offer(
+        _ head: UInt16,
+        index: UInt16,
+        _ memory: MemoryRegion,
+        _ layout: DMARingLayout
+    ) {
+        smmud_store_u16(memory.base + Int(layout.availableEntry(index &- 1)), head)
+        smmud_store_u16(memory.base + Int(layout.available) + 2, index)
+    }
+
+    /// A pair at 4096 and 8192 of 64 bytes each, with other words for some of it: length in bits 31:0 of the second
+    /// word, flags in 47:32, next in 63:48.
+    struct ChangedPair: CustomTestStringConvertible {
+        var asked: (UInt64, UInt64) = (4096, 0x0001_0001_0000_0040)
+        var answer: (UInt64, UInt64) = (8192, 0x0000_0002_0000_0040)
+        /// Offsets and lengths of its segments; nil where it makes no sense.
+        let segments: [[Int]]?
+        let testDescription: String
+
+        static let all = [
+            Self(
+                asked: (4160, 0x0001_0001_0000_0040),
+                segments: [[4160, 64], [8192, 64]],
+                testDescription: "asked at"
+            ),
+            Self(
+                asked: (4096, 0x0001_0001_0000_0080),
+                segments: [[4096, 128], [8192, 64]],
+                testDescription: "asked of"
+            ),
+            Self(
+                answer: (8256, 0x0000_0002_0000_0040),
+                segments: [[4096, 64], [8256, 64]],
+                testDescription: "answer at"
+            ),
+            Self(
+                answer: (8192, 0x0000_0002_0000_0080),
+                segments: [[4096, 64], [8192, 128]],
+                testDescription: "answer of"
+            ),
+            Self(asked: (65473, 0x0001_0001_0000_0040), segments: nil, testDescription: "asked outside"),
+            Self(answer: (8192, 0x0000_0002_FFFF_FFFF), segments: nil, testDescription: "answer outside"),
+            Self(asked: (4096, 0x0009_0001_0000_0040), segments: nil, testDescription: "next outside"),
+            Self(asked: (4096, 0x0001_0000_0000_0040), segments: [[4096, 64]], testDescription: "no next"),
+            Self(
+                asked: (4096, 0x0001_0003_0000_0040),
+                segments: [[4096, 64], [8192, 64]],
+                testDescription: "written"
+            ),
+            Self(
+                answer: (8192, 0x0000_0000_0000_0040),
+                segments: [[4096, 64], [8192, 64]],
+                testDescription: "read"
+            ),
+            Self(answer: (8192, 0x0001_0003_0000_0040), segments: nil, testDescription: "goes round"),
+        ]
+    }
+
+    @Test("descriptors that change are looked at again", arguments: ChangedPair.all)
+    func changedDescriptors(changed: ChangedPair) throws {
+        let (memory, layout) = try Self.memory(8)
+        var queue = RingQueue(memory, layout)
+        let first = ChangedPair(segments: nil, testDescription: "")
+        func segments(_ queue: borrowing RingQueue) -> [[Int]] {
+            (0..<queue[0].segmentCount).map { place in
+                let segment = queue[0].segments[place]
+                return [segment.baseAddress.map { $0 - memory.base } ?? -1, segment.count]
+            }
+        }
+        Self.put(first.asked, at: 0, memory, layout)
+        Self.put(first.answer, at: 1, memory, layout)
+        // Looked at, then known.
+        for index: UInt16 in 1...3 {
+            Self.offer(0, index: index, memory, layout)
+            #expect(try queue.take() == 1)
+            let found = segments(queue)
+            #expect(found == [[4096, 64], [8192, 64]])
+        }
+        Self.put(changed.asked, at: 0, memory, layout)
+        Self.put(changed.answer, at: 1, memory, layout)
+        Self.offer(0, index: 4, memory, layout)
+        guard let expected = changed.segments else {
+            #expect(throws: RingBreakage.self) { try queue.take() }
+            return
+        }
+        #expect(try queue.take() == 1)
+        let found = segments(queue)
+        #expect(found == expected)
+    }
+
+    @Test("chains whose heads lie far apart are not taken for each other")
+    func manyDescriptors() throws {
+        let (memory, layout) = try Self.memory(1024)
+        var queue = RingQueue(memory, layout)
+        let heads: [UInt16] = [0, 512, 256, 768]
+        // Heads that are the same modulo any power of two below.
+        for (number, head) in heads.enumerated() {
+            Self.put(
+                (32768 + 128 * UInt64(number), UInt64(head + 1) << 48 | 0x1_0000_0040),
+                at: head,
+                memory,
+                layout
+            )
+            Self.put((49152 + 128 * UInt64(number), 0x2_0000_0040), at: head + 1, memory, layout)
+        }
+        var index: UInt16 = 0
+        for _ in 0..<3 {
+            for (number, head) in heads.enumerated() {
+                index += 1
+                Self.offer(head, index: index, memory, layout)
+                #expect(try queue.take() == 1)
+                let chain = queue[0]
+                #expect(chain.head == head)
+                #expect(chain.segments[0].baseAddress == memory.base + 32768 + 128 * number)
+                #expect(chain.segments[1].baseAddress == memory.base + 49152 + 128 * number)
+            }
+        }
+    }
+
 }

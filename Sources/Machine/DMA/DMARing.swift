@@ -157,22 +157,28 @@ private struct RingServer: ~Copyable {
 
     private mutating func serveAvailable(_ isStopping: () -> Bool) throws(RingBreakage) {
         var count = 0
-        // What is complete is shown whatever comes after it.
-        defer { if count > 0 { publish() } }
-        while true {
-            let taken = try queue.take()
-            guard taken > 0 else { break }
-            for index in 0..<taken {
-                let chain = queue[index]
-                queue.complete(chain.head, byteCount: try requests.serve(chain))
-                count += 1
+        do throws(RingBreakage) {
+            while queue.hasMore {
+                let taken = try queue.take()
+                guard taken > 0 else { break }
+                for index in 0..<taken {
+                    let chain = queue[index]
+                    queue.complete(chain.head, byteCount: try requests.serve(chain))
+                    count += 1
+                }
+                if count >= Self.publishedCount {
+                    count = 0
+                    publish()
+                    guard !isStopping() else { return }
+                }
             }
-            if count >= Self.publishedCount {
-                count = 0
-                publish()
-                guard !isStopping() else { return }
-            }
+        } catch {
+            // What is complete is shown whatever comes after it.
+            if count > 0 { publish() }
+            throw error
         }
+        // Before anything else is looked at: somebody waits for it.
+        if count > 0 { publish() }
         guard !queue.isLost else {
             throw RingBreakage(reason: "the buffer's file was truncated; share it again")
         }

@@ -14,10 +14,28 @@ package struct RingChain {
     /// Its first descriptor's index.
     package let head: UInt16
     /// How many segments are there to read; they come first.
-    let readableCount: Int
-    let segmentCount: Int
+    package let readableCount: Int
+    package let segmentCount: Int
     /// Good until the queue is asked for more chains.
-    let segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>
+    package let segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>
+}
+
+/// A chain of two descriptors, one to read and one to write, as it was when it was looked at.
+///
+/// A client does well to write a slot's descriptors once; then they are compared and not looked at again.
+private struct RingPair {
+    /// Its first descriptor's index; none's where nothing is known.
+    var head: UInt32 = .max
+    /// The second one's.
+    var next: UInt16 = 0
+    /// The descriptors' words as they are in memory.
+    var asked: (low: UInt64, high: UInt64) = (0, 0)
+    var answer: (low: UInt64, high: UInt64) = (0, 0)
+    /// What these name: it was found to lie in the buffer.
+    var segments = (
+        UnsafeMutableRawBufferPointer(start: nil, count: 0),
+        UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    )
 }
 
 /// A split virtqueue as the device uses it.
@@ -41,6 +59,9 @@ package struct RingQueue: ~Copyable {
     /// The chains that were taken last, and their segments, ``DMARingLayout/chainLengthMax`` each.
     private let chains: UnsafeMutablePointer<RingChain>
     private let segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>
+    /// Pairs that were looked at, each in the place that its head says.
+    private let pairs: UnsafeMutablePointer<RingPair>
+    private let pairMask: UInt16
     /// What was found wrong after the chains that were taken last.
     private var breakage: RingBreakage?
     /// Where the next chain's request is likely to be, and how many of its bytes are looked for: where the last one's
@@ -51,6 +72,8 @@ package struct RingQueue: ~Copyable {
 
     /// How many chains are taken at a time.
     private static var batchCount: Int { 8 }
+    /// How many pairs are remembered at most: they take 18 KiB.
+    private static var pairCountMax: UInt16 { 256 }
 
     /// Looks whether a ring lies in a buffer.
     ///
@@ -90,9 +113,15 @@ package struct RingQueue: ~Copyable {
             repeating: RingChain(head: 0, readableCount: 0, segmentCount: 0, segments: segments),
             count: Self.batchCount
         )
+        // A power of two, as the size is.
+        let pairCount = min(size, Self.pairCountMax)
+        pairMask = pairCount &- 1
+        pairs = .allocate(capacity: Int(pairCount))
+        pairs.initialize(repeating: RingPair(), count: Int(pairCount))
     }
 
     deinit {
+        pairs.deallocate()
         segments.deallocate()
         chains.deallocate()
     }
@@ -140,16 +169,17 @@ package struct RingQueue: ~Copyable {
         for index in 0..<count {
             let place = available + 4 + 2 * Int(nextAvailable & (size &- 1))
             let head = UInt16(littleEndian: smmud_load_u16(place))
-            do throws(RingBreakage) {
-                chains[index] = try gather(
-                    from: head,
-                    into: segments + index * DMARingLayout.chainLengthMax,
-                    fetchesAnswers: !isAlone
-                )
-            } catch {
-                guard index > 0 else { throw error }
-                breakage = error
-                return index
+            let own = segments + index * DMARingLayout.chainLengthMax
+            if let pair = unchangedPair(from: head) {
+                chains[index] = chain(pair, into: own, fetchesAnswers: !isAlone)
+            } else {
+                do throws(RingBreakage) {
+                    chains[index] = try gather(from: head, into: own, fetchesAnswers: !isAlone)
+                } catch {
+                    guard index > 0 else { throw error }
+                    breakage = error
+                    return index
+                }
             }
             nextAvailable &+= 1
         }
@@ -163,22 +193,58 @@ package struct RingQueue: ~Copyable {
     @inline(__always)
     package subscript(_ index: Int) -> RingChain { chains[index] }
 
+    /// The pair that a chain was when it was looked at, where its descriptors still say the same.
     @inline(__always)
+    private func unchangedPair(from head: UInt16) -> UnsafeMutablePointer<RingPair>? {
+        let pair = pairs + Int(head & pairMask)
+        guard pair.pointee.head == UInt32(head) else { return nil }
+        let (asked, answer) = (table + 16 * Int(head), table + 16 * Int(pair.pointee.next))
+        return smmud_load_u64(asked) == pair.pointee.asked.low
+            && smmud_load_u64(asked + 8) == pair.pointee.asked.high
+            && smmud_load_u64(answer) == pair.pointee.answer.low
+            && smmud_load_u64(answer + 8) == pair.pointee.answer.high ? pair : nil
+    }
+
+    /// The chain of such a pair.
+    @inline(__always)
+    private func chain(
+        _ pair: UnsafeMutablePointer<RingPair>,
+        into segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>,
+        fetchesAnswers: Bool
+    ) -> RingChain {
+        let (asked, answer) = (pair.pointee.segments.0, pair.pointee.segments.1)
+        (segments[0], segments[1]) = (asked, answer)
+        smmud_prefetch(asked.baseAddress)
+        if fetchesAnswers, let start = answer.baseAddress {
+            smmud_prefetch_to_write(start)
+            smmud_prefetch_to_write(start + 64)
+        }
+        return RingChain(
+            head: UInt16(truncatingIfNeeded: pair.pointee.head),
+            readableCount: 1,
+            segmentCount: 2,
+            segments: segments
+        )
+    }
+
+    @inline(never)  // Keeps the way of pairs small.
     private func gather(
         from head: UInt16,
         into segments: UnsafeMutablePointer<UnsafeMutableRawBufferPointer>,
         fetchesAnswers: Bool
     ) throws(RingBreakage) -> RingChain {
         var (readableCount, segmentCount) = (0, 0)
+        var pair = RingPair()
         var index = head
         while true {
             guard index < size, segmentCount < DMARingLayout.chainLengthMax else {
                 throw breakage(at: index, from: head)
             }
             let place = table + 16 * Int(index)
+            let words = (low: smmud_load_u64(place), high: smmud_load_u64(place + 8))
             let descriptor = DMARingDescriptor(
-                low: UInt64(littleEndian: smmud_load_u64(place)),
-                high: UInt64(littleEndian: smmud_load_u64(place + 8))
+                low: UInt64(littleEndian: words.low),
+                high: UInt64(littleEndian: words.high)
             )
             let isWritable = descriptor.flags & DMARingLayout.isWritable != 0
             guard descriptor.offset <= byteCount,
@@ -200,7 +266,13 @@ package struct RingQueue: ~Copyable {
                 smmud_prefetch(start)
                 readableCount += 1
             }
+            if segmentCount == 1 { pair.asked = words } else { pair.answer = words }
             guard descriptor.flags & DMARingLayout.hasNext != 0 else {
+                if segmentCount == 2, readableCount == 1 {
+                    (pair.head, pair.next) = (UInt32(head), index)
+                    pair.segments = (segments[0], segments[1])
+                    pairs[Int(head & pairMask)] = pair
+                }
                 return RingChain(
                     head: head,
                     readableCount: readableCount,

@@ -14,6 +14,8 @@ package struct RingRequests {
     private let echoByteCountMax: Int
     private let isStopping: @Sendable () -> Bool
     private var requesters: Requesters
+    /// What the transfer before said of itself, where it was a quick one.
+    private var last = QuickTransfer()
 
     /// How many bytes a transfer moves before it looks whether the daemon stops.
     private static var pieceByteCount: Int { 4 << 20 }
@@ -33,7 +35,15 @@ package struct RingRequests {
     ///
     /// - Returns: How many bytes were written.
     /// - Throws: Where there is no place for a request or its answer.
+    @inline(__always)
     package mutating func serve(_ chain: RingChain) throws(RingBreakage) -> UInt32 {
+        if let byteCount = transferAgain(chain) { return byteCount }
+        return try serveAnother(chain)
+    }
+
+    /// The same of a request that says other things than the one before.
+    @inline(never)  // Keeps the quickest path small.
+    private mutating func serveAnother(_ chain: RingChain) throws(RingBreakage) -> UInt32 {
         guard chain.readableCount > 0, chain.segments[0].count >= DMAProtocol.headerByteCount,
             let header = chain.segments[0].baseAddress
         else {
@@ -59,6 +69,8 @@ package struct RingRequests {
         _ chain: RingChain,
         _ answer: UnsafeMutableRawBufferPointer
     ) -> UInt32 {
+        // It may choose another requester.
+        last = QuickTransfer()
         let request = words.request
         var response: DMAResponse
         do throws(DMARejection) {
@@ -117,6 +129,43 @@ package struct RingRequests {
     /// The most bytes that ``transferQuickly(_:_:_:)`` moves.
     private static var quickByteCountMax: UInt64 { 64 << 10 }
 
+    /// Carries out a transfer that says what the one before said, but for the address and the identification: nothing
+    /// of it has to be looked at again.
+    ///
+    /// - Returns: How many bytes were written; nil where it is another one, and nothing was done.
+    @inline(__always)
+    private mutating func transferAgain(_ chain: RingChain) -> UInt32? {
+        let (asked, answer) = (chain.segments[0], chain.segments[1])
+        // Its counts are no chain's where there was none before.
+        guard chain.segmentCount == 2, chain.readableCount == 1, asked.count == last.askedByteCount,
+            answer.count >= last.answerByteCount, let header = asked.baseAddress,
+            let start = answer.baseAddress
+        else { return nil }
+        // The client can write it meanwhile: what is decided upon is a copy.
+        var words = RequestWords()
+        withUnsafeMutableBytes(of: &words) { smmud_copy_once($0.baseAddress, header, 64) }
+        guard words.saysTheSame(as: last.words), !words.iova.addingReportingOverflow(last.count &- 1).overflow
+        else { return nil }
+        let address = IOVirtualAddress(words.iova)
+        let headerByteCount = DMAProtocol.headerByteCount
+        do throws(DMAFault) {
+            if last.isRead {
+                let piece = UnsafeMutableRawBufferPointer(
+                    start: start + headerByteCount,
+                    count: Int(last.count)
+                )
+                try requesters.read(at: address, into: piece, TransactionAttributes())
+            } else {
+                let piece = UnsafeRawBufferPointer(start: header + headerByteCount, count: Int(last.count))
+                try requesters.write(piece, at: address, TransactionAttributes())
+            }
+        } catch {
+            return Self.put(error, to: words.request, answer)
+        }
+        words.writeAnswer(byteCount: UInt32(truncatingIfNeeded: last.answerByteCount), to: answer)
+        return UInt32(truncatingIfNeeded: last.answerByteCount)
+    }
+
     /// Carries out a READ or WRITE as most are, and writes its answer: one descriptor to read and one to write, the
     /// requester of the request before, no flag that says more, and nothing to refuse.
     ///
@@ -153,6 +202,12 @@ package struct RingRequests {
         }
         let byteCount = UInt32(truncatingIfNeeded: isRead ? UInt64(header) &+ count : UInt64(header))
         words.writeAnswer(byteCount: byteCount, to: answer)
+        last = QuickTransfer(
+            words: words,
+            askedByteCount: asked.count,
+            answerByteCount: Int(byteCount),
+            isRead: isRead
+        )
         return byteCount
     }
 
@@ -261,6 +316,18 @@ package struct RingRequests {
     }
 }
 
+/// What a transfer said that went the quick way.
+private struct QuickTransfer {
+    var words = RequestWords()
+    /// How many bytes its descriptor to read has, header included; no descriptor's where there was no transfer.
+    var askedByteCount = -1
+    /// How many its answer has.
+    var answerByteCount = 0
+    var isRead = false
+
+    var count: UInt64 { words.count }
+}
+
 /// A request's header as it was copied: its eight words of eight bytes.
 ///
 /// For what is the same in most READs and WRITEs a word is compared, not taken to pieces.
@@ -278,6 +345,14 @@ private struct RequestWords {
         let flags = UInt64(DMAFlags.direct.rawValue) &<< 48
         return words.0.littleEndian & ~flags == byteCount | UInt64(opcode.rawValue) &<< 32
             && words.6 | words.7 == 0
+    }
+
+    /// Whether opcode, flags, lengths and requester are the same, and all that is reserved.
+    @inline(__always)
+    func saysTheSame(as other: RequestWords) -> Bool {
+        let (mine, theirs) = (words, other.words)
+        return (mine.0 ^ theirs.0) | (mine.2 ^ theirs.2) | (mine.5 ^ theirs.5) | (mine.6 ^ theirs.6)
+            | (mine.7 ^ theirs.7) == 0
     }
 
     var byteCount: UInt64 { words.0.littleEndian & 0xFFFF_FFFF }
