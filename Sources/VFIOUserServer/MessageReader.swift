@@ -2,6 +2,7 @@
 
 import CLinux
 import Glibc
+import HostIO
 import VFIOUserProtocol
 
 /// The bytes that came and were not taken yet, and whose the descriptors are that came along.
@@ -18,7 +19,7 @@ struct MessageReader: ~Copyable {
     /// The descriptors that came with the last receive that brought some, and which bytes came then.
     private var pending = ReceivedDescriptors()
     private var pendingBytes = 0..<0
-    private var polling: ReceivePolling
+    private var polling: WaitPolling
     /// Of the message that begins at `start`, once its header is there.
     var descriptors = ReceivedDescriptors()
 
@@ -31,7 +32,7 @@ struct MessageReader: ~Copyable {
     ///   - pollNanoseconds: How long to look for a message before sleeping, where it pays; 0 is not at all.
     init(_ stream: any ClientStream, messageByteCountMax: Int, pollNanoseconds: Int64 = 0) {
         self.stream = stream
-        polling = ReceivePolling(limit: pollNanoseconds)
+        polling = WaitPolling(limit: pollNanoseconds)
         buffer = .allocate(
             byteCount: max(messageByteCountMax, Self.speculativeByteCount) + Self.speculativeByteCount,
             alignment: 16
