@@ -429,7 +429,10 @@ package final class Machine: Sendable {
     /// Only a machine whose RAM is a client's has one: to others there is nothing that it would be part of.
     package func makeWindow() -> MachineWindow? {
         guard options.memory == .client else { return nil }
-        return MachineWindow.enclosing(platformWindows).map { MachineWindow($0, on: bus, smmus: smmus) }
+        guard let range = MachineWindow.enclosing(platformWindows) else { return nil }
+        let window = MachineWindow(range, on: bus, smmus: smmus)
+        for doorbell in doorbells where doorbell.takesInterruptIDs { doorbell.connect(window) }
+        return window
     }
 
     // MARK: Requesters

@@ -18,6 +18,9 @@ package struct NVMeParameters: Sendable {
     package var ioQueueCount: Int
     /// How many entries a queue may have, 2...4096.
     package var queueEntryCountMax: Int
+    /// How long an I/O queue's thread looks for the next command before it asks for the doorbell, where commands come
+    /// in bursts; 0 is not at all.
+    package var pollMicroseconds = 0
     /// Who the function says it is.
     ///
     /// No vendor of this kind is registered: 0x1234 is a number that emulated devices use.

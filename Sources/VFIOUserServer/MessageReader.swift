@@ -2,6 +2,7 @@
 
 import CLinux
 import Glibc
+import HostIO
 import VFIOUserProtocol
 
 /// The bytes that came and were not taken yet, and whose the descriptors are that came along.
@@ -20,7 +21,7 @@ struct MessageReader: ~Copyable {
     private var pendingBytes = 0..<0
     /// Those of the receive that is going on; empty between two.
     private var fresh = ReceivedDescriptors()
-    private var polling: ReceivePolling
+    private var polling: WaitPolling
     /// Of the message that begins at `start`, once its header is there.
     var descriptors = ReceivedDescriptors()
 
@@ -33,7 +34,7 @@ struct MessageReader: ~Copyable {
     ///   - pollNanoseconds: How long to look for a message before sleeping, where it pays; 0 is not at all.
     init(_ stream: any ClientStream, messageByteCountMax: Int, pollNanoseconds: Int64 = 0) {
         self.stream = stream
-        polling = ReceivePolling(limit: pollNanoseconds)
+        polling = WaitPolling(limit: pollNanoseconds)
         buffer = .allocate(
             byteCount: max(messageByteCountMax, Self.speculativeByteCount) + Self.speculativeByteCount,
             alignment: 16

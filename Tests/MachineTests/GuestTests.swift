@@ -194,8 +194,14 @@ struct QtestTests {
 /// Where a client's interrupts go, noted.
 private final class NotedInterrupts: VFIOUserInterrupts {
     private let notes = Mutex<[Bool]>([])
+    private let signals = Mutex<[Int]>([])
     var levels: [Bool] { notes.withLock { $0 } }
-    func signal(_ index: VFIOUserInterruptIndex, vector: Int) {}
+    /// The vectors of MSI-X that were signalled.
+    var vectors: [Int] { signals.withLock { $0 } }
+    func signal(_ index: VFIOUserInterruptIndex, vector: Int) {
+        guard index == .msix else { return }
+        signals.withLock { $0.append(vector) }
+    }
     func setINTx(_ isAsserted: Bool) { notes.withLock { $0.append(isAsserted) } }
 }
 
@@ -265,6 +271,62 @@ struct WindowTests {
         #expect(try read(256, at: 0, 7) == bytes)
         // The machine behind it is not what was reset.
         #expect(try read(4, at: 0x28) == [0, 0, 0, 0])
+    }
+
+    @Test("the function has MSI-X, with a vector for each SPI and its table in BAR 2")
+    func vectors() throws {
+        // Capabilities List; the first at 0x40: ID 11h, the last, a table of 256; table at 0 and pending bits at 4096
+        // of BAR 2.
+        #expect(try read(2, at: 0x06, 7) == [0x10, 0x00])
+        #expect(try read(1, at: 0x34, 7) == [0x40])
+        let capability: [UInt8] = [0x11, 0, 0xFF, 0x00, 2, 0, 0, 0, 2, 0x10, 0, 0]
+        #expect(try read(12, at: 0x40, 7) == capability)
+        try write([UInt8](repeating: 0xFF, count: 12), at: 0x40, 7)
+        var enabled = capability
+        enabled[3] = 0xC0
+        #expect(try read(12, at: 0x40, 7) == enabled)
+        try write([0xFF, 0xFF, 0xFF, 0xFF], at: 0x18, 7)
+        #expect(try read(4, at: 0x18, 7) == [0x00, 0xE0, 0xFF, 0xFF])
+        #expect(window.description.regions[2].size == 8192)
+        #expect(window.description.interrupts[2] == VFIOUserInterruptDescription(count: 256))
+        // The client keeps the table.
+        try write([1, 2, 3, 4], at: 0, 2)
+        #expect(try read(4, at: 0, 2) == [0, 0, 0, 0])
+    }
+
+    @Test("a message goes by the vector of its SPI where the client has bound it, and by qtest where not")
+    func messages() throws {
+        let guest = try FakeQEMU()
+        let client = try QtestClient(path: guest.path, controller: "/gic", logger: Logger(label: "test"))
+        try client.start()
+        defer { client.stop() }
+        _ = machine.connect(client)
+        let port = machine.makePort(for: RequesterIdentity(smmuIndex: nil, streamID: StreamID(0)))
+        func send(_ data: UInt64) throws {
+            try port.store(data, .word, at: IOVirtualAddress(0x0802_0040))
+        }
+        let interrupts = NotedInterrupts()
+        try send(0x50)
+        window.clientAttached(interrupts)
+        try send(0x51)
+        window.interruptsChanged(.msix, boundVectors: 49)
+        try send(0x50)
+        try send(0x20)
+        // Beyond the last that is bound; no SPI; no word of 32 bits less 32.
+        try send(0x51)
+        try send(0x1F)
+        try send(0xFFFF_FFFF)
+        window.interruptsChanged(.msix, boundVectors: 0)
+        try send(0x50)
+        window.interruptsChanged(.msix, boundVectors: 256)
+        window.clientDetached()
+        window.clientAttached(interrupts)
+        try send(0x52)
+        #expect(interrupts.vectors == [48, 0])
+        for data in ["50", "51", "51", "1f", "ffffffff", "50", "52"] {
+            #expect(try guest.line() == "writel 0x8020040 0x\(data)")
+        }
+        #expect(machine.doorbells.first?.messages.count == 9)
     }
 
     @Test("without qtest an edge is one occurrence of the pin, and levels are its levels")

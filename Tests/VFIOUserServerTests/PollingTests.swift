@@ -1,6 +1,7 @@
 // Whether a thread that waits for messages polls, and that it sleeps all the same.
 
 import Foundation
+import HostIO
 import Testing
 import VFIOUserServer
 
@@ -9,28 +10,28 @@ struct PollingTests {
     private static let limit: Int64 = 100_000
 
     /// After as many short waits as make polling worthwhile.
-    private func busy() -> ReceivePolling {
-        var polling = ReceivePolling(limit: Self.limit)
+    private func busy() -> WaitPolling {
+        var polling = WaitPolling(limit: Self.limit)
         for _ in 0..<16 { polling.ended(after: 1000) }
         return polling
     }
 
     @Test("Nobody polls before some waits were short, and nobody with a limit of 0")
     func beginning() {
-        var polling = ReceivePolling(limit: Self.limit)
+        var polling = WaitPolling(limit: Self.limit)
         #expect(!polling.isWorthwhile)
         for _ in 0..<3 { polling.ended(after: Self.limit) }
         #expect(!polling.isWorthwhile)
         polling.ended(after: Self.limit)
         #expect(polling.isWorthwhile)
-        var never = ReceivePolling(limit: 0)
+        var never = WaitPolling(limit: 0)
         for _ in 0..<16 { never.ended(after: 0) }
         #expect(!never.isWorthwhile)
     }
 
     @Test("Bursts of two are worth it, single messages are not")
     func bursts() {
-        var polling = ReceivePolling(limit: Self.limit)
+        var polling = WaitPolling(limit: Self.limit)
         for _ in 0..<16 {
             polling.ended(after: 1000)
             polling.ended(after: 1_000_000)
@@ -56,8 +57,45 @@ struct PollingTests {
         #expect(polling.isWorthwhile)
     }
 
+    @Test("Who waits for work looks only after short waits, finds it, and gives up at the limit")
+    func workWait() {
+        var never = WorkWait(limitMicroseconds: 0)
+        var wait = WorkWait(limitMicroseconds: 5_000_000)
+        for _ in 0..<16 {
+            #expect(!never.looks { true })
+            never.found()
+        }
+        var looks = 0
+        for _ in 0..<3 {
+            #expect(
+                !wait.looks {
+                    looks += 1
+                    return true
+                }
+            )
+            wait.found()
+        }
+        #expect(looks == 0)
+        #expect(!wait.looks { false })
+        wait.found()
+        // Found once: more of it is no wait.
+        wait.found()
+        var countdown = 3
+        let found = wait.looks {
+            countdown -= 1
+            return countdown == 0
+        }
+        #expect(found && countdown == 0)
+        var brief = WorkWait(limitMicroseconds: 1000)
+        for _ in 0..<64 {
+            _ = brief.looks { true }
+            brief.found()
+        }
+        #expect(!brief.looks { false })
+    }
+
     /// How many waits there are without polling after the thread was held up.
-    private func pause(_ polling: inout ReceivePolling) -> Int {
+    private func pause(_ polling: inout WaitPolling) -> Int {
         let goesOn = polling.goesOn(since: 0, from: 0, to: 200_001)
         #expect(!goesOn)
         var count = 0

@@ -103,12 +103,18 @@ final class TestDisk {
         isReadOnly: Bool = false,
         offersMSIX: Bool = false,
         isPacked: Bool = false,
+        pollMicroseconds: Int = 0,
         wrap: (@Sendable (any DMAPort) -> any DMAPort)? = nil
     ) throws {
         machine = try TestMachine()
         file = try TestImage(byteCount: 4 << 20)
         let image = try file.open(isReadOnly: isReadOnly)
-        block = VirtioBlock(image: image, queueCount: queueCount, serial: "serial-0123456789-and-more")
+        block = VirtioBlock(
+            image: image,
+            queueCount: queueCount,
+            serial: "serial-0123456789-and-more",
+            pollMicroseconds: pollMicroseconds
+        )
         let makePort = machine.makePort
         driver = try PCIDriver(machine, block, offersMSIX: offersMSIX) {
             let port = makePort()

@@ -13,6 +13,9 @@ from devicetree import TreeError, parse
 
 # Where QEMU's `virt` machine has the configuration space of PCIe (highmem-ecam, its default).
 ECAM = 0x4010000000
+# Where it has the GICv2m frame, and the registers MSI_TYPER and MSI_SETSPI_NS of it.
+MSI_FRAME = 0x08020000
+MSI_TYPER, MSI_SETSPI_NS = 0x8, 0x40
 # 4 KiB of it for each function.
 CONFIG_BUS_SHIFT = 20
 
@@ -118,6 +121,13 @@ class QTest(Channel):
             raise QEMUError(f"qtest: {command}: {' '.join(answer)}")
         return answer[1:]
 
+    def ask_all(self, commands):
+        """The same for many, without waiting for each answer."""
+        self.send("\n".join(commands))
+        for command in commands:
+            if self.line().split()[:1] != ["OK"]:
+                raise QEMUError(f"qtest: {command} failed")
+
     def write32(self, address, value):
         self.ask(f"writel {address:#x} {value:#x}")
 
@@ -196,10 +206,37 @@ def open_window(qtest, bus, base, size):
     qtest.write32(port + 0x18, bus | bus + 1 << 8 | bus + 1 << 16)
     qtest.write32(port + 0x20, base >> 16 & 0xFFF0 | base + size - 1 & 0xFFF00000)
     qtest.write32(port + 0x04, 0x7)
+    bind_messages(qtest, carrier, base)
     qtest.write32(carrier + 0x10, base)
     qtest.write32(carrier + 0x04, 0x7)
     if qtest.read32(carrier + 0x10) & ~0xF != base:
         raise QEMUError(f"the carrier's BAR did not take {base:#x}")
+
+
+def bind_messages(qtest, carrier, base):
+    """Has the carrier's MSI-X vector n send what a message of 32 + n to the MSI frame is.
+
+    smmud signals the vector then: QEMU's main loop reads one eventfd, where a line of qtest costs it a read, an answer
+    and a turn in which it holds its lock while the interrupted CPU waits for that. The table is in BAR 2, which stands
+    at the window's place for that long.
+    """
+    capability = qtest.read32(carrier + 0x34) & 0xFF
+    if not capability or qtest.read32(carrier + capability) & 0xFF != 0x11:
+        return
+    typer = qtest.read32(MSI_FRAME + MSI_TYPER)
+    first, count = typer >> 16 & 0x3FF, typer & 0x3FF
+    size = (qtest.read32(carrier + capability) >> 16 & 0x7FF) + 1
+    qtest.write32(carrier + 0x18, base)
+    qtest.write32(carrier + 0x04, 0x7)
+    # From the last to the first: QEMU makes room for all at once.
+    entries = [(base + 16 * (data - 32), data) for data in range(first, min(first + count, 32 + size))]
+    qtest.ask_all([
+        f"writel {entry + offset:#x} {value:#x}" for entry, data in reversed(entries)
+        for offset, value in ((0, MSI_FRAME + MSI_SETSPI_NS), (4, 0), (8, data), (12, 0))
+    ])
+    qtest.write32(carrier + capability, 1 << 31)
+    qtest.write32(carrier + 0x04, 0)
+    qtest.write32(carrier + 0x18, 0)
 
 
 if __name__ == "__main__":

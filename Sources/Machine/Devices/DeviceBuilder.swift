@@ -209,6 +209,7 @@ struct DeviceBuilder {
             serialNumber: specification.values["serial"] ?? "smmud-\(address.text)"
         )
         parameters.ioQueueCount = try specification.number("queues", in: 1...64, default: 8)
+        parameters.pollMicroseconds = options.queuePollMicroseconds
         let image = try image(specification)
         let offersMSIX = try specification.flag("msix", default: true)
         do throws(NVMeError) {
@@ -343,7 +344,8 @@ struct DeviceBuilder {
             return VirtioBlock(
                 image: try image(specification),
                 queueCount: try specification.number("queues", in: 1...64, default: 1),
-                serial: specification.values["serial"] ?? ""
+                serial: specification.values["serial"] ?? "",
+                pollMicroseconds: options.queuePollMicroseconds
             )
         case .virtioRNG: return VirtioEntropy()
         case .virtioConsole: return VirtioConsole(backend: try console(specification))

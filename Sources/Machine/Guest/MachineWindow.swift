@@ -13,6 +13,10 @@ package import VFIOUserServer
 ///
 /// A VMM that knows no platform devices over a socket gives the guest this function's BAR at the addresses that
 /// the device tree names, and the guest finds SMMUs, PMCGs and platform devices there.
+///
+/// Its MSI-X vectors are for the VMM, too: vector n stands for SPI n. A VMM whose MSI frame takes messages of 32 + n
+/// gives entry n that frame's doorbell and that data, and binds an eventfd to it. Then a message of one of
+/// our devices, which our SMMU has translated, is a signal of that eventfd.
 package final class MachineWindow: VFIOUserDevice {
     /// What the window shows: a power of two bytes, at a multiple of that.
     package let range: AddressRange
@@ -28,12 +32,22 @@ package final class MachineWindow: VFIOUserDevice {
         var interrupts: (any VFIOUserInterrupts)?
         /// How many of our lines are active, where interrupts go by this function's pin.
         var assertedCount = 0
+        /// Up to the last MSI-X vector that the client bound.
+        var boundVectorCount = 0
     }
 
     private enum Register {
         static let command = 0x04
         static let bar0 = 0x10
+        static let bar2 = 0x18
+        static let msix = 0x40
     }
+
+    /// A vector for each SPI that ``QtestClient`` can set as well.
+    private static let vectorCount = Int(QtestClient.interruptCount)
+    /// BAR 2 has the MSI-X table, 16 bytes for each vector, and the pending bits behind it: the client keeps both.
+    private static let vectorByteCount: UInt64 = 8192
+    private static let pendingBitOffset: UInt32 = 4096
 
     /// - Parameters:
     ///   - range: See ``range``; ``enclosing(_:)`` gives one.
@@ -44,10 +58,13 @@ package final class MachineWindow: VFIOUserDevice {
         self.smmus = smmus
         description = .pci(
             regions: [
-                VFIOUserRegionIndex(rawValue: 0): VFIOUserRegionDescription(size: range.byteCount),
+                .bar(0): VFIOUserRegionDescription(size: range.byteCount),
+                .bar(2): VFIOUserRegionDescription(size: Self.vectorByteCount),
                 .configuration: VFIOUserRegionDescription(size: 256),
             ],
-            interrupts: [.intx: .intx]
+            interrupts: [
+                .intx: .intx, .msix: VFIOUserInterruptDescription(count: UInt32(Self.vectorCount)),
+            ]
         )
         var bytes = [UInt8](repeating: 0, count: 256)
         // A vendor of no products; class "unassigned": no driver binds to it.
@@ -55,6 +72,16 @@ package final class MachineWindow: VFIOUserDevice {
         bytes[0x0A] = 0x00
         bytes[0x0B] = 0xFF
         bytes[0x3D] = 1
+        // A list of capabilities, of one: MSI-X, with its table and pending bits in BAR 2.
+        bytes[0x06] = 0x10
+        bytes[0x34] = UInt8(Register.msix)
+        let capability: [UInt16] = [
+            0x0011, UInt16(Self.vectorCount - 1), 2, 0, UInt16(Self.pendingBitOffset | 2), 0,
+        ]
+        for (index, half) in capability.enumerated() {
+            bytes[Register.msix + 2 * index] = UInt8(truncatingIfNeeded: half)
+            bytes[Register.msix + 2 * index + 1] = UInt8(truncatingIfNeeded: half >> 8)
+        }
         configuration = bytes
         state.withLock { $0.registers = bytes }
     }
@@ -108,9 +135,30 @@ package final class MachineWindow: VFIOUserDevice {
         }
     }
 
-    package func clientDetached() { state.withLock { $0.interrupts = nil } }
+    package func clientDetached() {
+        state.withLock { state in
+            state.interrupts = nil
+            state.boundVectorCount = 0
+        }
+    }
 
-    package func interruptsChanged(_ index: VFIOUserInterruptIndex, boundVectors: Int) {}
+    package func interruptsChanged(_ index: VFIOUserInterruptIndex, boundVectors: Int) {
+        guard index == .msix else { return }
+        state.withLock { $0.boundVectorCount = boundVectors }
+    }
+
+    /// Has the client send a message to its MSI frame.
+    ///
+    /// - Parameter data: An INTID.
+    /// - Returns: Whether the client has bound vectors for it.
+    func send(message data: UInt32) -> Bool {
+        guard data >= 32 else { return false }
+        let vector = Int(data - 32)
+        let interrupts = state.withLock { vector < $0.boundVectorCount ? $0.interrupts : nil }
+        guard let interrupts else { return false }
+        interrupts.signal(.msix, vector: vector)
+        return true
+    }
 
     /// Puts this function's own registers back.
     ///
@@ -125,7 +173,11 @@ package final class MachineWindow: VFIOUserDevice {
         at offset: UInt64,
         into buffer: UnsafeMutableRawBufferPointer
     ) throws(VFIOUserError) {
-        guard region == .configuration else { return read(at: offset, into: buffer) }
+        if region == .bar(0) { return read(at: offset, into: buffer) }
+        guard region == .configuration else {
+            for index in buffer.indices { buffer[index] = 0 }
+            return
+        }
         let registers = state.withLock { $0.registers }
         buffer.copyBytes(from: registers[Int(offset)..<Int(offset) + buffer.count])
     }
@@ -135,7 +187,8 @@ package final class MachineWindow: VFIOUserDevice {
         at offset: UInt64,
         _ buffer: UnsafeRawBufferPointer
     ) throws(VFIOUserError) {
-        guard region == .configuration else { return write(buffer, at: offset) }
+        if region == .bar(0) { return write(buffer, at: offset) }
+        guard region == .configuration else { return }
         let mask = ~UInt32(truncatingIfNeeded: range.byteCount - 1)
         state.withLock { state in
             for (index, byte) in buffer.enumerated() {
@@ -146,6 +199,13 @@ package final class MachineWindow: VFIOUserDevice {
                     case Register.command + 1: 0x04
                     case Register.bar0..<Register.bar0 + 4:
                         UInt8(truncatingIfNeeded: mask >> UInt32(8 * (place - Register.bar0)))
+                    case Register.bar2..<Register.bar2 + 4:
+                        UInt8(
+                            truncatingIfNeeded: ~UInt32(Self.vectorByteCount - 1)
+                                >> UInt32(8 * (place - Register.bar2))
+                        )
+                    // MSI-X Enable and Function Mask.
+                    case Register.msix + 3: 0xC0
                     case 0x3C: 0xFF
                     default: 0
                     }

@@ -3,6 +3,7 @@
 import AddressSpace
 import DeviceModel
 import Glibc
+import HostIO
 import Synchronization
 
 /// What became of a command.
@@ -34,6 +35,7 @@ final class QueueWorker {
     /// Where PRP lists and SGL segments are read into.
     let listBuffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 64)
     private var scratchBuffer: UnsafeMutableRawBufferPointer?
+    private var wait: WorkWait
 
     /// How many commands are fetched at once.
     private static let batchCount = 16
@@ -45,6 +47,8 @@ final class QueueWorker {
         self.queue = queue
         self.port = port
         self.pageByteCount = pageByteCount
+        // The admin queue's commands come one by one, and events are due there without one.
+        wait = WorkWait(limitMicroseconds: queue.id == 0 ? 0 : controller.parameters.pollMicroseconds)
     }
 
     deinit {
@@ -73,8 +77,9 @@ final class QueueWorker {
                 let tail = try currentTail()
                 if head == tail {
                     signal()
-                    try sleep()
+                    if try !polls() { try sleep() }
                 } else {
+                    wait.found()
                     try execute(upTo: tail)
                 }
             } catch {
@@ -99,6 +104,16 @@ final class QueueWorker {
         }
         queue.note(tail: value)
         return value
+    }
+
+    /// Looks for a command for a while, where that pays; whether there may be something to do.
+    private func polls() throws(DMAFault) -> Bool {
+        try wait.looks { () throws(DMAFault) in
+            if queue.isStopping || controller.isHalted { return true }
+            let tail = try queue.shadow.load(port) ?? queue.tailValue
+            // What is no tail is for the look after this to report, once.
+            return tail != head && tail < queue.entryCount
+        }
     }
 
     /// Sleeps until there may be something to do.

@@ -5,6 +5,7 @@ import BlockStorage
 import CLinux
 import DeviceModel
 import Glibc
+import HostIO
 import SystemPackage
 
 /// What one queue's thread of a block device has.
@@ -23,18 +24,25 @@ final class BlockWorker: VirtioWorker {
     /// After so many bytes the driver is shown what was completed, although there is more to do.
     private static let publicationByteCount = 1 << 18
     private var unpublishedByteCount = 0
+    private var wait: WorkWait
 
     init(_ device: VirtioBlock, queue: Int) {
         self.device = device
         image = device.image
         queueIndex = queue
+        wait = WorkWait(limitMicroseconds: device.pollMicroseconds)
     }
 
     deinit { bounce?.deallocate() }
 
     func serve(_ queues: [VirtioQueue?]) throws(VirtqueueError) {
         guard let queue = queues[queueIndex] else { return }
-        try queue.drain(&chain) { (chain) throws(VirtqueueError) in
+        // A stopped queue ends the looking by an error: its gate is closed.
+        let idle = { () throws(VirtqueueError) in
+            try self.wait.looks { () throws(VirtqueueError) in try queue.hasNext() }
+        }
+        try queue.drain(&chain, idle: idle) { (chain) throws(VirtqueueError) in
+            self.wait.found()
             if self.unpublishedByteCount >= Self.publicationByteCount {
                 self.unpublishedByteCount = 0
                 try queue.publish()

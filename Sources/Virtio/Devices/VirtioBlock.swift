@@ -19,6 +19,8 @@ package final class VirtioBlock: VirtioDevice {
     let image: RawImage
     /// What GET_ID answers: up to 20 bytes, with zeros behind.
     let serial: [UInt8]
+    /// How long a queue's thread looks for the next request before it has itself notified.
+    let pollMicroseconds: Int
     /// The driver's features, as it settled on them.
     private let negotiatedFeatures = Atomic<UInt64>(0)
     /// `writeback` of the configuration.
@@ -31,10 +33,19 @@ package final class VirtioBlock: VirtioDevice {
     ///   - queueCount: 1 to 64.
     ///   - queueSize: A power of two, 4 to 1024.
     ///   - serial: Its first 20 bytes of UTF-8 count.
-    package init(image: RawImage, queueCount: Int = 1, queueSize: UInt16 = 256, serial: String = "") {
+    ///   - pollMicroseconds: How long a queue's thread looks for the next request before it has itself notified, where
+    ///     requests come in bursts; 0 is not at all.
+    package init(
+        image: RawImage,
+        queueCount: Int = 1,
+        queueSize: UInt16 = 256,
+        serial: String = "",
+        pollMicroseconds: Int = 0
+    ) {
         precondition((1...64).contains(queueCount), "a disk has 1 to 64 queues")
         precondition((4...1024).contains(queueSize) && queueSize & (queueSize - 1) == 0, "a power of two")
         self.image = image
+        self.pollMicroseconds = pollMicroseconds
         queueSizesMax = Array(repeating: queueSize, count: queueCount)
         threadQueues = (0..<queueCount).map { [$0] }
         let name = Array(serial.utf8.prefix(Self.serialByteCount))

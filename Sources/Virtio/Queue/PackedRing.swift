@@ -63,6 +63,11 @@ struct PackedRing {
         return true
     }
 
+    /// Whether the driver has made a chain available.
+    func hasNext(_ port: GatedPort) throws(VirtqueueError) -> Bool {
+        isAvailable(try flags(at: next.index, port))
+    }
+
     /// Reads a descriptor's flags, before anything else of it.
     private func flags(at index: UInt16, _ port: GatedPort) throws(VirtqueueError) -> DescriptorFlags {
         DescriptorFlags(
@@ -180,6 +185,6 @@ struct PackedRing {
         let place = UInt64(next.index) | (next.wrap ? 1 &<< 15 : 0)
         try port.ringStore(hasEventIndex ? place | 2 &<< 16 : 0, .word, at: deviceEvent)
         smmud_fence_seq_cst()
-        return isAvailable(try flags(at: next.index, port))
+        return try hasNext(port)
     }
 }

@@ -4,6 +4,8 @@
 protocol Ring {
     /// Takes the next chain; false where there is none.
     mutating func next(_ chain: inout DescriptorChain, _ port: GatedPort) throws(VirtqueueError) -> Bool
+    /// Whether the driver has made a chain available.
+    mutating func hasNext(_ port: GatedPort) throws(VirtqueueError) -> Bool
     /// Notes a chain as used; ``publish(_:)`` shows it to the driver.
     mutating func stage(_ chain: DescriptorChain, length: UInt32)
     /// Whether enough is staged for one publication.

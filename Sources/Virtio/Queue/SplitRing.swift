@@ -53,6 +53,12 @@ struct SplitRing {
         return true
     }
 
+    /// Whether the driver has made a chain available.
+    mutating func hasNext(_ port: GatedPort) throws(VirtqueueError) -> Bool {
+        if nextAvailable != knownAvailable { return true }
+        return try look(port)
+    }
+
     /// Reads the driver's index; whether it shows something new.
     private mutating func look(_ port: GatedPort) throws(VirtqueueError) -> Bool {
         let index = UInt16(truncatingIfNeeded: try port.ringLoad(.halfword, at: available &+ 2))
@@ -163,7 +169,6 @@ struct SplitRing {
         }
         // First the wish, then the look: the driver does the same from its side.
         smmud_fence_seq_cst()
-        if nextAvailable != knownAvailable { return true }
-        return try look(port)
+        return try hasNext(port)
     }
 }

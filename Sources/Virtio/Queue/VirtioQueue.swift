@@ -117,16 +117,27 @@ package final class VirtioQueue {
 
     /// Takes every chain that there is, has `body` serve it, and arms the queue when there is none left.
     ///
-    /// - Parameter body: Returns how many bytes it wrote.
+    /// - Parameters:
+    ///   - idle: Called when there is none left, before the driver is asked to notify; returns whether there is one
+    ///     again.
+    ///   - body: Returns how many bytes it wrote.
     package func drain(
         _ chain: inout DescriptorChain,
+        idle: () throws(VirtqueueError) -> Bool = { () throws(VirtqueueError) in false },
         _ body: (DescriptorChain) throws(VirtqueueError) -> Int
     ) throws(VirtqueueError) {
         repeat {
             try disarm()
-            while try next(&chain) { try complete(chain, writtenByteCount: try body(chain)) }
-            try publish()
+            repeat {
+                while try next(&chain) { try complete(chain, writtenByteCount: try body(chain)) }
+                try publish()
+            } while try idle()
         } while try arm()
+    }
+
+    /// Whether the driver has made a chain available that ``next(_:)`` would take.
+    package func hasNext() throws(VirtqueueError) -> Bool {
+        do throws(VirtqueueError) { return try ring.hasNext(port) } catch { throw noting(error) }
     }
 
     /// Reads up to `count` bytes of a chain's readable part into an array.

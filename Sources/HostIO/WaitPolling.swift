@@ -1,6 +1,9 @@
-// Whether it is worth looking for the next message for a while before sleeping.
+// Whether it is worth looking for work for a while before sleeping.
 
-/// Decides for one thread that waits for messages whether it polls before it sleeps.
+import CLinux
+import Glibc
+
+/// Decides for one thread that waits for work, as messages or requests, whether it polls before it sleeps.
 ///
 /// To be woken costs a thread and its waker more than a short message takes to be answered, most of all on a virtual
 /// machine, where a processor that has gone idle is woken by an interrupt of the host's. A client that spins until it
@@ -9,7 +12,7 @@
 /// for a while where it was held up at it: then somebody else wants the processor.
 ///
 /// Times are in nanoseconds on a monotonic clock.
-package struct ReceivePolling: Sendable {
+package struct WaitPolling: Sendable {
     /// How long one wait polls at most; 0 is never.
     package let limit: Int64
     /// How many of the last waits were short, in 256ths, with a weight of an eighth for the last one.
@@ -44,7 +47,7 @@ package struct ReceivePolling: Sendable {
         return now - began < limit
     }
 
-    /// A wait has ended with a message, after so long, polling or asleep.
+    /// A wait has ended with work, after so long, polling or asleep.
     package mutating func ended(after duration: Int64) {
         let isShort = duration <= limit
         shortShare += (isShort ? 256 : 0) / Self.weight - shortShare / Self.weight
@@ -53,5 +56,53 @@ package struct ReceivePolling: Sendable {
         } else if isShort {
             nextPause = max(Self.pauseMin, nextPause - nextPause / 16)
         }
+    }
+}
+
+/// One thread's waits for work that it finds in memory: it looks before it has itself woken, where that pays.
+///
+/// While it looks, whoever has work for it need not say so: on a virtual machine the notification costs its
+/// sender more than the work itself does.
+package struct WorkWait: Sendable {
+    private var polling: WaitPolling
+    /// When the wait began that has not ended.
+    private var began: Int64?
+
+    /// - Parameter limitMicroseconds: How long one wait looks at most; 0 is not at all.
+    package init(limitMicroseconds: Int) { polling = WaitPolling(limit: Int64(limitMicroseconds) * 1000) }
+
+    /// There is nothing to do: looks for a while, where that pays.
+    ///
+    /// - Parameter hasWork: Looks once. It is called often, and has to say yes as well where there will be no more work.
+    /// - Returns: Whether there is work; where not, it is time to sleep.
+    package mutating func looks<Failure: Error>(_ hasWork: () throws(Failure) -> Bool) throws(Failure) -> Bool
+    {
+        guard polling.limit > 0 else { return false }
+        let start = smmud_monotonic_nanoseconds()
+        if began == nil { began = start }
+        guard polling.isWorthwhile else { return false }
+        var now = start
+        var last: Int64
+        var looks = 0
+        repeat {
+            if try hasWork() { return true }
+            looks += 1
+            if looks & 7 == 0 {
+                // Whoever else wants this processor gets it.
+                sched_yield()
+            } else {
+                for _ in 0..<8 { smmud_cpu_pause() }
+            }
+            last = now
+            now = smmud_monotonic_nanoseconds()
+        } while polling.goesOn(since: start, from: last, to: now)
+        return false
+    }
+
+    /// There is work, found by looking or after a sleep.
+    package mutating func found() {
+        guard let began else { return }
+        self.began = nil
+        polling.ended(after: smmud_monotonic_nanoseconds() - began)
     }
 }
