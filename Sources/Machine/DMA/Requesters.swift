@@ -4,6 +4,7 @@ import AddressSpace
 import ControlProtocol
 import DeviceModel
 import DeviceTree
+import SMMUv3
 
 /// An endpoint that a client opened.
 struct OpenEndpoint {
@@ -30,6 +31,9 @@ struct Requesters {
     ///
     /// Used where it is, without a retain.
     private var current: (any DMAPort)?
+    /// The same where it is behind an SMMU, as most are: found without a table of methods.
+    private var currentStream: StreamPort?
+    private var isStream = false
     private var currentKey = Key()
 
     /// What of a request says whose it is; no request's where it is new.
@@ -91,7 +95,9 @@ struct Requesters {
 
     @inline(never)
     private mutating func selectAnother(_ request: DMARequest, _ key: Key) throws(DMARejection) {
-        current = try port(for: request)
+        let port = try port(for: request)
+        (current, currentStream) = (port, port as? StreamPort)
+        isStream = currentStream != nil
         currentKey = key
     }
 
@@ -101,7 +107,13 @@ struct Requesters {
         at address: IOVirtualAddress,
         into piece: UnsafeMutableRawBufferPointer,
         _ attributes: TransactionAttributes
-    ) throws(DMAFault) { try current?.read(at: address, into: piece, attributes) }
+    ) throws(DMAFault) {
+        if isStream {
+            try currentStream?.read(at: address, into: piece, attributes)
+        } else {
+            try current?.read(at: address, into: piece, attributes)
+        }
+    }
 
     /// Writes as the requester that was chosen last.
     @inline(__always)
@@ -109,7 +121,13 @@ struct Requesters {
         _ piece: UnsafeRawBufferPointer,
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
-    ) throws(DMAFault) { try current?.write(piece, at: address, attributes) }
+    ) throws(DMAFault) {
+        if isStream {
+            try currentStream?.write(piece, at: address, attributes)
+        } else {
+            try current?.write(piece, at: address, attributes)
+        }
+    }
 
     /// Who an endpoint that is open issues transactions as.
     func identity(of request: DMARequest) throws(DMARejection) -> RequesterIdentity {
@@ -195,7 +213,8 @@ struct Requesters {
             throw DMARejection(.notFound, "endpoint \(request.endpoint) is not open")
         }
         // The handle may be given out again.
-        (current, currentKey) = (nil, Key())
+        (current, currentStream, currentKey) = (nil, nil, Key())
+        isStream = false
         return DMAResponse(to: request)
     }
 }
