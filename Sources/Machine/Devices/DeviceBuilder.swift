@@ -200,11 +200,10 @@ struct DeviceBuilder {
 
     /// How long a queue is looked at before its driver is asked to notify.
     ///
-    /// A guest that shares its processors with us pays for each notification. Behind a strict SMMU one request of NVMe is
-    /// one unmap; one of virtio-blk is many, and then the processor is better used by who executes their commands.
+    /// Not at all unless somebody asks for it: it pays where the driver is a guest that shares processors with
+    /// us and with nobody else, and costs where others want them.
     private func pollMicroseconds(_ specification: DeviceSpecification) throws(MachineError) -> Int {
-        let pays = specification.kind == .nvme && options.memory == .client
-        return try specification.number("poll", in: 0...10_000, default: pays ? 1000 : 0)
+        try specification.number("poll", in: 0...10_000, default: 0)
     }
 
     private func nvme(
