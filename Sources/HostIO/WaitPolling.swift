@@ -73,7 +73,7 @@ package struct WorkWait: Sendable {
 
     /// There is nothing to do: looks for a while, where that pays.
     ///
-    /// - Parameter hasWork: Looks once. It is called often, and has to say yes as well where there will be no more work.
+    /// - Parameter hasWork: Looks once. It is called often, and has to say yes, or throw, where there will be no more.
     /// - Returns: Whether there is work; where not, it is time to sleep.
     package mutating func looks<Failure: Error>(_ hasWork: () throws(Failure) -> Bool) throws(Failure) -> Bool
     {

@@ -33,9 +33,6 @@ package struct MachineOptions: Sendable {
     package var devices: [DeviceSpecification] = []
     /// Cache sizes and choices of every SMMU.
     package var smmu = SMMUv3Options()
-    /// How long a disk's queue is looked at before its driver is asked to notify, where requests come in bursts, in
-    /// microseconds; 0 is not at all.
-    package var queuePollMicroseconds = 0
     /// How many translations the ATC of each function with ATS holds; with 0 it asks for none.
     package var atcEntries = 64
     /// The smallest pages that the own driver maps, in bytes: 4096, 16384 or 65536.

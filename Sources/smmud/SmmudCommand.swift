@@ -104,14 +104,6 @@ struct SmmudCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "How long to look at a disk's queue for the next request before its driver is asked to notify, where they come in bursts; 0 is not at all.",
-            valueName: "microseconds"
-        )
-    )
-    var queuePoll = 0
-
-    @Option(
-        help: ArgumentHelp(
             "QEMU's qtest socket, for interrupts into its guest; need not be there yet.",
             valueName: "path"
         ),
@@ -191,9 +183,6 @@ struct SmmudCommand: AsyncParsableCommand {
         guard (0...10_000).contains(vfioUserPoll) else {
             throw ValidationError("--vfio-user-poll is 0 to 10000 microseconds.")
         }
-        guard (0...10_000).contains(queuePoll) else {
-            throw ValidationError("--queue-poll is 0 to 10000 microseconds.")
-        }
         guard qtest == nil || memory == .client else {
             throw ValidationError(
                 "--qtest is for a guest whose RAM is the machine's: it needs --memory client."
@@ -263,7 +252,6 @@ struct SmmudCommand: AsyncParsableCommand {
         }
         if let tlbEntries { options.smmu.tlbEntries = tlbEntries }
         if let configCacheEntries { options.smmu.configurationCacheEntries = configCacheEntries }
-        options.queuePollMicroseconds = queuePoll
         if let atcEntries { options.atcEntries = atcEntries }
         return options
     }

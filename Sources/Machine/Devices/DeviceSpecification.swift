@@ -24,11 +24,11 @@ package struct DeviceSpecification: Equatable, Sendable {
         /// What can be said of it, beside `at`.
         var keys: [String] {
             switch self {
-            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .virtioBlock: ["file", "readonly", "queues", "serial", "msix", "ats", "poll"]
             case .virtioNet: ["tap", "socket", "link", "mac", "mtu", "queues", "msix", "ats"]
             case .virtioRNG: ["msix", "ats"]
             case .virtioConsole: ["socket", "file", "msix", "ats"]
-            case .nvme: ["file", "readonly", "queues", "serial", "msix", "ats"]
+            case .nvme: ["file", "readonly", "queues", "serial", "msix", "ats", "poll"]
             case .dmaTestEngine: ["msix", "ats"]
             case .iommuTestDevice: ["ats"]
             case .vfioUser: ["socket", "dma"]
