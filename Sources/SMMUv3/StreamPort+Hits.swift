@@ -147,8 +147,9 @@ extension StreamPort {
         return true
     }
 
-    /// A small access, within a page: one transaction, which is likely to be followed by others there, so the port keeps
-    /// its translation.
+    /// A small access, within a page: one transaction, which is likely to be followed by others there.
+    ///
+    /// So the port keeps its translation.
     ///
     /// - Returns: Whether it took place; otherwise it takes the long way.
     @inline(__always)  // By one caller for each direction.
