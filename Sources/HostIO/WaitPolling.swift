@@ -27,8 +27,9 @@ package struct WaitPolling: Sendable {
     private static let worthwhileShare = 96
     private static let pauseMin = 4
     private static let pauseMax = 256
-    /// No two looks are so far apart unless somebody else had the processor meanwhile, and for long.
-    private static let heldUp: Int64 = 200_000
+    /// No two looks are so far apart unless somebody else had the processor meanwhile, and for long; who is to look for
+    /// very long may be held up for longer.
+    private var heldUp: Int64 { max(200_000, limit / 1000) }
 
     package init(limit: Int64) { self.limit = limit }
 
@@ -39,7 +40,7 @@ package struct WaitPolling: Sendable {
     ///
     /// - Returns: Whether to look again.
     package mutating func goesOn(since began: Int64, from last: Int64, to now: Int64) -> Bool {
-        if now - last > Self.heldUp {
+        if now - last > heldUp {
             pausedCount = nextPause
             nextPause = min(nextPause * 2, Self.pauseMax)
             return false

@@ -8,12 +8,14 @@ import Virtio
 @Suite struct MMIOTransportTests {
     let machine: TestMachine
     let file: TestImage
+    let block: VirtioBlock
     let driver: MMIODriver
 
     init() throws {
         machine = try TestMachine()
         file = try TestImage(byteCount: 1 << 20)
-        driver = try MMIODriver(machine, VirtioBlock(image: try file.open(), queueCount: 2, serial: "m"))
+        block = VirtioBlock(image: try file.open(), queueCount: 2, serial: "m")
+        driver = try MMIODriver(machine, block)
     }
 
     @Test func registers_readAsTheSpecificationHasThem() throws {
@@ -61,6 +63,30 @@ import Virtio
         #expect(driver.takeInterrupts() == 1)
         #expect(!driver.line.isAsserted)
         #expect(driver.read(0x60) == 0)
+    }
+
+    @Test("what was used between a driver's look at InterruptStatus and its acknowledgement interrupts again")
+    func usedBeforeTheAcknowledgement() throws {
+        let queue = try driver.start(features: .max, queues: 1)[0]
+        let disk = DiskDriver(driver, queue)
+        _ = try disk.request(4, sector: 0)
+        #expect(eventually { driver.line.isAsserted })
+        #expect(driver.read(0x60) == 1)
+        // The driver's write is under way while it looks into its ring, and finds nothing more there.
+        let before = block.statistics["interrupts"]
+        _ = try disk.request(4, sector: 0)
+        #expect(eventually { block.statistics["interrupts"] > before })
+        driver.write(1, 0x64)
+        #expect(driver.line.isAsserted)
+        #expect(driver.read(0x60) == 1)
+        driver.write(1, 0x64)
+        #expect(!driver.line.isAsserted)
+        #expect(driver.read(0x60) == 0)
+        // A driver that does not look acknowledges what there is.
+        _ = try disk.request(4, sector: 0)
+        #expect(eventually { driver.line.isAsserted })
+        driver.write(1, 0x64)
+        #expect(!driver.line.isAsserted)
     }
 
     @Test func reset_lowersTheLineAndForgetsTheQueues() throws {

@@ -89,7 +89,7 @@ extension VirtioCore {
             guard state.status.contains(.driverOK) else { return Self.noVector }
             guard !wire.usesMessages else { return state.queues[queue].vector }
             device.statistics.countInterrupt()
-            state.interruptStatus |= 1
+            state.interruptStatus.raise(1)
             // Under the lock: the driver's acknowledgement must not come between.
             wire.setLine(true)
             return Self.noVector
@@ -118,7 +118,7 @@ extension VirtioCore {
             state.isConfigurationMessageDue = true
             return
         }
-        state.interruptStatus |= 2
+        state.interruptStatus.raise(2)
         wire.setLine(true)
     }
 
@@ -139,18 +139,19 @@ extension VirtioCore {
     /// Reads the interrupt status and clears it, as the PCI transport's ISR status does.
     func takeInterruptStatus() -> UInt8 {
         state.withLock { state in
-            let status = state.interruptStatus
-            state.interruptStatus = 0
             currentWire()?.setLine(false)
-            return status
+            return state.interruptStatus.take()
         }
     }
+
+    /// Reads the interrupt status, as the MMIO transport's InterruptStatus does.
+    func lookAtInterruptStatus() -> UInt8 { state.withLock { $0.interruptStatus.look() } }
 
     /// Clears bits of the interrupt status, as the MMIO transport's InterruptACK does.
     func acknowledge(_ bits: UInt8) {
         state.withLock { state in
-            state.interruptStatus &= ~bits
-            if state.interruptStatus == 0 { currentWire()?.setLine(false) }
+            state.interruptStatus.acknowledge(bits)
+            if state.interruptStatus.bits == 0 { currentWire()?.setLine(false) }
         }
     }
 

@@ -43,11 +43,7 @@ final class VirtioCore: Sendable {
         var queueSelect: UInt16 = 0
         var queues: [Queue]
         var configurationVector = VirtioCore.noVector
-        /// Bit 0: used buffers; bit 1: configuration change.
-        ///
-        /// Both the PCI transport's ISR status and the MMIO
-        /// transport's InterruptStatus.
-        var interruptStatus: UInt8 = 0
+        var interruptStatus = InterruptStatus()
         var generation: UInt32 = 0
         var activationCount: UInt64 = 0
         /// A configuration change's message is due; thread 0 sends it.

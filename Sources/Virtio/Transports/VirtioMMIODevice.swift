@@ -97,7 +97,7 @@ package final class VirtioMMIODevice: RegisterTarget, VirtioTransport {
         case Register.deviceFeatures: core.deviceFeatures()
         case Register.queueSizeMax: UInt32(core.selectedQueue?.sizeMax ?? 0)
         case Register.queueReady: core.selectedQueue?.isEnabled == true ? 1 : 0
-        case Register.interruptStatus: UInt32(core.state.withLock { $0.interruptStatus })
+        case Register.interruptStatus: UInt32(core.lookAtInterruptStatus())
         case Register.status: UInt32(core.status().rawValue)
         // There is no shared memory: its length reads as -1, and so does its base.
         case Register.sharedMemoryLengthLow...Register.sharedMemoryBaseHigh: .max
