@@ -27,6 +27,7 @@ final class TranslationBench {
     let direct: DirectPort
     let pageCount: Int
     private let dataPageCount: Int
+    private let isScattered: Bool
     /// Where in the host the mapped data is.
     let data: UnsafeMutableRawPointer
     let buffer: UnsafeMutableRawPointer
@@ -39,11 +40,13 @@ final class TranslationBench {
     ///   - pageCount: How many pages are mapped; a power of two, or one more or less.
     ///   - dataPageCount: How many pages of data there are, which the mapped ones are in turn; a power of two. Few of
     ///     them stay in the host's caches, so that what is measured is the translation.
+    ///   - isScattered: Whether pages in a row are apart in the data.
     ///   - isNested: Whether stage 2 stands behind stage 1: pages of 4 KiB and four levels likewise.
     ///   - change: Changes the SMMU; without, it is as the daemon has it.
     init(
         pageCount: Int = 2048,
         dataPageCount: Int? = nil,
+        isScattered: Bool = false,
         isNested: Bool = false,
         _ change: (inout SMMUv3Options) -> Void = { _ in }
     ) throws {
@@ -61,8 +64,12 @@ final class TranslationBench {
         )
         let physical = BareMachine.Layout.ram + Self.tableByteCount
         try machine.attach(Self.stream, isNested: isNested)
+        order = ShuffledOrder(pageCount)
+        self.isScattered = isScattered
+        var next = 0
         for page in 0..<UInt64(pageCount) {
-            let output = physical + (page % UInt64(self.dataPageCount)) << 12
+            let place = isScattered ? UInt64(order.next(&next)) : page
+            let output = physical + (place % UInt64(self.dataPageCount)) << 12
             try machine.map(Self.pages + page << 12, to: output, byteCount: 4096)
         }
         try machine.mapBlock(Self.block, to: physical)
@@ -73,7 +80,6 @@ final class TranslationBench {
         memset(data, 0x5A, Int(dataByteCount))
         buffer = .allocate(byteCount: Self.bufferByteCount, alignment: 4096)
         memset(buffer, 0xA5, Self.bufferByteCount)
-        order = ShuffledOrder(pageCount)
     }
 
     deinit { buffer.deallocate() }
@@ -120,9 +126,20 @@ final class TranslationBench {
 
     /// The floor of that.
     func copyInTurn(_ count: Int, pieceByteCount: Int) {
+        guard !isScattered else { return copyPagesInTurn(count, pieceByteCount: pieceByteCount) }
         for _ in 0..<count {
             copyOut(pieceByteCount, at: directPlace)
             directPlace = (directPlace + pieceByteCount) & (pageCount << 12 - 1)
+        }
+    }
+
+    /// The same where pages in a row are apart in the data.
+    private func copyPagesInTurn(_ count: Int, pieceByteCount: Int) {
+        for _ in 0..<count {
+            for page in 0..<(pieceByteCount >> 12) {
+                memcpy(buffer + page << 12, data + order.next(&directPlace) << 12, 4096)
+                smmud_compiler_barrier()
+            }
         }
     }
 

@@ -51,6 +51,7 @@ var translationBenchmarks: [Benchmark] {
         dma("dma-read-1MiB-block", 1 << 20, .read, in: TranslationBench.block),
         inTurn("dma-64MiB-by-4KiB", "read of 4 KiB, 64 MiB of 4 KiB pages in turn", 4096),
         inTurn("dma-64MiB-by-1MiB", "read of 1 MiB, 64 MiB of 4 KiB pages in turn", 1 << 20),
+        inTurn("dma-64MiB-apart", "the same, pages in a row apart in memory", 1 << 20, isScattered: true),
     ]
     return rows
 }
@@ -162,13 +163,18 @@ private func dma(
 }
 
 /// Much memory, piece by piece.
-private func inTurn(_ name: String, _ subject: String, _ byteCount: Int) -> Benchmark {
+private func inTurn(
+    _ name: String,
+    _ subject: String,
+    _ byteCount: Int,
+    isScattered: Bool = false
+) -> Benchmark {
     Benchmark(
         name: name,
         subject: subject,
         floor: "memcpy of the same pieces",
         prepare: {
-            let bench = try TranslationBench(pageCount: 16384)
+            let bench = try TranslationBench(pageCount: 16384, isScattered: isScattered)
             return (
                 { try bench.readInTurn($0, pieceByteCount: byteCount) },
                 { bench.copyInTurn($0, pieceByteCount: byteCount) }

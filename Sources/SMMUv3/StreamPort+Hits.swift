@@ -111,9 +111,23 @@ extension StreamPort {
         guard isCurrent(&look), !smmu.performance.countsTransactions else { return 0 }
         var run = CopyRun(own: own + offset, isWrite: kind == .write)
         var pieces: UInt64 = 0
+        // Whether the page before was followed by this one in the output, too.
+        var isInRow = true
+        var end: UInt64 = 0
         while run.byteCount < limit {
             let rest = limit &- run.byteCount
-            guard let found = translations(of: first &+ run.byteCount, rest, &look) else { break }
+            let input = first &+ run.byteCount
+            if !isInRow, let hit = pageApart(input, look) {
+                let lead = input & 0xFFF
+                let output = hit.outputBase | lead
+                let count = min(rest, 0x1000 &- lead)
+                guard run.append(output, count, bus) else { break }
+                pieces &+= 1
+                isInRow = output == end
+                end = output &+ count
+                continue
+            }
+            guard let found = translations(of: input, rest, &look) else { break }
             if run.append(found.output, found.byteCount, bus) {
                 pieces &+= found.pieceCount
             } else {
@@ -121,6 +135,8 @@ extension StreamPort {
                 guard found.pieceCount > 1, run.append(found.output, found.firstByteCount, bus) else { break }
                 pieces &+= 1
             }
+            isInRow = found.pieceCount > 1
+            end = found.output &+ found.byteCount
         }
         let moved = run.finish()
         slot.count(Counter.transactions, pieces)
@@ -307,6 +323,15 @@ extension StreamPort {
         slot.count(Counter.transactions)
         slot.count(access.kind == .read ? Counter.bytesRead : Counter.bytesWritten, access.last &+ 1)
         return true
+    }
+
+    /// What the TLB has of a page that is probably not followed by the next one in the output.
+    @inline(__always)  // Once for each such page of a transaction.
+    private func pageApart(_ input: UInt64, _ look: borrowing QuickLook) -> TLBHit? {
+        guard keepsTranslations, let hit = tlb.hitPage(input, look.plan.pointee.key) else { return nil }
+        // Copies push the sets out of the first caches.
+        if input & 0x3000 == 0 { tlb.prefetch(input &+ 32 &<< 12, look.plan.pointee.key) }
+        return hit.permissions.contains(look.needed) ? hit : nil
     }
 
     /// What the TLB or a quick walk makes of a canonical address, and the TLB of what follows it.

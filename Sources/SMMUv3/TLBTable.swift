@@ -97,6 +97,12 @@ struct TLBTable: @unchecked Sendable {
         return TLBEntry.hit(found.output, UInt64(truncatingIfNeeded: TLBEntry.log2Bytes(found.tag)))
     }
 
+    /// Has the set of a page of 4 KiB come into the caches, which is wanted soon.
+    @inline(__always)  // Once for each set of a long transaction.
+    func prefetch(_ address: UInt64, _ key: borrowing TLBKey) {
+        smmud_prefetch(line(setIndex(address &>> 12, key.mix)))
+    }
+
     /// The entry of an address; what it says is good if it ``isUnchanged(_:)``.
     @inline(__always)  // As above.
     func find(_ address: UInt64, _ key: borrowing TLBKey) -> Found? {

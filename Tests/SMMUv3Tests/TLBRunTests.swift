@@ -203,4 +203,72 @@ struct TLBTransactionTests {
             }
         }
     }
+
+    @Test("a long transaction over rows of pages and pages apart moves each byte once", arguments: 0..<8)
+    func rowsAndPagesApart(_ round: Int) throws {
+        var random = SplitMix(seed: 8400 + UInt64(round))
+        let guest = try TestGuest()
+        let tables = try guest.attachTables(6)
+        let pageCount = 48
+        let memory = guest.allocate(UInt64(4 * pageCount) << 12, alignment: 0x1000)
+        // Rows of one to six pages, each somewhere else.
+        var places = Array((0..<4 * pageCount).shuffled(using: &random).prefix(pageCount))
+        var page = 0
+        while page < pageCount {
+            let length = 1 + Int(random.next() % 6)
+            for step in 1..<length where page + step < pageCount {
+                let next = places[page + step - 1] + 1
+                guard next < 4 * pageCount, !places.contains(next) else { break }
+                places[page + step] = next
+            }
+            page += length
+        }
+        let base: UInt64 = 0x40_0000
+        for (page, place) in places.enumerated() {
+            try tables.map(base + UInt64(page) << 12, to: memory + UInt64(place) << 12)
+            for word in [0, 0xFF8] as [UInt64] {
+                try guest.poke(memory + UInt64(place) << 12 + word, UInt64(page) << 16 | word)
+            }
+        }
+        let port = guest.port(6)
+        var buffer = [UInt64](repeating: 0, count: pageCount << 9)
+        let lead = Int(random.next() % 0x1000) & ~7
+        func statistic(_ name: String) -> UInt64? {
+            guest.smmu.statistics.first { $0.name == name }?.value
+        }
+        for isFilled in [false, true] {
+            let before = try ["transactions", "tlb-hits"].map { try #require(statistic($0)) }
+            buffer = buffer.map { _ in 0 }
+            try buffer.withUnsafeMutableBytes {
+                try port.read(
+                    at: IOVirtualAddress(base + UInt64(lead)),
+                    into: UnsafeMutableRawBufferPointer(rebasing: $0[lead...]),
+                    .plain
+                )
+            }
+            let after = try ["transactions", "tlb-hits"].map { try #require(statistic($0)) }
+            #expect(after[0] - before[0] == UInt64(pageCount))
+            if isFilled { #expect(after[1] - before[1] == UInt64(pageCount)) }
+            for page in 0..<pageCount {
+                if page > 0 || lead == 0 { #expect(buffer[page << 9] == UInt64(page) << 16) }
+                #expect(buffer[page << 9 + 511] == UInt64(page) << 16 | 0xFF8, "page \(page)")
+            }
+        }
+        // A page in the middle that may not be written: what is before it has arrived.
+        let refused = 1 + Int(random.next() % UInt64(pageCount - 1))
+        let address = base + UInt64(refused) << 12
+        try tables.map(address, to: memory + UInt64(places[refused]) << 12, Leaf.readWrite | Leaf.readOnly)
+        try guest.sync(Raw.tlbiNHVA(address, asid: 1))
+        for index in buffer.indices { buffer[index] = UInt64(index) ^ 0xA5A5 }
+        let fault = #expect(throws: DMAFault.self) {
+            try buffer.withUnsafeBytes { try port.write($0, at: IOVirtualAddress(base), .plain) }
+        }
+        #expect(fault?.bytesTransferred == UInt64(refused) << 12)
+        #expect(fault?.cause == .event(0x13))
+        for page in 0..<pageCount {
+            let word = try guest.peek(memory + UInt64(places[page]) << 12 + 0xFF8)
+            let isWritten = page < refused
+            #expect(word == (isWritten ? UInt64(page << 9 + 511) ^ 0xA5A5 : UInt64(page) << 16 | 0xFF8))
+        }
+    }
 }
