@@ -67,7 +67,8 @@ import Virtio
 
     @Test("what was used between a driver's look at InterruptStatus and its acknowledgement interrupts again")
     func usedBeforeTheAcknowledgement() throws {
-        let queue = try driver.start(features: .max, queues: 1)[0]
+        // Without event indices each used buffer interrupts.
+        let queue = try driver.start(features: ~(1 << 29), queues: 1)[0]
         let disk = DiskDriver(driver, queue)
         _ = try disk.request(4, sector: 0)
         #expect(eventually { driver.line.isAsserted })
