@@ -1,6 +1,7 @@
 // Why a device interrupts, and how much of that its driver has seen.
 
-/// The PCI transport's ISR status, and the MMIO transport's InterruptStatus and InterruptACK (VIRTIO 1.2, 4.1.4.5, 4.2.2).
+/// The PCI transport's ISR status, and the MMIO transport's InterruptStatus and InterruptACK (VIRTIO 1.2, 4.1.4.5 and
+/// 4.2.2).
 ///
 /// Bit 0: used buffers; bit 1: configuration change.
 struct InterruptStatus: Sendable {
