@@ -108,12 +108,15 @@ final class QueueWorker {
 
     /// Looks for a command for a while, where that pays; whether there may be something to do.
     private func polls() throws(DMAFault) -> Bool {
-        try wait.looks { () throws(DMAFault) in
+        var isTail = true
+        let hasWork = try wait.looks { () throws(DMAFault) in
             if queue.isStopping || controller.isHalted { return true }
             let tail = try queue.shadow.load(port) ?? queue.tailValue
-            // What is no tail is for the look after this to report, once.
-            return tail != head && tail < queue.entryCount
+            isTail = tail < queue.entryCount
+            return tail != head
         }
+        // What is no tail ends the looking: it is reported before the sleep, once.
+        return hasWork && isTail
     }
 
     /// Sleeps until there may be something to do.
