@@ -160,43 +160,42 @@ var hostBenchmarks: [Benchmark] {
                 )
             }
         ),
-        Benchmark(
-            name: "host-two-threads",
-            subject: "loads from the first cache, two threads: one of them",
-            floor: "the same, one thread",
-            samplers: {
-                let (mine, theirs, companion) = (LoadChain(), LoadChain(), Companion())
-                nonisolated(unsafe) let other = theirs
-                return .init(
-                    subject: { count in
-                        companion.together({ other.run(count) }, mine: { mine.run(count) })
-                            / Double(2 * count)
-                    },
-                    floor: { try timed(mine.run, $0) },
-                    leastCount: 100_000
-                )
-            }
-        ),
+        twoThreads("host-two-threads", "loads from the first cache") {
+            let chain = LoadChain()
+            return { chain.run($0) }
+        },
         // Loads wait for each other; this does not. Where the host has put both CPUs on one core it has half the speed,
         // and so has whatever keeps a core busy.
-        Benchmark(
-            name: "host-two-cores",
-            subject: "work that fills a core, two threads: one of them",
-            floor: "the same, one thread",
-            samplers: {
-                let (mine, theirs, companion) = (Multiplications(), Multiplications(), Companion())
-                nonisolated(unsafe) let other = theirs
-                return .init(
-                    subject: { count in
-                        companion.together({ other.run(count) }, mine: { mine.run(count) })
-                            / Double(2 * count)
-                    },
-                    floor: { try timed(mine.run, $0) },
-                    leastCount: 100_000
-                )
-            }
-        ),
+        twoThreads("host-two-cores", "work that fills a core") {
+            let work = Multiplications()
+            return { work.run($0) }
+        },
     ]
+}
+
+/// Work that two threads do, each its own.
+private func twoThreads(
+    _ name: String,
+    _ subject: String,
+    _ prepare: @escaping () -> (Int) -> Void
+) -> Benchmark {
+    Benchmark(
+        name: name,
+        subject: "\(subject), two threads: one of them",
+        floor: "the same, one thread",
+        samplers: {
+            let (mine, companion) = (prepare(), Companion())
+            // The companion's alone.
+            nonisolated(unsafe) let theirs = prepare()
+            return .init(
+                subject: { count in
+                    companion.together({ theirs(count) }, mine: { mine(count) }) / Double(2 * count)
+                },
+                floor: { try timed(mine, $0) },
+                leastCount: 100_000
+            )
+        }
+    )
 }
 
 private final class Counter: Sendable {

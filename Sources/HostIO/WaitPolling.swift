@@ -48,6 +48,16 @@ package struct WaitPolling: Sendable {
         return now - began < limit
     }
 
+    /// Between two looks, after so many of them.
+    package static func pause(after looks: Int) {
+        if looks & 7 == 0 {
+            // Whoever else wants this processor gets it: maybe a device's thread, or the client's.
+            sched_yield()
+        } else {
+            for _ in 0..<8 { smmud_cpu_pause() }
+        }
+    }
+
     /// A wait has ended with work, after so long, polling or asleep.
     package mutating func ended(after duration: Int64) {
         let isShort = duration <= limit
@@ -88,12 +98,7 @@ package struct WorkWait: Sendable {
         repeat {
             if try hasWork() { return true }
             looks += 1
-            if looks & 7 == 0 {
-                // Whoever else wants this processor gets it.
-                sched_yield()
-            } else {
-                for _ in 0..<8 { smmud_cpu_pause() }
-            }
+            WaitPolling.pause(after: looks)
             last = now
             now = smmud_monotonic_nanoseconds()
         } while polling.goesOn(since: start, from: last, to: now)

@@ -103,12 +103,7 @@ struct MessageReader: ~Copyable {
                     return count
                 }
                 looks += 1
-                if looks & 7 == 0 {
-                    // Whoever else wants this processor gets it: maybe a device's thread, or the client's.
-                    sched_yield()
-                } else {
-                    for _ in 0..<8 { smmud_cpu_pause() }
-                }
+                WaitPolling.pause(after: looks)
                 last = now
                 now = smmud_monotonic_nanoseconds()
             } while polling.goesOn(since: began, from: last, to: now)
