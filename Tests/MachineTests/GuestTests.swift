@@ -175,6 +175,23 @@ struct QtestTests {
         }
     }
 
+    @Test("a line that waits for answers is not overtaken by one that is said once they are there")
+    func order() {
+        var order = QtestOrder()
+        order.open(7)
+        for number in 0..<QtestOrder.outstandingMax { #expect(order.admit(["\(number)"]) == 7) }
+        #expect(order.admit(["first"]) == nil)
+        // The thread has taken answers, and has not come to sending yet.
+        order.answer(10)
+        #expect(order.admit(["second"]) == nil)
+        #expect(order.take() == ["first", "second"])
+        #expect(order.admit(["third"]) == nil, "the thread is still sending")
+        #expect(order.take() == ["third"])
+        order.open(7)
+        #expect(order.admit(["fourth"]) == 7)
+        #expect(order.outstanding == QtestOrder.outstandingMax - 10 + 4)
+    }
+
     @Test("a line that the guest's controller has not is named, and not sent")
     func unknownLine() throws {
         var options = MachineOptions()

@@ -18,18 +18,12 @@ package final class QtestClient: Sendable {
     package static let interruptCount: UInt32 = 256
 
     private struct State: Sendable {
-        /// What waits to be sent by the thread.
-        var lines: [String] = []
-        /// QEMU's socket while lines may be sent to it by anybody: nothing is being sent by the thread.
-        var idleSocket: CInt?
-        /// How many commands have no answer yet.
-        var outstanding = 0
+        var order = QtestOrder()
         /// What of a line did not fit the socket's buffer: it goes before all else.
         var rest: [UInt8] = []
         /// The level of each SPI that was ever set, for a QEMU that comes later.
         var levels: [UInt32: Bool] = [:]
         var isStopping = false
-        var droppedCount = 0
     }
 
     private let path: String
@@ -38,9 +32,6 @@ package final class QtestClient: Sendable {
     private let state = Mutex(State())
     private let wake: WakeEvent
     private let thread = Mutex<SystemThread.Handle?>(nil)
-
-    /// More than a guest that answers at all ever has outstanding.
-    private static let lineCountMax = 65536
 
     /// - Parameters:
     ///   - path: QEMU's socket (`-qtest unix:PATH,server=on,wait=off`).
@@ -100,19 +91,15 @@ package final class QtestClient: Sendable {
     private func say(_ make: (inout State) -> [String]) {
         let mustWake = state.withLock { state in
             let lines = make(&state)
-            guard let socket = state.idleSocket, state.outstanding + lines.count <= Self.outstandingMax else {
-                append(lines, &state)
-                return true
-            }
             // The first command after a while: the thread has to look for its answer, but not at once.
-            let mustWake = state.outstanding == 0
-            state.outstanding += lines.count
+            let mustWake = state.order.outstanding == 0
+            guard let socket = state.order.admit(lines) else { return true }
             let bytes = Array(lines.joined().utf8)
             let sent = Self.sendAtOnce(bytes[...], socket)
             guard sent < bytes.count else { return mustWake }
             // Full, or gone, which is the thread's to find out.
             state.rest = Array(bytes[sent...])
-            state.idleSocket = nil
+            state.order.close()
             return true
         }
         if mustWake { wake.signal() }
@@ -126,15 +113,6 @@ package final class QtestClient: Sendable {
                 Glibc.send(socket, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL) | CInt(MSG_DONTWAIT))
             }
         )
-    }
-
-    private func append(_ lines: [String], _ state: inout State) {
-        guard state.lines.count + lines.count <= Self.lineCountMax else {
-            // A QEMU that is stopped takes nothing; what counts when it goes on are the levels, and those are kept.
-            state.droppedCount += lines.count
-            return
-        }
-        state.lines.append(contentsOf: lines)
     }
 
     // MARK: The thread
@@ -179,8 +157,6 @@ package final class QtestClient: Sendable {
         return descriptor
     }
 
-    /// How many commands may be without an answer.
-    private static let outstandingMax = 512
     /// From how many answers on they are taken at once; fewer are worth no wake-up of their own.
     private static let answersWorthReading = 128
     private static let answerDelayMilliseconds: CInt = 20
@@ -190,15 +166,13 @@ package final class QtestClient: Sendable {
         // What waited is told in its order: an edge before QEMU was there must not be lost. The levels that stand
         // come after it, because not every line of them need be among what waited.
         state.withLock { state in
-            for (number, isAsserted) in state.levels.sorted(by: { $0.key < $1.key }) {
-                state.lines.append(interruptLine(number, isAsserted))
-            }
-            state.outstanding = 0
+            let levels = state.levels.sorted { $0.key < $1.key }
+            state.order.begin(levels.map { interruptLine($0.key, $0.value) })
         }
         // Before the socket is closed nobody may send to it any more; half a line is of no use to the next QEMU.
         defer {
             state.withLock { state in
-                state.idleSocket = nil
+                state.order.close()
                 state.rest = []
             }
         }
@@ -216,7 +190,7 @@ package final class QtestClient: Sendable {
             // Answers are waited for where many are due. Few are taken after a while: nobody waits for them.
             let isDue = outstanding >= Self.answersWorthReading
             entries[0].events = isDue ? Int16(POLLIN) : 0
-            entries[1].events = outstanding < Self.outstandingMax ? Int16(POLLIN) : 0
+            entries[1].events = outstanding < QtestOrder.outstandingMax ? Int16(POLLIN) : 0
             let delay = isDue || outstanding == 0 ? -1 : Self.answerDelayMilliseconds
             let count = poll(&entries, 2, delay)
             guard count >= 0 || errno == EINTR else { return }
@@ -233,13 +207,10 @@ package final class QtestClient: Sendable {
     private func take(for socket: CInt) -> (bytes: [UInt8], outstanding: Int)? {
         state.withLock { state in
             guard !state.isStopping else { return nil }
-            let count = max(0, min(Self.outstandingMax - state.outstanding, state.lines.count))
-            let bytes = state.rest + Array(state.lines[..<count].joined().utf8)
+            let bytes = state.rest + Array(state.order.take().joined().utf8)
             state.rest = []
-            state.lines.removeFirst(count)
-            state.outstanding += count
-            state.idleSocket = bytes.isEmpty && state.lines.isEmpty ? socket : nil
-            return (bytes, state.outstanding)
+            if bytes.isEmpty { state.order.open(socket) }
+            return (bytes, state.order.outstanding)
         }
     }
 
@@ -264,9 +235,70 @@ package final class QtestClient: Sendable {
         let count = recv(socket, &bytes, bytes.count, CInt(MSG_DONTWAIT))
         guard count > 0 else { return count < 0 && (errno == EINTR || errno == EAGAIN) }
         let (answered, refusals) = answers.take(bytes[..<count])
-        state.withLock { $0.outstanding = max(0, $0.outstanding - answered) }
+        state.withLock { $0.order.answer(answered) }
         for refusal in refusals { logger.warning("qtest: QEMU answers \"\(refusal)\"") }
         return true
+    }
+}
+
+/// Who sends what, so that lines go out in the order in which they were said.
+package struct QtestOrder: Sendable {
+    /// How many commands may be without an answer.
+    package static let outstandingMax = 512
+    /// More than a guest that answers at all ever has outstanding.
+    package static let lineCountMax = 65536
+
+    /// What waits to be sent by the thread.
+    package private(set) var lines: [String] = []
+    /// How many commands have no answer yet.
+    package private(set) var outstanding = 0
+    /// QEMU's socket while lines may be sent to it by anybody: nothing waits, and nothing is being sent by the thread.
+    private(set) var idleSocket: CInt?
+
+    /// Nothing waits, and nobody may send yet.
+    package init() {}
+
+    /// Where lines are to be sent at once; nil where they wait for the thread.
+    package mutating func admit(_ lines: [String]) -> CInt? {
+        if let idleSocket, outstanding + lines.count <= Self.outstandingMax {
+            outstanding += lines.count
+            return idleSocket
+        }
+        // From the first line that waits on all do, until the thread has sent it: answers may come before it does so.
+        close()
+        // A QEMU that is stopped takes nothing; what counts when it goes on are the levels, and those are kept.
+        if self.lines.count + lines.count <= Self.lineCountMax { self.lines.append(contentsOf: lines) }
+        return nil
+    }
+
+    /// What the thread is to send now.
+    package mutating func take() -> [String] {
+        close()
+        let count = max(0, min(Self.outstandingMax - outstanding, lines.count))
+        defer { lines.removeFirst(count) }
+        outstanding += count
+        return Array(lines[..<count])
+    }
+
+    /// The thread has sent all that it took; anybody may send, unless more waits.
+    package mutating func open(_ socket: CInt) {
+        idleSocket = lines.isEmpty ? socket : nil
+    }
+
+    /// What is said from here on waits for the thread.
+    package mutating func close() {
+        idleSocket = nil
+    }
+
+    /// Another QEMU owes no answers, and is told these lines after all that waits.
+    package mutating func begin(_ levels: [String]) {
+        lines += levels
+        outstanding = 0
+    }
+
+    /// Answers came.
+    package mutating func answer(_ count: Int) {
+        outstanding = max(0, outstanding - count)
     }
 }
 
