@@ -43,6 +43,8 @@ final class PCIFunctionPort: DMAPort {
         return try port.lend(ranges, for: direction, attributes, body)
     }
 
+    func rest() { port.rest() }
+
     private func check(_ address: IOVirtualAddress) throws(DMAFault) {
         guard gate.isOpen else { throw DMAFault(cause: .aborted, address: address, bytesTransferred: 0) }
     }

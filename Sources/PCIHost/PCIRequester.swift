@@ -80,6 +80,8 @@ package final class RequesterPort: DMAPort {
         return try current(address).lend(ranges, for: direction, attributes, body)
     }
 
+    package func rest() { port?.rest() }
+
     @inline(__always)  // A load and a compare on the way of each transaction.
     private func current(_ address: IOVirtualAddress) throws(DMAFault) -> any DMAPort {
         let word = requester.current

@@ -86,6 +86,8 @@ package final class StreamPort: DMAPort {
         known.deallocate()
     }
 
+    package func rest() { smmu.tracker.rest() }
+
     // MARK: DMA
 
     package func read(

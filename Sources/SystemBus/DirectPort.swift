@@ -24,6 +24,8 @@ public final class DirectPort: DMAPort {
 
     deinit { tracker.releaseSlot(slot) }
 
+    public func rest() { tracker.rest() }
+
     public func read(
         at address: IOVirtualAddress,
         into buffer: UnsafeMutableRawBufferPointer,

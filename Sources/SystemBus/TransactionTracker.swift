@@ -27,6 +27,8 @@ import Synchronization
 /// need not look for those that were last entered by the thread that waits, and are not inside: nothing that this
 /// thread has done is hidden from it.
 ///
+/// A thread that is about to sleep takes its requesters off the list itself (``rest()``).
+///
 /// Nor must those that are busy be interrupted, which costs them more than thousands of transactions. Each executes a
 /// fence after every sixteenth transaction, and counts it. A waiter that sees two more than at its beginning
 /// knows that the second came after the invalidation: what began before that fence is over, and what begins after
@@ -242,6 +244,27 @@ public final class TransactionTracker: Sendable {
     @inline(__always)  // Once for each CMD_SYNC.
     private static func isOwn(_ words: UnsafeMutablePointer<UInt64>) -> Bool {
         smmud_load_u64(words + activeThread) == smmud_thread() && smmud_load_u64(words) & 1 == 0
+    }
+
+    /// Takes the calling thread's requesters off the list of the active: it is about to sleep, and inside none.
+    ///
+    /// What they did is over. Each finds that it is off the list when it enters next, and looks at the caches after
+    /// the fence that follows.
+    public func rest() {
+        // Who is on the list for this thread was put there by it: it need not look further where nobody is.
+        guard soleActive.load(ordering: .relaxed) != 0 else { return }
+        storage.withLock { storage in
+            var index = 0
+            while index < storage.slots.active.count {
+                let words = storage.slots.active[index].words
+                guard Self.isOwn(words) else {
+                    index += 1
+                    continue
+                }
+                smmud_store_u64(words + Self.activeThread, 0)
+                remove(at: index, from: &storage.slots)
+            }
+        }
     }
 
     /// Waits until every transaction that was in flight when this was called has left.

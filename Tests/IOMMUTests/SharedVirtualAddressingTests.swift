@@ -218,7 +218,8 @@ struct SharedVirtualAddressingTests {
             try setup.process.unmap(#require(AddressRange(start: Self.heap, byteCount: 0x1000)))
         }
         try setup.sva.unbind(bond)
-        #expect(setup.driver.device.asids.usedCount == 0)
+        // Whoever handled the page fault may hold the domain for a moment longer than the transaction waited.
+        #expect(Self.eventually { setup.driver.device.asids.usedCount == 0 })
     }
 
     @Test func theCDsAreTheKernels() throws {

@@ -211,6 +211,7 @@ struct InFlightTests {
                     } catch {
                         race.faulted.increment()
                     }
+                    if index > 0, random.next() % 4 == 0 { port.rest() }
                 }
             }
         }

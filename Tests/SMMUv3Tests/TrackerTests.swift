@@ -209,6 +209,52 @@ struct IdleRequesterTests {
         for slot in slots { tracker.releaseSlot(slot) }
     }
 
+    @Test("a thread that is about to sleep leaves nobody to wait for, and enters again as the first time")
+    func rest() {
+        let tracker = TransactionTracker()
+        let slots = (0..<4).map { _ in tracker.acquireSlot() }
+        slots[3].enter()
+        for _ in 0..<3 {
+            TestThread {
+                for slot in slots[..<2] {
+                    slot.enter()
+                    slot.leave()
+                }
+                slots[2].enter()
+                tracker.rest()
+            }
+            .join()
+            #expect(!tracker.isIdle, "one is inside, and one is another thread's")
+            TestThread {
+                slots[2].leave()
+                slots[2].enter()
+                slots[2].leave()
+                tracker.rest()
+            }
+            .join()
+            #expect(tracker.waitShortlyForTransactionsInFlight() == nil, "the last one is inside")
+            TestThread {
+                slots[0].enter()
+                slots[0].leave()
+            }
+            .join()
+            slots[3].leave()
+            tracker.rest()
+            #expect(!tracker.isIdle, "the other thread did not say that it sleeps")
+            TestThread {
+                slots[0].enter()
+                slots[0].leave()
+                tracker.rest()
+            }
+            .join()
+            #expect(tracker.isIdle)
+            slots[3].enter()
+            #expect(!tracker.isIdle)
+        }
+        slots[3].leave()
+        for slot in slots { tracker.releaseSlot(slot) }
+    }
+
     @Test("one that is inside keeps its place, and one that comes back has it again")
     func inside() {
         let tracker = TransactionTracker()

@@ -123,7 +123,10 @@ final class QueueWorker {
     private func sleep() throws(DMAFault) {
         queue.prepareToSleep()
         let tail = try queue.shadow.arm(head, port).map { checked($0) } ?? queue.tailValue
-        if tail == head, !queue.isStopping { queue.wake.wait() }
+        if tail == head, !queue.isStopping {
+            port.rest()
+            queue.wake.wait()
+        }
         queue.awake()
     }
 

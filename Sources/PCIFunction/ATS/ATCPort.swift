@@ -137,6 +137,8 @@ package final class ATCPort: DMAPort {
         return try port.lend(translated, for: direction, TransactionAttributes(isTranslated: true), body)
     }
 
+    package func rest() { port.rest() }
+
     /// Moves bytes, piece by piece: each is what one translation covers.
     @inline(__always)  // Its closure must not become a heap object.
     private func transfer(

@@ -93,6 +93,8 @@ final class GatedPort: DMAPort {
         return try port.lend(ranges, for: direction, attributes, body)
     }
 
+    func rest() { port.rest() }
+
     /// Runs `body`, which interrupts the driver, unless the queue was stopped meanwhile.
     func interrupt(_ body: () -> Void) {
         guard gate.enter(activation) else { return }

@@ -84,6 +84,7 @@ final class VirtioThread: Sendable {
             } catch {
                 fail(core, error, &active)
             }
+            port.rest()
             wait(for: worker)
         }
     }
