@@ -182,8 +182,18 @@ extension Benchmark {
     {
         guard unit == .nanoseconds else { return 1 }
         var count = leastCount
-        while try sampler(count) * Double(count) < effort.sampleNanoseconds { count *= 2 }
-        return count
+        while true {
+            let duration = try sampler(count) * Double(count)
+            // The first sample is cold, and each may have been held up: so short a one has to be as long three times.
+            let isLong = duration >= 20 * effort.sampleNanoseconds
+            if try isLong || duration >= effort.sampleNanoseconds && staysLong(sampler, count, effort) { return count }
+            count *= 2
+        }
+    }
+
+    private func staysLong(_ sampler: (Int) throws -> Double, _ count: Int, _ effort: Effort) throws -> Bool {
+        for _ in 0..<2 where try sampler(count) * Double(count) < effort.sampleNanoseconds { return false }
+        return true
     }
 }
 
