@@ -186,7 +186,9 @@ extension Benchmark {
             let duration = try sampler(count) * Double(count)
             // The first sample is cold, and each may have been held up: so short a one has to be as long three times.
             let isLong = duration >= 20 * effort.sampleNanoseconds
-            if try isLong || duration >= effort.sampleNanoseconds && staysLong(sampler, count, effort) { return count }
+            if try isLong || duration >= effort.sampleNanoseconds && staysLong(sampler, count, effort) {
+                return count
+            }
             count *= 2
         }
     }
