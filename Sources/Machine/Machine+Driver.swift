@@ -3,12 +3,13 @@
 package import ControlProtocol
 import DeviceTree
 import IOMMU
+import SMMUv3
 
 extension Machine {
     /// Has the machine's own driver take the SMMUs, where the options say so, and attach every endpoint.
     ///
     /// An SMMU that the driver cannot take is left off; ``driverState(ofSMMU:)`` says why. What one endpoint's tree
-    /// asks of an SMMU that it cannot have does not stop the others.
+    /// asks of an SMMU that it cannot have does not stop the others. The calling thread executes the commands.
     ///
     /// - Returns: What did not work, a sentence each.
     @discardableResult
@@ -24,10 +25,12 @@ extension Machine {
         }
         for endpoint in endpoints {
             guard let index = endpoint.smmuIndex, case .running = system.driverState(index) else { continue }
-            do {
-                _ = try system.managed(endpoint)
-            } catch {
-                complaints.append("\(endpoint.name): not attached: \(error.message)")
+            smmus[index].model.lendingTime {
+                do throws(ControlError) {
+                    _ = try system.managed(endpoint)
+                } catch {
+                    complaints.append("\(endpoint.name): not attached: \(error.message)")
+                }
             }
         }
         return complaints

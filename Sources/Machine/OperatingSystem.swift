@@ -128,26 +128,30 @@ final class OperatingSystem: Sendable {
         }
         options.interruptHandling = machine.options.smmu.commandExecution == .inline ? .inline : .threads
         options.logSink = { line in log.append(line, from: node.path) }
-        let lines = smmu.model.lines
         do throws(SMMUDriverError) {
-            return .running(
-                try SMMUv3Driver(
+            var driver: SMMUv3Driver?
+            // Nothing is in flight yet: its commands need not wait for a thread to wake up, or to be there.
+            try smmu.model.lendingTime { () throws(SMMUDriverError) in
+                driver = try SMMUv3Driver(
                     access: machine.bus,
                     registerBase: PhysicalAddress(node.architectedRegisters.first),
                     registerByteCount: node.registers.byteCount,
                     frames: frames,
-                    interrupts: lines.combined.map { .combined($0) }
-                        ?? .named(
-                            eventq: lines.eventQueue,
-                            gerror: lines.globalError,
-                            priq: lines.pageRequestQueue
-                        ),
+                    interrupts: interrupts(of: smmu.model),
                     options: options
                 )
-            )
+            }
+            guard let driver else { preconditionFailure("the driver is there where it was not refused") }
+            return .running(driver)
         } catch {
             return .failed(error)
         }
+    }
+
+    private static func interrupts(of smmu: SMMUv3) -> SMMUInterrupts {
+        let lines = smmu.lines
+        return lines.combined.map { .combined($0) }
+            ?? .named(eventq: lines.eventQueue, gerror: lines.globalError, priq: lines.pageRequestQueue)
     }
 
     /// `/soc/iommu@2b400000` as the kernel names its device: `2b400000.iommu`.

@@ -33,9 +33,19 @@ extension SMMUv3 {
             // One that fails has done nothing, and what it stops and tells of is the thread's to do.
             if case .failed = execute(command, of: nil) { return nil }
             return .done
+        // Structures and the tables that they are behind, a few reads: of memory that is here.
+        case .prefetchConfig where !isMemoryElsewhere:
+            if case .failed = execute(command, of: nil) { return nil }
+            return .done
         case .sync: return synchronizeAtOnce(command)
         default: return nil
         }
+    }
+
+    private var isMemoryElsewhere: Bool {
+        commandSlot.enter()
+        defer { commandSlot.leave() }
+        return busView.hasRemoteMemory
     }
 
     private func synchronizeAtOnce(_ command: Command) -> CommandOutcome? {

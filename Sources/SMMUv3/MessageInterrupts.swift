@@ -171,8 +171,7 @@ extension SMMUv3 {
             commandSlot.leave()
             if !isDelivered {
                 registers.withLock { registers in
-                    guard registers.epoch == epoch, !registers.activeErrors.msiCmdqAbtErr else { return }
-                    raiseGlobalError(in: &registers) { $0.msiCmdqAbtErr.toggle() }
+                    if registers.epoch == epoch { reportAbortOfSyncMessage(in: &registers) }
                 }
                 sendMessages()
             }
@@ -182,6 +181,12 @@ extension SMMUv3 {
             return
         }
         pulse(interrupts.commandSync)
+    }
+
+    /// The write of a CMD_SYNC's message aborted: MSI_CMDQ_ABT_ERR becomes active if it is not.
+    func reportAbortOfSyncMessage(in registers: inout RegisterFile) {
+        guard !registers.activeErrors.msiCmdqAbtErr else { return }
+        raiseGlobalError(in: &registers) { $0.msiCmdqAbtErr.toggle() }
     }
 
     /// One edge on an output's own line, or on the combined one.

@@ -68,8 +68,6 @@ package final class SMMUv3: Sendable {
     let counters = Counters()
     let performance = PerformanceCounting()
     let commandProcessor: CommandProcessor
-    /// Whether all that the command processor executes is SMMU_CMDQ's.
-    let hasOneCommandQueue: Bool
     let atsEndpoints = ATSEndpoints()
     /// Those of SMMU_CMDQ, then those of each enhanced command queue: a CMD_SYNC is for its own queue alone.
     let atcInvalidations: [ATCInvalidations]
@@ -104,7 +102,6 @@ package final class SMMUv3: Sendable {
             RegisterFile(identification: identification, options: options)
         )
         commandProcessor = CommandProcessor(execution: options.commandExecution)
-        hasOneCommandQueue = !identification.idr1.ecmdq && !identification.idr0.atos
         atcInvalidations = (0...identification.enhancedQueueCount).map { _ in
             ATCInvalidations(timeoutMilliseconds: options.atcInvalidationTimeoutMilliseconds)
         }

@@ -32,6 +32,25 @@ extension SMMUv3 {
         translationCache.invalidate(scope)
     }
 
+    /// The same for one with a range of pages.
+    ///
+    /// - Returns: false, having done nothing, where there are more than `limit`, or the range is reserved.
+    @inline(never)  // Keeps the way of a page small.
+    func invalidateRange(of command: Command, upTo limit: UInt64) -> Bool {
+        guard let addresses = virtualScope(of: command), let granule = addresses.granule,
+            (addresses.last &- addresses.first) &>> UInt64(granule.log2Bytes) < limit
+        else { return false }
+        let scope = TranslationCache.Scope.address(
+            .nsEL1,
+            vmid: identification.idr0.s2P ? command.vmid : 0,
+            asid: command.asid,
+            addresses
+        )
+        if !command.leaf { walkCache.invalidate(scope) }
+        translationCache.invalidate(scope)
+        return true
+    }
+
     /// Whether a CMD_TLBI_* leaves tables alone: by address, with Leaf == 1.
     private func isLeafOnly(_ command: Command) -> Bool {
         switch command.opcode {

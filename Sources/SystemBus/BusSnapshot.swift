@@ -182,6 +182,9 @@ public struct BusView: @unchecked Sendable {
         )
     }
 
+    /// Whether some memory in the map is a peer's, so that an access may have to wait for it; for an access under way.
+    public var hasRemoteMemory: Bool { !snapshot.pointee.remotes.isEmpty }
+
     /// All RAM in one piece that an address lies in, and the address of its first byte; nil where there is none.
     public func hostMemory(containing address: PhysicalAddress) -> (first: UInt64, span: HostSpan)? {
         guard let record = snapshot.pointee.ram(containing: address.rawValue) else { return nil }

@@ -74,12 +74,14 @@ enum Daemon {
         } catch {
             throw Failure(.host, "no file descriptor: \(error.description)")
         }
-        var services: [any Service] = [
-            MachineService(machine: machine), SocketService(server: control), SocketService(server: dma),
+        var services = [
+            NamedService("machine", MachineService(machine: machine)),
+            NamedService("control", SocketService(server: control)),
+            NamedService("dma", SocketService(server: dma)),
         ]
         services += try GuestServices.make(configuration, machine, logger)
-        services.append(StallService(machine: machine))
-        services.append(ReadinessService { announce(configuration) })
+        services.append(NamedService("stalls", StallService(machine: machine)))
+        services.append(NamedService("readiness", ReadinessService { announce(configuration) }))
         let group = ServiceGroup(
             // Stopped from the last to the first: what DMA there is has ended when the machine stops.
             services: services,

@@ -18,14 +18,14 @@ enum GuestServices {
 
     static func make(_ configuration: DaemonConfiguration, _ machine: Machine, _ logger: Logger)
         throws(Failure)
-        -> [any Service]
+        -> [NamedService]
     {
-        var services: [any Service] = []
+        var services: [NamedService] = []
         do throws(Errno) {
             if let qtest = configuration.qtest {
                 let client = try QtestClient(path: qtest.path, controller: qtest.controller, logger: logger)
                 for complaint in machine.connect(client) { logger.warning("\(complaint)") }
-                services.append(QtestService(client: client))
+                services.append(NamedService("qtest", QtestService(client: client)))
             }
         } catch {
             throw Failure(.host, "no file descriptor: \(error.description)")
@@ -68,7 +68,7 @@ enum GuestServices {
         _ pollMicroseconds: Int,
         _ logger: Logger,
         _ makeMemory: @escaping @Sendable () -> any VFIOUserMemory
-    ) throws(Failure) -> VFIOUserService {
+    ) throws(Failure) -> NamedService {
         let listener: UnixListener
         do throws(ListenerError) {
             listener = try UnixListener(path: directory + "/" + name)
@@ -78,15 +78,14 @@ enum GuestServices {
         var configuration = VFIOUserServer.Configuration(name: name)
         configuration.pollMicroseconds = pollMicroseconds
         do throws(Errno) {
-            return VFIOUserService(
-                server: try VFIOUserServer(
-                    configuration,
-                    device: device,
-                    listener: listener,
-                    logger: logger,
-                    makeMemory: makeMemory
-                )
+            let server = try VFIOUserServer(
+                configuration,
+                device: device,
+                listener: listener,
+                logger: logger,
+                makeMemory: makeMemory
             )
+            return NamedService(name, VFIOUserService(server: server))
         } catch {
             throw Failure(.host, "no file descriptor: \(error.description)")
         }

@@ -5,6 +5,22 @@ import Machine
 import ServiceLifecycle
 import Synchronization
 
+/// A service with a name for the log.
+///
+/// A group of services prints each of them to have a name for it, for which the runtime looks through the
+/// conformances of every library, for each type of service anew: a millisecond of the start. So there is one type, and
+/// it has what is looked for first.
+struct NamedService: Service, TextOutputStreamable {
+    private let name: String
+    private let service: any Service
+
+    init(_ name: String, _ service: any Service) { (self.name, self.service) = (name, service) }
+
+    func write<Target: TextOutputStream>(to target: inout Target) { target.write(name) }
+
+    func run() async throws { try await service.run() }
+}
+
 /// A socket that is served until the daemon stops.
 struct SocketService: Service {
     let server: SocketServer

@@ -31,9 +31,13 @@ struct CommandRunTests {
         guest.smmu.statistics.first { $0.name == name }?.value ?? 0
     }
 
-    @Test("each CMD_SYNC is signalled with CONS just past it, however many commands one write brings")
-    func consAtEachSync() throws {
-        let guest = try TestGuest()
+    @Test(
+        "each CMD_SYNC is signalled with CONS just past it, however many commands one write brings",
+        arguments: [false, true]
+    )
+    func consAtEachSync(_ hasMessage: Bool) throws {
+        let guest = try TestGuest(MessageTests.setup)
+        let word = guest.allocate(64)
         let sink = ConsumerSink(guest.bus)
         let line = try #require(guest.smmu.lines.commandSync)
         line.connect(sink)
@@ -42,13 +46,15 @@ struct CommandRunTests {
         for round in 0..<60 {
             for index in 0..<(1 + round % 11) {
                 for _ in 0..<(index % 4) { try guest.queue(Raw.tlbiNHVA(0x1000, asid: 1)) }
-                try guest.queue(Raw.sync(cs: 1))
+                try guest.queue(hasMessage ? MessageTests.sync(word, guest.commandProd) : Raw.sync(cs: 1))
                 expected.append(guest.commandProd)
             }
             try guest.ring()
             #expect(try guest.commandCons == guest.commandProd)
         }
         #expect(sink.all == expected)
+        let last = hasMessage ? (guest.commandProd - 1) & 0x7F : 0
+        #expect(try guest.peek(word) == last)
     }
 
     @Test("an illegal command in the middle: what is before it is done and counted, nothing behind it")

@@ -91,6 +91,48 @@ struct LentCommandTests {
         #expect(Self.statistic("syncs", guest) == before + 20)
     }
 
+    /// Memory of a peer that answers when it is told to.
+    private final class SlowPeer: RemoteMemory {
+        let asked = Count()
+        let opened = Flag()
+
+        func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) -> Bool {
+            asked.increment()
+            opened.wait()
+            for index in buffer.indices { buffer[index] = 0 }
+            return true
+        }
+        func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) -> Bool { true }
+    }
+
+    @Test("a CMD_PREFETCH_CONFIG is the writer's, and the thread's where a peer keeps memory to itself")
+    func prefetch() throws {
+        let guest = try InFlightTests.threadGuest()
+        _ = try guest.attachTables(5)
+        let before = Self.statistic("config-resident-cds", guest)
+        try guest.queue(RawCommand(low: 0x1 | 5 << 32))
+        try guest.queue(Raw.sync())
+        try Self.ring(guest)
+        #expect(try guest.commandCons == guest.commandProd)
+        #expect(Self.statistic("config-resident-cds", guest) == before + 1)
+        let peer = SlowPeer()
+        let range = try #require(AddressRange(start: 0x1_0000_0000, byteCount: 0x1000))
+        try guest.bus.addRemote(peer, at: range, isWritable: true, name: "peer")
+        // A CD that the peer has.
+        var ste = STEWords()
+        ste.s1ContextPtr = range.first
+        try guest.setSTE(6, ste)
+        try guest.queue(RawCommand(low: 0x1 | 6 << 32))
+        try guest.queue(Raw.sync())
+        // This would not return if the caller waited.
+        try Self.ring(guest)
+        #expect(try guest.commandCons == guest.commandProd - 2)
+        peer.asked.wait(for: 1)
+        peer.opened.set()
+        try guest.waitForCommands()
+        #expect(try guest.activeErrors == 0)
+    }
+
     @Test("what fails, and what has to ask somebody, is the thread's")
     func others() throws {
         let guest = try InFlightTests.threadGuest()
