@@ -53,6 +53,8 @@ package final class StreamPort: DMAPort {
     private let executesInline: Bool
     /// A port keeps what the SMMU's own caches could keep, and nothing where there are none.
     let keepsTranslations: Bool
+    /// Which caches its walks go by.
+    let caches: WalkCaches
     /// The SMMU's, which it keeps alive.
     let generations: InvalidationCounts
     /// The SMMU's, which it keeps alive.
@@ -77,6 +79,7 @@ package final class StreamPort: DMAPort {
         generations = smmu.invalidationGeneration.counts
         tlb = smmu.translationCache.table
         keepsTranslations = smmu.options.tlbEntries > 0
+        caches = smmu.walkCaches(.cached)
     }
 
     deinit {
@@ -121,7 +124,21 @@ package final class StreamPort: DMAPort {
         _ byteCount: Int,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
-        if copyWithinPage(.read, address, own, byteCount, attributes) { return }
+        switch copyWithinPage(.read, address, own, byteCount, attributes) {
+        case .done: return
+        case .byWalk: try readByWalk(at: address, own, byteCount, attributes)
+        case .atLength: try readAtLength(at: address, own, byteCount, attributes)
+        }
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func readByWalk(
+        at address: IOVirtualAddress,
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if walkWithinPage(.read, address, own, byteCount, attributes) { return }
         try readAtLength(at: address, own, byteCount, attributes)
     }
 
@@ -159,7 +176,21 @@ package final class StreamPort: DMAPort {
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
-        if copyWithinPage(.write, address, own, byteCount, attributes) { return }
+        switch copyWithinPage(.write, address, own, byteCount, attributes) {
+        case .done: return
+        case .byWalk: try writeByWalk(own, byteCount, at: address, attributes)
+        case .atLength: try writeAtLength(own, byteCount, at: address, attributes)
+        }
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func writeByWalk(
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if walkWithinPage(.write, address, own, byteCount, attributes) { return }
         try writeAtLength(own, byteCount, at: address, attributes)
     }
 

@@ -190,7 +190,7 @@ struct TLBTransactionTests {
                 let resolved = try guest.smmu.resolveStream(transaction, controls, .cached, &accesses)
                 var walk = guest.smmu.makeQuickWalk(resolved.plan, .cached, controls.generation)
                 try #require(
-                    guest.smmu.walkQuickly(base + address, EffectiveAccess(transaction), &walk),
+                    guest.smmu.walkQuickly(base + address, EffectiveAccess(transaction).required, &walk),
                     "\(index), \(address)"
                 )
                 #expect(walk.words(of: base + address) == TLBEntry.Words(walk.entry(of: base + address)))
