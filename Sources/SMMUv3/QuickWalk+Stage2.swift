@@ -125,33 +125,10 @@ extension SMMUv3 {
     /// Keeps ``QuickWalk/second`` in the TLB.
     ///
     /// - Returns: Whether all that was read so far was there.
-    @inline(never)  // Keeps the walk small.
+    @inline(__always)  // By one caller.
     private func keepStage2(_ ipa: UInt64, _ walk: inout QuickWalk) -> Bool {
         guard walk.reader.isIntact else { return false }
-        let half = walk.plan.pointee.stage2
-        let base = ipa & (UInt64.max &<< walk.second.log2Bytes)
-        let log2Bytes = UInt8(truncatingIfNeeded: walk.second.log2Bytes)
-        translationCache.fill(
-            CachedTranslation(
-                inputBase: base,
-                outputBase: walk.second.output & (UInt64.max &<< walk.second.log2Bytes),
-                intermediateBase: base,
-                log2Bytes: log2Bytes,
-                firstStageLog2Bytes: log2Bytes,
-                level: UInt8(
-                    truncatingIfNeeded: half.pointee.level(ofEntriesCovering: walk.second.log2Bytes)
-                ),
-                granule: half.pointee.granule,
-                isGlobal: false,
-                tag: walk.plan.pointee.stage2Tag,
-                stage1Permissions: .all,
-                stage2Permissions: walk.second.permissions,
-                isWritableClean: walk.second.isWritableClean,
-                memoryAttribute: walk.second.memoryAttribute,
-                shareability: half.pointee.shareability(of: walk.second.leaf)
-            ),
-            walkedAt: walk.generation
-        )
+        translationCache.fillStage2(&walk, of: ipa)
         walk.descriptorsKept &+= walk.descriptorsNotKept
         walk.walksKept &+= 1
         return true

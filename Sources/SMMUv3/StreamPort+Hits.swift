@@ -426,7 +426,7 @@ extension StreamPort {
     private func keepInTLB(_ walk: inout QuickWalk, _ input: UInt64, _ stamp: InvalidationStamp) {
         guard keepsTranslations else { return }
         slot.count(Counter.tlbMisses)
-        smmu.translationCache.fill(&walk, of: input, walkedAt: stamp)
+        translations._withUnsafeGuaranteedRef { $0.fill(&walk, of: input, walkedAt: stamp) }
     }
 
     /// Whether what a walk has found is RAM that takes the access, as far as both go.

@@ -59,6 +59,8 @@ package final class StreamPort: DMAPort {
     let generations: InvalidationCounts
     /// The SMMU's, which it keeps alive.
     let tlb: TLBTable
+    /// The SMMU's, which it keeps alive: filling it counts no reference.
+    let translations: Unmanaged<TranslationCache>
     let lookaside: UnsafeMutablePointer<PortTranslation>
     /// The configuration that the port used last: found again for every page that misses above.
     //
@@ -72,19 +74,24 @@ package final class StreamPort: DMAPort {
         bus = smmu.bus.view
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
-        lookaside = .allocate(capacity: PortTranslation.count)
+        let lines = UnsafeMutableRawPointer.allocate(
+            byteCount: PortTranslation.count * MemoryLayout<PortTranslation>.stride,
+            alignment: 64
+        )
+        lookaside = lines.bindMemory(to: PortTranslation.self, capacity: PortTranslation.count)
         lookaside.initialize(repeating: PortTranslation(), count: PortTranslation.count)
         known = .allocate(capacity: 1)
         known.initialize(to: KnownConfiguration())
         generations = smmu.invalidationGeneration.counts
         tlb = smmu.translationCache.table
+        translations = .passUnretained(smmu.translationCache)
         keepsTranslations = smmu.options.tlbEntries > 0
         caches = smmu.walkCaches(.cached)
     }
 
     deinit {
         smmu.tracker.releaseSlot(slot)
-        lookaside.deallocate()
+        UnsafeMutableRawPointer(lookaside).deallocate()
         known.deinitialize(count: 1)
         known.deallocate()
     }

@@ -246,6 +246,8 @@ struct StreamPlan: @unchecked Sendable {
     let stage2: UnsafePointer<WalkPlan>
     /// What `tag` is compared by in the TLB.
     var key: TLBKey
+    /// What `stage2Tag` is compared by there.
+    let stage2Key: TLBKey
     /// Whether what the TLB says is all that there is to it: stage 1 looks at the address, attributes go as the device
     /// drives them, and neither half refuses anybody.
     var isAnsweredByTLB = false
@@ -323,7 +325,8 @@ struct StreamPlan: @unchecked Sendable {
         permissionTable = PermissionTable(ContextConfiguration.unused.permissionRules)
         stage2Tag = RegimeTag(regime: .nsEL1Stage2, vmid: stream.stage2?.vmid ?? 0, asid: 0, aset: false)
         tag = stage2Tag
-        key = TLBKey(stage2Tag)
+        stage2Key = TLBKey(stage2Tag)
+        key = stage2Key
         regionOffset = InvalidationGeneration.offset(asid: tag.asid, vmid: tag.vmid)
         if let second = stream.stage2 {
             translatesStage2 = true
