@@ -182,7 +182,19 @@ extension SMMUv3 {
     private func walkBothStages(_ address: UInt64, _ required: Permissions, _ walk: inout QuickWalk) -> Bool {
         guard let half = tables(for: address, walk.plan) else { return false }
         walk.walks &+= 1
-        let leaf = descendBehindStage2(address, half, &walk)
+        let leaf: FoundLeaf
+        // Most walks of those that the walk cache knows anything of.
+        if walk.looksInWalkCache, half.pointee.usesWalkCache, half.pointee.isUsual,
+            let known = walkCache.lastTable4KiB(address, half.pointee.tag),
+            let word = walk.reader.word(in: known.address, at: WalkPlan.offset4KiB(of: address, 9)),
+            half.pointee.isOrdinaryLeaf(word)
+        {
+            walk.descriptors &+= 1
+            let base = word & WalkPlan.addressMask4KiB
+            leaf = FoundLeaf(descriptor: word, base: base, lowBit: 12, above: known.hierarchical)
+        } else {
+            leaf = descendBehindStage2(address, half, &walk)
+        }
         guard leaf.descriptor != 0, accept(leaf, address, half, required, &walk),
             stepThroughStage2(walk.output, required, isInput: true, &walk)
         else { return false }
