@@ -160,8 +160,12 @@ extension SMMUv3 {
         var step = WalkStep(half)
         var tables: UInt64 = 0
         var leaf = FoundLeaf.none
-        while let place = page(of: step.entry(of: address), second, walk.plan, reader),
-            let word = reader.wordNearby(at: place)
+        // A table is within a page: what stage 2 makes of it does not wait for the offset.
+        while let page = page(of: step.table, second, walk.plan, reader),
+            let word = reader.wordNearby(
+                in: page,
+                at: step.table & 0xFFF &+ (address &>> step.shift) & step.mask
+            )
         {
             tables &+= 1
             guard step.shift != 9, WalkPlan.isOrdinary(word, half.pointee.unusualMask) else {
@@ -182,7 +186,9 @@ extension SMMUv3 {
         return descendBehindAnyStage2(address, half, step, &walk)
     }
 
-    /// Where an entry of a stage-1 table is that ordinary tables of stage 2 have in a page; nil is no answer.
+    /// The page of a stage-1 table that ordinary tables of stage 2 have; nil is no answer.
+    ///
+    /// Each read waits for the one before: what need not wait is worked out beside it.
     @_transparent  // For each table of stage 1.
     private func page(
         of ipa: UInt64,
@@ -193,30 +199,37 @@ extension SMMUv3 {
         guard ipa & half.pointee.beyondInput == 0 else { return nil }
         let start = half.pointee.firstShift
         let unusualMask = half.pointee.unusualMask
-        var entry = half.pointee.table &+ (ipa &>> start) & half.pointee.firstIndexMask
+        var table = half.pointee.table
+        var offset: UInt64
         if start == 36 {
-            guard let word = reader.wordNearby(at: entry), WalkPlan.isOrdinary(word, unusualMask) else {
-                return nil
-            }
-            entry = word & WalkPlan.addressMask4KiB &+ WalkPlan.offset4KiB(of: ipa, 27)
+            offset = (ipa &>> 36) & half.pointee.firstIndexMask
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 27)
+        } else {
+            offset = (ipa &>> start) & half.pointee.firstIndexMask
         }
         if start >= 27 {
-            guard let word = reader.wordNearby(at: entry), WalkPlan.isOrdinary(word, unusualMask) else {
-                return nil
-            }
-            entry = word & WalkPlan.addressMask4KiB &+ WalkPlan.offset4KiB(of: ipa, 18)
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 18)
         }
         if start >= 18 {
-            guard let word = reader.wordNearby(at: entry), WalkPlan.isOrdinary(word, unusualMask) else {
-                return nil
-            }
-            entry = word & WalkPlan.addressMask4KiB &+ WalkPlan.offset4KiB(of: ipa, 9)
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 9)
         }
-        guard let leaf = reader.wordNearby(at: entry),
+        guard let leaf = reader.wordNearby(in: table, at: offset),
             (leaf ^ half.pointee.ordinaryTable) & half.pointee.unusualTableMask == 0,
             !(leaf[bit: 52] && options.cachesContiguousGroups), permitsTable(leaf, plan)
         else { return nil }
-        return leaf & WalkPlan.addressMask4KiB | ipa & 0xFFF
+        return leaf & WalkPlan.addressMask4KiB
     }
 
     /// The same of tables of every shape, whether or not the caches are to know them.

@@ -99,7 +99,7 @@ struct WalkPlan: Equatable, Sendable {
             highShift = 36
         }
         lastTableBits = pageBits &+ stride
-        isUsual = format.granule == .kib4 && !format.isBigEndian && !format.ds
+        isUsual = format.granule == .kib4 && !format.isBigEndian && !format.ds && firstLevel >= 0
         levels = UInt64(4 - firstLevel)
         unusualMask = 0b11 | addressMask & beyondOutput | highMask
         let block = Descriptor(rawValue: 0b01)

@@ -87,12 +87,12 @@ public import CLinux
         return smmud_load_u64(span.host + Int(truncatingIfNeeded: table &+ offset &- span.first))
     }
 
-    /// Reads a word as ``word(at:)`` does, if it is in the RAM that was read last.
+    /// Reads a word as ``word(in:at:)`` does, if it is in the RAM that was read last.
     ///
     /// Changes nothing: of a copy, all of this stays in registers.
     @inline(__always)  // Once for each level of every walk in two stages.
-    @inlinable public func wordNearby(at address: UInt64) -> UInt64? {
-        let place = address &- span.first
+    @inlinable public func wordNearby(in table: UInt64, at offset: UInt64) -> UInt64? {
+        let place = table &+ (offset &- span.first)
         guard place <= span.lastOffset else { return nil }
         return smmud_load_u64(span.host + Int(truncatingIfNeeded: place))
     }

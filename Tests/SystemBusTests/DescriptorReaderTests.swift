@@ -41,11 +41,11 @@ struct DescriptorReaderTests {
             let word: UInt64 = next() % (range.byteCount / 8 + 16)
             let place = range.first &- 0x40 &+ word &* 8
             // Where the last word was, or nothing.
-            let nearby = reader.wordNearby(at: place)
+            let nearby = reader.wordNearby(in: place &- 16, at: 16)
             let loaded = reader.load(place)
             #expect(loaded == (try? bus.loadRAM64(at: address(place))))
             #expect(nearby == nil || nearby == loaded)
-            if loaded != nil { #expect(reader.wordNearby(at: place) == loaded) }
+            if loaded != nil { #expect(reader.wordNearby(in: place &- 16, at: 16) == loaded) }
             // Eight words over two regions are for the caller to fetch one by one.
             let expected = try? bus.loadRAM64x8(at: address(place))
             let isSame = isEqual(&reader, place, expected ?? SIMD8())
