@@ -67,12 +67,15 @@ struct ComparedConfigurationTests {
 
     @Test("with a walk cache, and with one that a walk fills that comes to nothing")
     func twoStagesByWalkCache() throws {
-        let (guest, _) = try nested(walkCacheEntries: 1024)
+        let (guest, nested) = try nested(walkCacheEntries: 1024)
         #expect(guest.dmaRead(6, 0x5000) == .ok(1))
         // The CD's page by the last table of stage 2; stage 1's page by its last table; its output likewise.
         let expected: [UInt64] = [3, 3, 2]
         #expect(rise(guest, 6, 0x6000, .ok(2)) == expected)
         #expect(rise(guest, 6, 0x7000, .event(0x10)) == [2, 2, 2])
+        // A table that nobody has looked for: stage 2's walk for it, and its descriptor, count once.
+        try nested.map(0x40_5000, toPhysical: try guest.page(holding: 3))
+        #expect(rise(guest, 6, 0x40_6000, .event(0x10)) == [3, 4, 2])
     }
 
     @Test("monitors hear of its structures, whether or not they hear of transactions")

@@ -237,6 +237,10 @@ struct WalkCacheTests {
                 bias: NestedSetup.bias
             )
             try #require(stage1.root & 0xFFF >= 0x340)
+            // Not what the page begins with.
+            for index in 0...1 as ClosedRange<UInt64> {
+                try guest.poke(stage1.root & ~0xFFF + index * 8, NestedSetup.ipaOfRAM | Leaf.readWrite | 0b01)
+            }
             let nested = try NestedSetup(guest, block: block) { _ in
             } cd: {
                 $0.t0SZ = 33
