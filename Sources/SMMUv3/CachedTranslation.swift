@@ -20,6 +20,10 @@ struct Permissions: OptionSet, Hashable, Sendable {
     static let execute: Permissions = [.unprivilegedExecute, .privilegedExecute]
     static let unprivileged: Permissions = [.unprivilegedRead, .unprivilegedWrite, .unprivilegedExecute]
     static let all = Permissions(rawValue: 0x3F)
+
+    /// Whether writes are among them.
+    @inline(__always)  // Once for each walk.
+    var includesWrite: Bool { rawValue & Self.write.rawValue != 0 }
 }
 
 /// Whose addresses a translation is for: what a TLBI names by its opcode.

@@ -129,12 +129,12 @@ struct KnownMemory {
         if address &- first > last || self.version != version {
             guard find(address, version, bus) else { return nil }
         }
-        guard let host, let lostFlag else { return nil }
         let offset = address &- first
+        // Where something is known, both are there.
         return HostSpan(
-            start: host + Int(truncatingIfNeeded: offset),
+            start: host.unsafelyUnwrapped + Int(truncatingIfNeeded: offset),
             last: last &- offset,
-            lostFlag: lostFlag,
+            lostFlag: lostFlag.unsafelyUnwrapped,
             isWritable: isWritable
         )
     }
@@ -204,9 +204,17 @@ struct SmallAccess {
     var byteCount: Int { Int(truncatingIfNeeded: last &+ 1) }
 }
 
+/// What has become of a small access.
+enum SmallAccessEnd {
+    case done
+    /// Neither the port nor the TLB has its translation: a walk may.
+    case byWalk
+    /// It takes the long way.
+    case atLength
+}
+
 /// What the look-ups of one transaction have in common.
 struct QuickLook {
-    let access: EffectiveAccess
     /// What has to be permitted.
     let needed: Permissions
     /// SSV and SubstreamID.
@@ -214,9 +222,10 @@ struct QuickLook {
     let plan: UnsafePointer<StreamPlan>
     /// Near the address that was looked up last.
     var stamp: InvalidationStamp
-    /// What finding the configuration fetched, until the first walk reports it; nil where nothing was.
+    /// What finding the configuration fetched, until the first walk reports it, or the end where the TLB answers all;
+    /// nil where nothing was.
     //
-    // Where there is no walk the long way fetches it again, and reports that.
+    // Where nothing comes of it the long way fetches it again, and reports that.
     var structures: LookupAccesses?
     /// Walks that found what was sought.
     var walks: UInt64 = 0

@@ -73,7 +73,7 @@ extension SMMUv3 {
                 isOfRegion: hit.isOfRegion
             )
         }
-        let isDone = walkQuickly(address, access, &walk)
+        let isDone = walkQuickly(address, access.required, &walk)
         walk.report(isDone, to: &accesses, counters)
         guard isDone else { return nil }
         if walk.fillsTLB { translationCache.fill(&walk, of: address, walkedAt: generation) }
@@ -100,7 +100,7 @@ extension SMMUv3 {
             return nil
         }
         var walk = makeQuickWalk(plan, .cached, generation)
-        let isDone = stage2(address, access.required, isInput: true, isWrite: access.isWrite, &walk)
+        let isDone = stage2(address, access.required, isInput: true, &walk)
         walk.report(isDone, to: &accesses, counters)
         guard isDone else { return nil }
         let below = ~(UInt64.max &<< walk.second.log2Bytes)
@@ -137,7 +137,6 @@ extension SMMUv3 {
     ///   - address: Where the STE is: of ``entryAddress(_:_:_:)``, by registers that have not changed since.
     ///   - generation: Before anything of it is read.
     /// - Returns: false where it has to be looked up as if it were new.
-    @inline(never)  // Once for each look-up without a cache.
     func isUnchanged(
         _ plan: UnsafePointer<StreamPlan>,
         _ address: UInt64,
@@ -145,23 +144,33 @@ extension SMMUv3 {
         _ accesses: inout LookupAccesses
     ) -> Bool {
         var walk = makeQuickWalk(plan, .cached, generation)
-        var isDone = false
-        defer { walk.report(isDone, to: &accesses, counters) }
+        let isDone = isUnchanged(address, &walk)
+        walk.report(isDone, to: &accesses, counters)
+        if isDone { accesses.fetchedStructures(walk.structures) }
+        return isDone
+    }
+
+    /// The same within the look-up that needs it: what it takes is ``QuickWalk/structures``, and the rest of it is
+    /// among the walks and descriptors.
+    ///
+    /// What the caches know of it by then is not counted as kept: whoever looks up the configuration as if it were new
+    /// counts it.
+    @inline(never)  // Once for each look-up without a cache.
+    func isUnchanged(_ address: UInt64, _ walk: inout QuickWalk) -> Bool {
+        let plan = walk.plan
         guard walk.reader.isEqual(address, to: plan.pointee.ste) else { return false }
-        var structures: UInt64 = 1
+        walk.structures = 1
         if plan.pointee.translatesStage1 {
             var location = plan.pointee.contextAddress
             if plan.pointee.translatesStage2 {
-                guard stage2(location, .unprivilegedRead, isInput: false, isWrite: false, &walk) else {
-                    return false
-                }
+                guard stage2(location, .unprivilegedRead, isInput: false, &walk) else { return false }
                 location = walk.second.output
             }
             guard walk.reader.isEqual(location, to: plan.pointee.cd) else { return false }
-            structures = 2
+            walk.structures = 2
+            (walk.walksBefore, walk.descriptorsBefore) = (walk.walks, walk.descriptors)
+            (walk.walksKept, walk.descriptorsKept) = (0, 0)
         }
-        accesses.fetchedStructures(structures)
-        isDone = true
         return true
     }
 
@@ -174,7 +183,7 @@ extension SMMUv3 {
     ) -> UInt64? {
         guard !type(of: observer).hearsOfStructures else { return nil }
         var walk = makeQuickWalk(plan, lookup.policy, lookup.generation)
-        let isDone = stage2(ipa, .unprivilegedRead, isInput: false, isWrite: false, &walk)
+        let isDone = stage2(ipa, .unprivilegedRead, isInput: false, &walk)
         walk.report(isDone, to: &observer, counters)
         return isDone ? walk.second.output : nil
     }

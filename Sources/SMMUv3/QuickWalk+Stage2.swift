@@ -53,10 +53,9 @@ extension SMMUv3 {
         _ ipa: UInt64,
         _ required: Permissions,
         isInput: Bool,
-        isWrite: Bool,
         _ walk: inout QuickWalk
     ) -> Bool {
-        stepThroughStage2(ipa, required, isInput: isInput, isWrite: isWrite, &walk) && walk.reader.isIntact
+        stepThroughStage2(ipa, required, isInput: isInput, &walk) && walk.reader.isIntact
     }
 
     /// The same as a step of a longer walk, which asks at its end whether ``QuickWalk/reader`` is intact.
@@ -65,15 +64,14 @@ extension SMMUv3 {
         _ ipa: UInt64,
         _ required: Permissions,
         isInput: Bool,
-        isWrite: Bool,
         _ walk: inout QuickWalk
     ) -> Bool {
         let plan = walk.plan
         guard ipa &>> plan.pointee.stage2.pointee.inputBits == 0, plan.pointee.stage2.pointee.isUsable else {
             return false
         }
-        if !walk.looksInTLB || !findStage2(ipa, required, isWrite: isWrite, &walk) {
-            guard walkStage2(ipa, isWrite: isWrite, &walk) else { return false }
+        if !walk.looksInTLB || !findStage2(ipa, required, &walk) {
+            guard walkStage2(ipa, isWrite: required.includesWrite, &walk) else { return false }
         }
         guard walk.second.permissions.contains(required) else { return false }
         return isInput || permitsTable(walk.second.leaf, plan)
@@ -81,14 +79,9 @@ extension SMMUv3 {
 
     /// What the TLB has of stage 2.
     @inline(never)  // Keeps the walk small.
-    private func findStage2(
-        _ ipa: UInt64,
-        _ required: Permissions,
-        isWrite: Bool,
-        _ walk: inout QuickWalk
-    ) -> Bool {
+    private func findStage2(_ ipa: UInt64, _ required: Permissions, _ walk: inout QuickWalk) -> Bool {
         guard let hit = translationCache.lookUp(ipa, tag: walk.plan.pointee.stage2Tag),
-            hit.answers(required, isWrite: isWrite)
+            hit.answers(required, isWrite: required.includesWrite)
         else { return false }
         walk.second = Stage2Answer(
             leaf: UInt64(hit.memoryAttribute) &<< 2 | UInt64(hit.shareability) &<< 8,
@@ -125,63 +118,140 @@ extension SMMUv3 {
     private func stage2Leaf(of ipa: UInt64, _ half: UnsafePointer<WalkPlan>, _ walk: inout QuickWalk)
         -> FoundLeaf
     {
-        var step = WalkStep(half)
-        if walk.looksInWalkCache, let known = walkCache.lookUp(ipa, half) { step.goOn(from: known, half) }
         walk.walks &+= 1
-        return descend(ipa, half, step, &walk)
+        return descend(ipa, half, &walk)
     }
 
     /// Keeps ``QuickWalk/second`` in the TLB.
     ///
     /// - Returns: Whether all that was read so far was there.
-    @inline(never)  // Keeps the walk small.
+    @inline(__always)  // By one caller.
     private func keepStage2(_ ipa: UInt64, _ walk: inout QuickWalk) -> Bool {
         guard walk.reader.isIntact else { return false }
-        let half = walk.plan.pointee.stage2
-        let base = ipa & (UInt64.max &<< walk.second.log2Bytes)
-        let log2Bytes = UInt8(truncatingIfNeeded: walk.second.log2Bytes)
-        translationCache.fill(
-            CachedTranslation(
-                inputBase: base,
-                outputBase: walk.second.output & (UInt64.max &<< walk.second.log2Bytes),
-                intermediateBase: base,
-                log2Bytes: log2Bytes,
-                firstStageLog2Bytes: log2Bytes,
-                level: UInt8(
-                    truncatingIfNeeded: half.pointee.level(ofEntriesCovering: walk.second.log2Bytes)
-                ),
-                granule: half.pointee.granule,
-                isGlobal: false,
-                tag: walk.plan.pointee.stage2Tag,
-                stage1Permissions: .all,
-                stage2Permissions: walk.second.permissions,
-                isWritableClean: walk.second.isWritableClean,
-                memoryAttribute: walk.second.memoryAttribute,
-                shareability: half.pointee.shareability(of: walk.second.leaf)
-            ),
-            walkedAt: walk.generation
-        )
+        translationCache.fillStage2(&walk, of: ipa)
         walk.descriptorsKept &+= walk.descriptorsNotKept
         walk.walksKept &+= 1
         return true
     }
 
-    /// Goes down tables of stage 1 that stage 2 translates, to the leaf; as ``descend(_:_:_:_:)``.
-    ///
-    /// - Parameter isLocated: Whether the first table's address is a physical one.
-    @inline(never)  // Keeps the walk without stage 2 small.
+    /// Goes down tables of stage 1 that stage 2 translates, from where the walk cache knows one, to the leaf.
+    @inline(__always)  // By one caller.
     func descendBehindStage2(
         _ address: UInt64,
         _ half: UnsafePointer<WalkPlan>,
+        _ walk: inout QuickWalk
+    ) -> FoundLeaf {
+        walk.caches.isEmpty && half.pointee.isUsual && walk.plan.pointee.stage2.pointee.isUsual
+            ? descendBehindOrdinaryStage2(address, half, &walk)
+            : descendBehindAnyStage2(address, half, WalkStep(half), &walk)
+    }
+
+    /// The same of ``WalkPlan/isUsual`` tables in both stages, and no cache is to know any.
+    ///
+    /// Here is no call but the last, so that all of it is in registers.
+    @inline(never)  // Keeps the walk without stage 2 small.
+    private func descendBehindOrdinaryStage2(
+        _ address: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
+        _ walk: inout QuickWalk
+    ) -> FoundLeaf {
+        let second = walk.plan.pointee.stage2
+        let reader = walk.reader
+        var step = WalkStep(half)
+        var tables: UInt64 = 0
+        var leaf = FoundLeaf.none
+        // A table is within a page: what stage 2 makes of it does not wait for the offset.
+        while let page = page(of: step.table, second, walk.plan, reader),
+            let word = reader.wordNearby(
+                in: page,
+                at: step.table & 0xFFF &+ (address &>> step.shift) & step.mask
+            )
+        {
+            tables &+= 1
+            guard step.shift != 9, WalkPlan.isOrdinary(word, half.pointee.unusualMask) else {
+                let descriptor = half.pointee.descriptor(word)
+                // A table that is out of the ordinary: once more below.
+                if step.shift != 9, descriptor & 0b11 == 0b11 {
+                    tables &-= 1
+                } else {
+                    leaf = step.leaf(descriptor, half)
+                }
+                break
+            }
+            step.goOn(byOrdinary: word)
+        }
+        walk.walks &+= tables
+        walk.descriptors &+= tables &* (second.pointee.levels &+ 1)
+        guard leaf.descriptor == 0 else { return leaf }
+        return descendBehindAnyStage2(address, half, step, &walk)
+    }
+
+    /// The page of a stage-1 table that ordinary tables of stage 2 have; nil is no answer.
+    ///
+    /// Each read waits for the one before: what need not wait is worked out beside it.
+    @_transparent  // For each table of stage 1.
+    private func page(
+        of ipa: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
+        _ plan: UnsafePointer<StreamPlan>,
+        _ reader: DescriptorReader
+    ) -> UInt64? {
+        guard ipa & half.pointee.beyondInput == 0 else { return nil }
+        let start = half.pointee.firstShift
+        let unusualMask = half.pointee.unusualMask
+        var table = half.pointee.table
+        var offset: UInt64
+        if start == 36 {
+            offset = (ipa &>> 36) & half.pointee.firstIndexMask
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 27)
+        } else {
+            offset = (ipa &>> start) & half.pointee.firstIndexMask
+        }
+        if start >= 27 {
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 18)
+        }
+        if start >= 18 {
+            guard let word = reader.wordNearby(in: table, at: offset),
+                WalkPlan.isOrdinary(word, unusualMask)
+            else { return nil }
+            table = word & WalkPlan.addressMask4KiB
+            offset = WalkPlan.offset4KiB(of: ipa, 9)
+        }
+        guard let leaf = reader.wordNearby(in: table, at: offset),
+            (leaf ^ half.pointee.ordinaryTable) & half.pointee.unusualTableMask == 0,
+            !(leaf[bit: 52] && options.cachesContiguousGroups), permitsTable(leaf, plan)
+        else { return nil }
+        return leaf & WalkPlan.addressMask4KiB
+    }
+
+    /// The same of tables of every shape, whether or not the caches are to know them.
+    ///
+    /// - Parameter first: Where it begins, if the walk cache does not know better.
+    @inline(never)  // Likewise.
+    private func descendBehindAnyStage2(
+        _ address: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
         _ first: WalkStep,
-        _ isLocated: Bool,
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
         let isUsual = half.pointee.isUsual
         let unusualMask = half.pointee.unusualMask
         var step = first
-        var isLocated = isLocated
+        // Whether the table's address is a physical one.
+        var isLocated = false
+        if walk.looksInWalkCache, half.pointee.usesWalkCache, let known = walkCache.lookUp(address, half) {
+            step.goOn(from: known, half)
+            isLocated = true
+        }
         // There is no need to keep where the first one is.
         var isToBeKept = false
         while true {
@@ -193,8 +263,8 @@ extension SMMUv3 {
                 if isToBeKept, place.log2Bytes >= half.pointee.pageBits {
                     guard keep(step, at: location, address, half, &walk) else { return .none }
                     // Should this walk come to nothing, the next begins here.
-                    walk.descriptorsKept = walk.descriptors
-                    walk.walksKept = walk.walks &- 1
+                    walk.descriptorsKept = walk.descriptors &- walk.descriptorsBefore
+                    walk.walksKept = walk.walks &- walk.walksBefore &- 1
                 }
             }
             guard let word = walk.reader.word(at: location) else { return .none }
@@ -202,16 +272,12 @@ extension SMMUv3 {
             isLocated = false
             isToBeKept = keepsTables
             if isUsual, step.shift != 9, WalkPlan.isOrdinary(word, unusualMask) {
-                step.goOn(byOrdinary: word, half.pointee.addressMask)
+                step.goOn(byOrdinary: word)
                 continue
             }
             let descriptor = half.pointee.descriptor(word)
             guard step.shift != half.pointee.pageShift, descriptor & 0b11 == 0b11 else {
-                let base = half.pointee.address(in: descriptor, step.lowBit)
-                guard half.pointee.isLeaf(descriptor, step.lowBit), half.pointee.reaches(base) else {
-                    return .none
-                }
-                return FoundLeaf(descriptor: descriptor, base: base, lowBit: step.lowBit, above: step.above)
+                return step.leaf(descriptor, half)
             }
             guard step.goOn(by: descriptor, half) else { return .none }
         }
@@ -222,7 +288,7 @@ extension SMMUv3 {
     private func locateTable(_ ipa: UInt64, _ walk: inout QuickWalk) -> (address: UInt64, log2Bytes: UInt64)?
     {
         if walk.looksInTLB {
-            guard stepThroughStage2(ipa, .unprivilegedRead, isInput: false, isWrite: false, &walk) else {
+            guard stepThroughStage2(ipa, .unprivilegedRead, isInput: false, &walk) else {
                 return nil
             }
             return (walk.second.output, walk.second.log2Bytes)

@@ -8,19 +8,26 @@ import BitFields
 import SMMUv3Spec
 import SystemBus
 
+/// Which caches the walks of a look-up go by.
+struct WalkCaches: OptionSet {
+    let rawValue: UInt8
+
+    /// Stage-2 translations are looked for in the TLB.
+    static let looksInTLB = WalkCaches(rawValue: 1 << 0)
+    /// They are kept there.
+    static let fillsTLB = WalkCaches(rawValue: 1 << 1)
+    /// The same of the walk cache.
+    static let looksInWalkCache = WalkCaches(rawValue: 1 << 2)
+    static let fillsWalkCache = WalkCaches(rawValue: 1 << 3)
+}
+
 /// What the walks of one look-up have at hand, and what they come to.
 struct QuickWalk {
     var reader: DescriptorReader
     /// Of a ``ResolvedStream`` that the caller keeps.
     let plan: UnsafePointer<StreamPlan>
     let generation: InvalidationStamp
-    /// Whether stage-2 translations are looked for in the TLB.
-    let looksInTLB: Bool
-    /// Whether they are kept there.
-    let fillsTLB: Bool
-    /// The same of the walk cache.
-    let looksInWalkCache: Bool
-    let fillsWalkCache: Bool
+    let caches: WalkCaches
     var walks: UInt64 = 0
     var descriptors: UInt64 = 0
     /// How many of both need not be made again where this fails: the caches know what they came to.
@@ -28,6 +35,11 @@ struct QuickWalk {
     var descriptorsKept: UInt64 = 0
     /// How many descriptors on the way to the last leaf the walk cache does not know.
     var descriptorsNotKept: UInt64 = 0
+    /// Where the configuration was compared with what is in memory, how many structures that took, and how many of
+    /// the walks and descriptors.
+    var structures: UInt64 = 0
+    var walksBefore: UInt64 = 0
+    var descriptorsBefore: UInt64 = 0
     /// Where stage 1 has put what it found, and where the last step through stage 2 has.
     var first = Stage1Answer()
     var second = Stage2Answer()
@@ -70,6 +82,15 @@ extension QuickWalk {
         observer.accessedTables(fetched)
         observer.walked(isDone ? walks : walksKept, fetching: fetched, counters)
     }
+
+    @inline(__always)  // For each walk.
+    var looksInTLB: Bool { caches.contains(.looksInTLB) }
+    @inline(__always)  // Likewise.
+    var fillsTLB: Bool { caches.contains(.fillsTLB) }
+    @inline(__always)  // Likewise.
+    var looksInWalkCache: Bool { caches.contains(.looksInWalkCache) }
+    @inline(__always)  // Likewise.
+    var fillsWalkCache: Bool { caches.contains(.fillsWalkCache) }
 
     /// Whether what was found goes by the invalidations of its region; see ``CachedTranslation/isOfRegion``.
     @inline(__always)  // Once for each walk.
@@ -130,79 +151,126 @@ extension SMMUv3 {
             reader: busView.makeDescriptorReader(),
             plan: plan,
             generation: generation,
-            looksInTLB: policy.looksInCaches && options.tlbEntries > 0,
-            fillsTLB: policy == .cached && options.tlbEntries > 0,
-            looksInWalkCache: policy.looksInCaches && walkCache.isEnabled,
-            fillsWalkCache: policy == .cached && walkCache.isEnabled
+            caches: walkCaches(policy)
         )
+    }
+
+    /// The caches that walks go by where look-ups do as `policy` says.
+    func walkCaches(_ policy: CachePolicy) -> WalkCaches {
+        var caches: WalkCaches = []
+        guard policy.looksInCaches else { return caches }
+        if options.tlbEntries > 0 { caches.insert(.looksInTLB) }
+        if walkCache.isEnabled { caches.insert(.looksInWalkCache) }
+        guard policy == .cached else { return caches }
+        return caches.union(WalkCaches(rawValue: caches.rawValue &<< 1))
     }
 
     /// Walks stage 1, and stage 2 behind it where it translates.
     ///
     /// - Parameters:
     ///   - address: The input address, canonical.
-    ///   - access: What is to be permitted.
+    ///   - required: What is to be permitted.
     /// - Returns: Whether there is a translation that permits the access: `walk` says which. Otherwise
     ///   ``walkStage1(_:_:)`` has to say what becomes of it.
+    @inline(__always)  // By few callers.
+    func walkQuickly(_ address: UInt64, _ required: Permissions, _ walk: inout QuickWalk) -> Bool {
+        walk.plan.pointee.translatesStage2
+            ? walkBothStages(address, required, &walk) : walkOneStage(address, required, &walk)
+    }
+
     @inline(never)  // Keeps the way of a TLB hit small.
-    func walkQuickly(_ address: UInt64, _ access: EffectiveAccess, _ walk: inout QuickWalk) -> Bool {
-        let plan = walk.plan
+    private func walkBothStages(_ address: UInt64, _ required: Permissions, _ walk: inout QuickWalk) -> Bool {
+        guard let half = tables(for: address, walk.plan) else { return false }
+        walk.walks &+= 1
+        let leaf: FoundLeaf
+        // Most walks of those that the walk cache knows anything of.
+        if walk.looksInWalkCache, half.pointee.usesWalkCache, half.pointee.isUsual,
+            let known = walkCache.lastTable4KiB(address, half.pointee.tag),
+            let word = walk.reader.word(in: known.address, at: WalkPlan.offset4KiB(of: address, 9)),
+            half.pointee.isOrdinaryLeaf(word)
+        {
+            walk.descriptors &+= 1
+            let base = word & WalkPlan.addressMask4KiB
+            leaf = FoundLeaf(descriptor: word, base: base, lowBit: 12, above: known.hierarchical)
+        } else {
+            leaf = descendBehindStage2(address, half, &walk)
+        }
+        guard leaf.descriptor != 0, accept(leaf, address, half, required, &walk),
+            stepThroughStage2(walk.output, required, isInput: true, &walk)
+        else { return false }
+        walk.output = walk.second.output
+        walk.log2Bytes = min(walk.log2Bytes, walk.second.log2Bytes)
+        walk.permissions.formIntersection(walk.second.permissions)
+        return walk.reader.isIntact
+    }
+
+    /// The tables of an address, if they are walked quickly and it is of their input size.
+    @inline(__always)  // For each walk.
+    private func tables(for address: UInt64, _ plan: UnsafePointer<StreamPlan>) -> UnsafePointer<WalkPlan>? {
         let isUpper = plan.pointee.isUpper(address)
         let half = isUpper ? plan.pointee.upper : plan.pointee.lower
         // What the bits above the input size have to be.
         let sign = isUpper ? UInt64.max : 0
-        guard half.pointee.isUsable, (address ^ sign) &>> half.pointee.inputBits == 0 else { return false }
-        var step = WalkStep(half)
-        let isNested = plan.pointee.translatesStage2
-        var isLocated = !isNested
-        if walk.looksInWalkCache, half.pointee.usesWalkCache, let known = walkCache.lookUp(address, half) {
-            step.goOn(from: known, half)
-            isLocated = true
-        }
+        return half.pointee.isUsable && (address ^ sign) & half.pointee.beyondInput == 0 ? half : nil
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func walkOneStage(_ address: UInt64, _ required: Permissions, _ walk: inout QuickWalk) -> Bool {
+        guard let half = tables(for: address, walk.plan) else { return false }
         walk.walks &+= 1
-        let leaf =
-            isNested
-            ? descendBehindStage2(address, half, step, isLocated, &walk) : descend(address, half, step, &walk)
-        guard leaf.descriptor != 0, accept(leaf, half, access.required, isWrite: access.isWrite, &walk) else {
-            return false
+        return ordinaryPage(of: address, half, &walk) { (word, above, walk) in
+            let base = word & WalkPlan.addressMask4KiB
+            let leaf = FoundLeaf(descriptor: word, base: base, lowBit: 12, above: above)
+            return acceptUsable(leaf, address, half, required, &walk) && walk.reader.isIntact
+        } other: { (entry, step, start, walk) in
+            walkOneStage(entry, step, start, address, half, required, &walk)
         }
-        walk.output = walk.first.base | (address & ~(UInt64.max &<< walk.first.log2Bytes))
-        walk.log2Bytes = walk.first.log2Bytes
-        walk.permissions = walk.first.permissions
-        if isNested {
-            guard
-                stepThroughStage2(
-                    walk.output,
-                    access.required,
-                    isInput: true,
-                    isWrite: access.isWrite,
-                    &walk
-                )
-            else { return false }
-            walk.output = walk.second.output
-            walk.log2Bytes = min(walk.log2Bytes, walk.second.log2Bytes)
-            walk.permissions.formIntersection(walk.second.permissions)
-        }
-        return walk.reader.isIntact
+    }
+
+    /// The same from an entry on, as ``goOn(_:_:_:_:since:_:)`` has it, by tables of every shape.
+    @inline(never)  // Keeps the walk of ordinary tables small.
+    private func walkOneStage(
+        _ entry: UInt64,
+        _ first: WalkStep,
+        _ start: UInt64,
+        _ address: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
+        _ required: Permissions,
+        _ walk: inout QuickWalk
+    ) -> Bool {
+        let leaf = goOn(entry, first, address, half, since: start, &walk)
+        return leaf.descriptor != 0 && accept(leaf, address, half, required, &walk) && walk.reader.isIntact
     }
 
     /// Takes a leaf of stage 1 that is not updated, and permits the access.
     ///
-    /// - Returns: Whether it is one: ``QuickWalk/first``.
-    @inline(__always)  // By one caller.
+    /// - Returns: Whether it is one: ``QuickWalk/first``, and what has been found so far.
+    @inline(__always)  // By two callers.
     private func accept(
         _ found: FoundLeaf,
+        _ address: UInt64,
         _ half: UnsafePointer<WalkPlan>,
         _ required: Permissions,
-        isWrite: Bool,
+        _ walk: inout QuickWalk
+    ) -> Bool {
+        found.descriptor & half.pointee.requiredFlags == half.pointee.requiredFlags
+            && acceptUsable(found, address, half, required, &walk)
+    }
+
+    /// The same of a leaf that has the access flag where it needs it.
+    @inline(__always)  // By few callers.
+    private func acceptUsable(
+        _ found: FoundLeaf,
+        _ address: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
+        _ required: Permissions,
         _ walk: inout QuickWalk
     ) -> Bool {
         let leaf = found.descriptor
-        guard leaf & half.pointee.requiredFlags == half.pointee.requiredFlags,
-            !(leaf[bit: 52] && options.cachesContiguousGroups)
+        guard !(leaf[bit: 52] && options.cachesContiguousGroups)
         else { return false }
         let isClean = leaf[bit: 51] && half.pointee.updatesDirtyState && leaf[bit: 7]
-        guard !(isClean && isWrite) else { return false }
+        guard !(isClean && required.includesWrite) else { return false }
         var permissions = walk.plan.pointee.permissionTable.permissions(
             of: leaf,
             found.above & half.pointee.hierarchicalMask,
@@ -218,6 +286,9 @@ extension SMMUv3 {
             isWritableClean: isClean,
             isNotGlobal: !walk.plan.pointee.hasTwoRanges || leaf[bit: 11]
         )
+        walk.output = found.base | (address & ~(UInt64.max &<< found.lowBit))
+        walk.log2Bytes = found.lowBit
+        walk.permissions = permissions
         return true
     }
 }

@@ -102,7 +102,6 @@ extension StreamPort {
         defer { slot.leave() }
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
         var look = QuickLook(
-            access: EffectiveAccess(kind, attributes),
             needed: required(kind, attributes),
             context: context,
             plan: plan,
@@ -139,6 +138,7 @@ extension StreamPort {
             end = found.output &+ found.byteCount
         }
         let moved = run.finish()
+        if pieces > 0, let structures = look.structures { record(structures) }
         slot.count(Counter.transactions, pieces)
         slot.count(Counter.tlbHits, pieces &- min(look.walks, pieces))
         slot.count(kind == .read ? Counter.bytesRead : Counter.bytesWritten, moved)
@@ -166,8 +166,6 @@ extension StreamPort {
     /// A small access, within a page: one transaction, which is likely to be followed by others there.
     ///
     /// So the port keeps its translation.
-    ///
-    /// - Returns: Whether it took place; otherwise it takes the long way.
     @inline(__always)  // By one caller for each direction.
     func copyWithinPage(
         _ kind: TransactionKind,
@@ -175,14 +173,14 @@ extension StreamPort {
         _ own: UnsafeMutableRawPointer,
         _ byteCount: Int,
         _ attributes: TransactionAttributes
-    ) -> Bool {
+    ) -> SmallAccessEnd {
         let address = start.rawValue
         let lead = address & 0xFFF
         let last = UInt64(truncatingIfNeeded: byteCount &- 1)
         guard lead &+ last < 0x1000, !isBracketed, known.pointee.context == Self.context(attributes),
             let plan = known.pointee.plan, plan.pointee.isAnsweredByTLB
-        else { return false }
-        guard keepsTranslations else { return walkWithinPage(kind, address, own, last, attributes, plan) }
+        else { return .atLength }
+        guard keepsTranslations else { return .byWalk }
         let access = SmallAccess(kind, address, own, last, attributes, plan)
         slot.enter()
         // Before the configuration is found to be current: what is invalidated from here on shows in one of the two.
@@ -192,14 +190,13 @@ extension StreamPort {
             let hit = tlb.hitPage(access.input, plan.pointee.key)
         else {
             slot.leave()
-            return tlb.hasPagesAlone
-                ? walkWithinPage(kind, address, own, last, attributes, plan)
-                : copyOtherwise(kind, address, own, last, attributes, plan)
+            if tlb.hasPagesAlone { return .byWalk }
+            return copyOtherwise(kind, address, own, last, attributes, plan)
         }
         let isDone = copy(access, hit, stamp, version)
         if isDone { slot.count(Counter.tlbHits) }
         slot.leave()
-        return isDone
+        return isDone ? .done : .atLength
     }
 
     /// The same where the TLB has something else for it than a page of 4 KiB, or nothing.
@@ -211,7 +208,7 @@ extension StreamPort {
         _ last: UInt64,
         _ attributes: TransactionAttributes,
         _ plan: UnsafePointer<StreamPlan>
-    ) -> Bool {
+    ) -> SmallAccessEnd {
         let access = SmallAccess(kind, address, own, last, attributes, plan)
         slot.enter()
         // As above.
@@ -221,38 +218,55 @@ extension StreamPort {
             let hit = tlb.hit(access.input, plan.pointee.key)
         else {
             slot.leave()
-            return walkWithinPage(kind, address, own, last, attributes, plan)
+            return .byWalk
         }
         let isDone = copy(access, hit, stamp, version)
         if isDone { slot.count(Counter.tlbHits) }
         slot.leave()
-        return isDone
+        return isDone ? .done : .atLength
     }
 
     /// The same by a walk, in the configuration that the port knows if that is still in force.
-    @inline(never)  // Keeps the way of a TLB hit small.
-    private func walkWithinPage(
+    ///
+    /// - Parameter plan: Of that configuration, which ``copyWithinPage(_:_:_:_:_:)`` has found fit.
+    /// - Returns: Whether it took place; otherwise it takes the long way.
+    @inline(__always)  // By one caller for each direction.
+    func walkWithinPage(
         _ kind: TransactionKind,
-        _ address: UInt64,
+        _ start: IOVirtualAddress,
         _ own: UnsafeMutableRawPointer,
-        _ last: UInt64,
-        _ attributes: TransactionAttributes,
-        _ plan: UnsafePointer<StreamPlan>
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
     ) -> Bool {
-        let access = SmallAccess(kind, address, own, last, attributes, plan)
+        guard let plan = known.pointee.plan else { return false }
+        let last = UInt64(truncatingIfNeeded: byteCount &- 1)
+        let access = SmallAccess(kind, start.rawValue, own, last, attributes, plan)
         slot.enter()
         defer { slot.leave() }
         // As above.
         let stamp = generations.stamp(access.plan.pointee.region(of: access.input))
         let version = bus.version
         guard !smmu.performance.countsTransactions else { return false }
-        guard known.pointee.generation == stamp.configuration else {
-            return walkAfterComparing(access, stamp, version)
+        var walk = QuickWalk(
+            reader: bus.makeDescriptorReader(),
+            plan: access.plan,
+            generation: stamp,
+            caches: caches
+        )
+        if known.pointee.generation != stamp.configuration {
+            guard isUnchanged(stamp, &walk) else { return false }
         }
-        var walk = smmu.makeQuickWalk(access.plan, .cached, stamp)
         // What is not RAM takes the long way, which walks again: then this walk must not count.
-        guard smmu.walkQuickly(access.input, EffectiveAccess(access.kind, access.attributes), &walk),
-            copy(access, TLBHit(walk), stamp, version)
+        guard smmu.walkQuickly(access.input, required(access.kind, access.attributes), &walk),
+            copy(
+                access,
+                walk.output & ~0xFFF,
+                walk.log2Bytes,
+                walk.permissions,
+                walk.isOfRegion,
+                stamp,
+                version
+            )
         else {
             report(false, &walk, LookupAccesses())
             return false
@@ -262,22 +276,14 @@ extension StreamPort {
         return true
     }
 
-    /// The same where no configuration is cached, and it is compared with what is in memory.
-    @inline(never)  // Keeps the walk small.
-    private func walkAfterComparing(
-        _ access: SmallAccess,
-        _ stamp: InvalidationStamp,
-        _ version: UInt64
-    ) -> Bool {
-        var look = QuickLook(
-            access: EffectiveAccess(access.kind, access.attributes),
-            needed: required(access.kind, access.attributes),
-            context: Self.context(access.attributes),
-            plan: access.plan,
-            stamp: stamp
-        )
-        guard isUnchanged(&look), let found = walk(access.input, access.last, &look) else { return false }
-        return copy(access, found, stamp, version)
+    /// Whether the configuration that the port knows is what is in memory, where none is cached.
+    @inline(__always)  // By one caller.
+    private func isUnchanged(_ stamp: InvalidationStamp, _ walk: inout QuickWalk) -> Bool {
+        // What the TLB has is not to be walked: the long way looks there.
+        guard !keepsTranslations, known.pointee.generation == 0,
+            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entryAddress
+        else { return false }
+        return smmu.isUnchanged(entry, &walk)
     }
 
     /// Moves the bytes of a small access whose translation is known, within the transaction that found it.
@@ -289,12 +295,36 @@ extension StreamPort {
         _ stamp: InvalidationStamp,
         _ version: UInt64
     ) -> Bool {
-        let directions = PortTranslation.directions(hit.permissions, access.attributes)
-        let mask: UInt64 = (1 &<< UInt64(hit.log2Bytes)) &- 1
-        let page = access.input & ~0xFFF & mask
+        let log2Bytes = UInt64(hit.log2Bytes)
+        let page = access.input & ~0xFFF & ~(UInt64.max &<< log2Bytes)
+        return copy(
+            access,
+            hit.outputBase | page,
+            log2Bytes,
+            hit.permissions,
+            hit.isOfRegion,
+            stamp,
+            version
+        )
+    }
+
+    /// - Parameters:
+    ///   - output: The output address of the page of 4 KiB.
+    ///   - log2Bytes: log2 of the bytes that the translation covers.
+    @_transparent  // Likewise.
+    private func copy(
+        _ access: SmallAccess,
+        _ output: UInt64,
+        _ log2Bytes: UInt64,
+        _ permissions: Permissions,
+        _ isOfRegion: @autoclosure () -> Bool,
+        _ stamp: InvalidationStamp,
+        _ version: UInt64
+    ) -> Bool {
+        let directions = PortTranslation.directions(permissions, access.attributes)
         let lead = access.input & 0xFFF
         guard directions & direction(access.kind) != 0,
-            let span = known.pointee.memory.span(at: hit.outputBase | page, version, bus),
+            let span = known.pointee.memory.span(at: output, version, bus),
             span.last >= lead &+ access.last, span.isWritable || access.kind == .read
         else { return false }
         let host = span.start + Int(truncatingIfNeeded: lead)
@@ -307,13 +337,14 @@ extension StreamPort {
         // Lost by now: the long way says so.
         guard smmud_load_u32(span.lostFlag) == 0 else { return false }
         if keepsTranslations {
+            let mask = ~(UInt64.max &<< log2Bytes)
             lookaside[PortTranslation.index(access.address)] = PortTranslation(
                 access.address,
                 access.attributes,
                 stamp,
-                isOfRegion: hit.isOfRegion,
-                output: hit.outputBase | page,
-                last: mask &- page,
+                isOfRegion: isOfRegion(),
+                output: output,
+                last: mask &- (access.input & ~0xFFF & mask),
                 directions,
                 version,
                 span
@@ -359,11 +390,16 @@ extension StreamPort {
             // The TLB would take it for a translation in the new configuration.
             guard known.pointee.isGood(look.context, look.stamp) else { return nil }
         }
-        var walk = smmu.makeQuickWalk(look.plan, .cached, look.stamp)
+        var walk = QuickWalk(
+            reader: bus.makeDescriptorReader(),
+            plan: look.plan,
+            generation: look.stamp,
+            caches: caches
+        )
         // What is not RAM takes the long way, which walks again: then this walk must not count.
         let isDone =
-            smmu.walkQuickly(input, look.access, &walk)
-            && isRAM(walk, input, last, isWrite: look.access.isWrite)
+            smmu.walkQuickly(input, look.needed, &walk)
+            && isRAM(walk, input, last, isWrite: look.needed.includesWrite)
         if isDone, look.structures == nil {
             count(&walk)
         } else {
@@ -382,6 +418,7 @@ extension StreamPort {
         if smmu.performance.countsAnything { return report(true, &walk, LookupAccesses()) }
         slot.count(Counter.walks, walk.walks)
         slot.count(Counter.descriptors, walk.descriptors)
+        if walk.structures != 0 { slot.count(Counter.structures, walk.structures) }
     }
 
     /// Keeps what a walk has found where there is a TLB.
@@ -389,7 +426,7 @@ extension StreamPort {
     private func keepInTLB(_ walk: inout QuickWalk, _ input: UInt64, _ stamp: InvalidationStamp) {
         guard keepsTranslations else { return }
         slot.count(Counter.tlbMisses)
-        smmu.translationCache.fill(&walk, of: input, walkedAt: stamp)
+        translations._withUnsafeGuaranteedRef { $0.fill(&walk, of: input, walkedAt: stamp) }
     }
 
     /// Whether what a walk has found is RAM that takes the access, as far as both go.
@@ -415,6 +452,7 @@ extension StreamPort {
     private func report(_ isDone: Bool, _ walk: inout QuickWalk, _ accesses: LookupAccesses) {
         var accesses = accesses
         walk.report(isDone, to: &accesses, smmu.counters)
+        if isDone { accesses.fetchedStructures(walk.structures) }
         record(accesses)
     }
 

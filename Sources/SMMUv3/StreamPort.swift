@@ -53,10 +53,14 @@ package final class StreamPort: DMAPort {
     private let executesInline: Bool
     /// A port keeps what the SMMU's own caches could keep, and nothing where there are none.
     let keepsTranslations: Bool
+    /// Which caches its walks go by.
+    let caches: WalkCaches
     /// The SMMU's, which it keeps alive.
     let generations: InvalidationCounts
     /// The SMMU's, which it keeps alive.
     let tlb: TLBTable
+    /// The SMMU's, which it keeps alive: filling it counts no reference.
+    let translations: Unmanaged<TranslationCache>
     let lookaside: UnsafeMutablePointer<PortTranslation>
     /// The configuration that the port used last: found again for every page that misses above.
     //
@@ -70,18 +74,24 @@ package final class StreamPort: DMAPort {
         bus = smmu.bus.view
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
-        lookaside = .allocate(capacity: PortTranslation.count)
+        let lines = UnsafeMutableRawPointer.allocate(
+            byteCount: PortTranslation.count * MemoryLayout<PortTranslation>.stride,
+            alignment: 64
+        )
+        lookaside = lines.bindMemory(to: PortTranslation.self, capacity: PortTranslation.count)
         lookaside.initialize(repeating: PortTranslation(), count: PortTranslation.count)
         known = .allocate(capacity: 1)
         known.initialize(to: KnownConfiguration())
         generations = smmu.invalidationGeneration.counts
         tlb = smmu.translationCache.table
+        translations = .passUnretained(smmu.translationCache)
         keepsTranslations = smmu.options.tlbEntries > 0
+        caches = smmu.walkCaches(.cached)
     }
 
     deinit {
         smmu.tracker.releaseSlot(slot)
-        lookaside.deallocate()
+        UnsafeMutableRawPointer(lookaside).deallocate()
         known.deinitialize(count: 1)
         known.deallocate()
     }
@@ -123,7 +133,21 @@ package final class StreamPort: DMAPort {
         _ byteCount: Int,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
-        if copyWithinPage(.read, address, own, byteCount, attributes) { return }
+        switch copyWithinPage(.read, address, own, byteCount, attributes) {
+        case .done: return
+        case .byWalk: try readByWalk(at: address, own, byteCount, attributes)
+        case .atLength: try readAtLength(at: address, own, byteCount, attributes)
+        }
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func readByWalk(
+        at address: IOVirtualAddress,
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if walkWithinPage(.read, address, own, byteCount, attributes) { return }
         try readAtLength(at: address, own, byteCount, attributes)
     }
 
@@ -161,7 +185,21 @@ package final class StreamPort: DMAPort {
         at address: IOVirtualAddress,
         _ attributes: TransactionAttributes
     ) throws(DMAFault) {
-        if copyWithinPage(.write, address, own, byteCount, attributes) { return }
+        switch copyWithinPage(.write, address, own, byteCount, attributes) {
+        case .done: return
+        case .byWalk: try writeByWalk(own, byteCount, at: address, attributes)
+        case .atLength: try writeAtLength(own, byteCount, at: address, attributes)
+        }
+    }
+
+    @inline(never)  // Keeps the way of a TLB hit small.
+    private func writeByWalk(
+        _ own: UnsafeMutableRawPointer,
+        _ byteCount: Int,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) {
+        if walkWithinPage(.write, address, own, byteCount, attributes) { return }
         try writeAtLength(own, byteCount, at: address, attributes)
     }
 

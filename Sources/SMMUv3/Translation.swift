@@ -199,7 +199,7 @@ extension SMMUv3 {
         }
         if !type(of: observer).hearsOfStructures, hit == nil, !isRefused, !isLong {
             var walk = makeQuickWalk(resolved.plan, lookup.policy, lookup.generation)
-            let isDone = walkQuickly(address, access, &walk)
+            let isDone = walkQuickly(address, required, &walk)
             walk.report(isDone, to: &observer, counters)
             if isDone {
                 let entry = walk.entry(of: address)

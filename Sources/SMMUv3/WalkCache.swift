@@ -130,7 +130,6 @@ final class WalkCache: @unchecked Sendable {
     ///   - smallest: log2 of what a table of the last level covers.
     ///   - stride: How many address bits one level resolves.
     ///   - largest: log2 of what a table of the second level covers; the first needs no look-up.
-    @inline(__always)  // Once for each walk.
     func lookUp(_ address: UInt64, _ tag: Tag, smallest: UInt64, stride: UInt64, largest: UInt64) -> Table? {
         guard isEnabled else { return nil }
         var size = smallest
@@ -142,15 +141,29 @@ final class WalkCache: @unchecked Sendable {
     }
 
     /// The table on the way to `address` that covers 2^`smallest` bytes.
-    @inline(__always)  // Once for each walk.
-    func lookUp(_ address: UInt64, _ tag: Tag, smallest: UInt64) -> Table? {
-        guard isEnabled else { return nil }
+    @inline(__always)  // By one caller.
+    private func lookUp(_ address: UInt64, _ tag: Tag, smallest: UInt64) -> Table? {
         let key = address & (UInt64.max &<< smallest) | smallest
         let set = entries(key, tag)
         guard let word = table(at: set, key, tag.word) ?? table(at: set + Word.count, key, tag.word) else {
             return nil
         }
         return Table(address: word & ~0xFFF, log2Bytes: smallest, hierarchical: (word & 0xF) &<< 59)
+    }
+
+    /// A table of pages of 4 KiB on the way to `address`.
+    ///
+    /// Only where the cache ``isEnabled``.
+    ///
+    /// - Returns: Its address, and the hierarchical attributes above it, the bits beside which do not count.
+    @inline(__always)  // Once for each walk.
+    func lastTable4KiB(_ address: UInt64, _ tag: Tag) -> (address: UInt64, hierarchical: UInt64)? {
+        let key = address & ~0x1F_FFFF | 21
+        let set = entries(key, tag)
+        guard let word = table(at: set, key, tag.word) ?? table(at: set + Word.count, key, tag.word) else {
+            return nil
+        }
+        return (word & ~0xFFF, word &<< 59)
     }
 
     @inline(__always)  // As above.
@@ -168,8 +181,8 @@ final class WalkCache: @unchecked Sendable {
             return nil
         }
         let table = smmud_load_u64(entry + Word.table)
-        // Odd, or another by now: somebody has written meanwhile.
-        guard sequence & 1 == 0, smmud_load_u64(entry + Word.sequence) == sequence else { return nil }
+        // Odd, or another by now: somebody has written meanwhile. An odd one is greater then.
+        guard smmud_load_u64(entry + Word.sequence) == sequence & ~1 else { return nil }
         return table
     }
 

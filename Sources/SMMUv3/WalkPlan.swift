@@ -33,11 +33,14 @@ struct WalkPlan: Equatable, Sendable {
     var highShift: UInt64 = 0
     /// The bits of an address that are beyond the output size: min(IPS or S2PS, OAS).
     var beyondOutput: UInt64 = 0
-    /// Whether pages are of 4 KiB and tables in the processor's byte order, as most are.
+    /// Whether pages are of 4 KiB and tables in the processor's byte order, of four levels at most and with output
+    /// addresses of up to 48 bits, as most are.
     var isUsual = false
     /// The bits by which a word of such tables is seen to be a table or page as most are: its type, and what of its
     /// address is elsewhere or beyond the output size.
     var unusualMask: UInt64 = 0
+    /// How many levels there are.
+    var levels: UInt64 = 0
     /// log2 of what a table of the last level covers.
     var lastTableBits: UInt64 = 0
     /// Bit n: there are blocks of 2^n bytes.
@@ -49,8 +52,16 @@ struct WalkPlan: Equatable, Sendable {
     var shareability: UInt8?
     /// The access flag, where a leaf without it faults or has to be updated first.
     var requiredFlags: UInt64 = 0
-    /// Those, and S2AP[0]: what a leaf of stage 2 has where tables of stage 1 may be.
+    /// What a leaf has of the bits by which it is seen to be an ordinary page that can be used, and these bits.
+    var ordinaryLeaf: UInt64 = 0
+    var unusualLeafMask: UInt64 = 0
+    /// The required flags, and S2AP[0]: what a leaf of stage 2 has where tables of stage 1 may be.
     var tableFlags: UInt64 = 0
+    /// What such a leaf has of the bits by which it is seen to be an ordinary page, and these bits.
+    var ordinaryTable: UInt64 = 0
+    var unusualTableMask: UInt64 = 0
+    /// The bits of an address that are beyond the input size.
+    var beyondInput: UInt64 = 0
     /// Whether DBM makes a page that is read-only one that is not dirty yet.
     var updatesDirtyState = false
     /// CD.E0PDn.
@@ -76,6 +87,7 @@ struct WalkPlan: Equatable, Sendable {
         pageShift = pageBits &- 3
         firstIndexMask = ((1 &<< (self.inputBits &- firstLowBit)) &- 1) &<< 3
         indexMask = ((1 &<< stride) &- 1) &<< 3
+        beyondInput = UInt64.max &<< self.inputBits
         beyondOutput = UInt64.max &<< UInt64(outputBits)
         isBigEndian = format.isBigEndian
         addressMask = UInt64.mask(format.ds ? 0...49 : 0...47) & (UInt64.max &<< pageBits)
@@ -87,7 +99,8 @@ struct WalkPlan: Equatable, Sendable {
             highShift = 36
         }
         lastTableBits = pageBits &+ stride
-        isUsual = format.granule == .kib4 && !format.isBigEndian
+        isUsual = format.granule == .kib4 && !format.isBigEndian && !format.ds && firstLevel >= 0
+        levels = UInt64(4 - firstLevel)
         unusualMask = 0b11 | addressMask & beyondOutput | highMask
         let block = Descriptor(rawValue: 0b01)
         for level in 0...2 where format.isLeaf(block, level: level) {
@@ -137,11 +150,15 @@ struct WalkPlan: Equatable, Sendable {
         shareability = stage2.format.ds ? stage2.walkShareability : nil
         requireAccessFlag(updates: stage2.updatesAccessFlag, faults: !stage2.accessFlagFaultsDisabled)
         tableFlags = requiredFlags | 1 &<< 6
+        ordinaryTable = tableFlags | 0b11
+        unusualTableMask = unusualMask | tableFlags
         updatesDirtyState = stage2.updatesDirtyState
     }
 
     private mutating func requireAccessFlag(updates: Bool, faults: Bool) {
         if updates || faults { requiredFlags = 1 &<< 10 }
+        ordinaryLeaf = requiredFlags | 0b11
+        unusualLeafMask = unusualMask | requiredFlags
     }
 
     // MARK: Steps
@@ -166,8 +183,9 @@ struct WalkPlan: Equatable, Sendable {
     @inline(__always)  // Likewise.
     func reaches(_ output: UInt64) -> Bool { output & beyondOutput == 0 }
 
-    /// ``indexMask`` where pages are of 4 KiB.
+    /// ``indexMask`` and ``addressMask`` of usual tables.
     static let indexMask4KiB: UInt64 = 0x1FF &<< 3
+    static let addressMask4KiB: UInt64 = 0xFFFF_FFFF_F000
 
     /// Where in a table of 4 KiB the entry for an address is.
     @inline(__always)  // Once for each level of every walk.
@@ -181,6 +199,10 @@ struct WalkPlan: Equatable, Sendable {
     static func isOrdinary(_ word: UInt64, _ unusualMask: UInt64) -> Bool {
         (word ^ 0b11) & unusualMask == 0
     }
+
+    /// The same of a page that can be used.
+    @inline(__always)  // Once for each walk.
+    func isOrdinaryLeaf(_ word: UInt64) -> Bool { (word ^ ordinaryLeaf) & unusualLeafMask == 0 }
 
     /// The level of a table whose entries cover 2^`lowBit` bytes each.
     func level(ofEntriesCovering lowBit: UInt64) -> Int {
@@ -224,6 +246,8 @@ struct StreamPlan: @unchecked Sendable {
     let stage2: UnsafePointer<WalkPlan>
     /// What `tag` is compared by in the TLB.
     var key: TLBKey
+    /// What `stage2Tag` is compared by there.
+    let stage2Key: TLBKey
     /// Whether what the TLB says is all that there is to it: stage 1 looks at the address, attributes go as the device
     /// drives them, and neither half refuses anybody.
     var isAnsweredByTLB = false
@@ -248,9 +272,11 @@ struct StreamPlan: @unchecked Sendable {
     /// that has to be read.
     var isOfTwoStructures = false
     var isE2H = false
-    var ste = SIMD8<UInt64>()
-    /// Where stage 1 translates.
-    var cd = SIMD8<UInt64>()
+    /// The eight words of the STE, and of the CD where stage 1 translates.
+    //
+    // Apart from the rest: one by one they are compared with memory, and as one value they would be copied for it.
+    let ste: UnsafePointer<UInt64>
+    let cd: UnsafePointer<UInt64>
     /// An IPA where stage 2 translates.
     var contextAddress: UInt64 = 0
 
@@ -262,13 +288,16 @@ struct StreamPlan: @unchecked Sendable {
     ) -> UnsafePointer<StreamPlan> {
         let tables = UnsafeMutablePointer<WalkPlan>.allocate(capacity: 3)
         tables.initialize(repeating: WalkPlan(), count: 3)
+        let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 16)
+        for index in 0..<8 {
+            (words + index).initialize(to: source?.ste.words[index] ?? 0)
+            (words + 8 + index).initialize(to: source?.context?.cd.words[index] ?? 0)
+        }
         let plan = UnsafeMutablePointer<StreamPlan>.allocate(capacity: 1)
-        plan.initialize(to: StreamPlan(stream, context, tables))
+        plan.initialize(to: StreamPlan(stream, context, tables, UnsafePointer(words)))
         if let source {
             plan.pointee.isOfTwoStructures = source.context == nil || stream.contextTable.log2LeafCount == nil
             plan.pointee.isE2H = source.isE2H
-            plan.pointee.ste = source.ste.words
-            plan.pointee.cd = source.context?.cd.words ?? SIMD8()
             plan.pointee.contextAddress = stream.contextTable.base &+ UInt64(source.context?.index ?? 0) &* 64
         }
         return UnsafePointer(plan)
@@ -276,14 +305,18 @@ struct StreamPlan: @unchecked Sendable {
 
     static func free(_ plan: UnsafePointer<StreamPlan>) {
         plan.pointee.lower.deallocate()
+        plan.pointee.ste.deallocate()
         plan.deallocate()
     }
 
     private init(
         _ stream: StreamConfiguration,
         _ context: ContextConfiguration?,
-        _ tables: UnsafeMutablePointer<WalkPlan>
+        _ tables: UnsafeMutablePointer<WalkPlan>,
+        _ words: UnsafePointer<UInt64>
     ) {
+        ste = words
+        cd = words + 8
         lower = UnsafePointer(tables)
         upper = UnsafePointer(tables + 1)
         stage2 = UnsafePointer(tables + 2)
@@ -292,7 +325,8 @@ struct StreamPlan: @unchecked Sendable {
         permissionTable = PermissionTable(ContextConfiguration.unused.permissionRules)
         stage2Tag = RegimeTag(regime: .nsEL1Stage2, vmid: stream.stage2?.vmid ?? 0, asid: 0, aset: false)
         tag = stage2Tag
-        key = TLBKey(stage2Tag)
+        stage2Key = TLBKey(stage2Tag)
+        key = stage2Key
         regionOffset = InvalidationGeneration.offset(asid: tag.asid, vmid: tag.vmid)
         if let second = stream.stage2 {
             translatesStage2 = true

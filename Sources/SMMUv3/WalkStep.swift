@@ -27,11 +27,7 @@ struct WalkStep {
 
     /// Where the entry for an address is.
     @inline(__always)  // Once for each level of every walk.
-    func entry(of address: UInt64) -> UInt64 { table &+ offset(of: address) }
-
-    /// Where in the table it is.
-    @inline(__always)  // Likewise.
-    func offset(of address: UInt64) -> UInt64 { (address &>> shift) & mask }
+    func entry(of address: UInt64) -> UInt64 { table &+ (address &>> shift) & mask }
 
     /// At an entry of some table: it has been read, and where it was does not matter any more.
     @inline(__always)  // Once for each walk that is not ordinary.
@@ -44,8 +40,8 @@ struct WalkStep {
 
     /// Before the table that a descriptor of an ordinary table of 4 KiB points at; see ``WalkPlan/isUsual``.
     @inline(__always)  // Once for each level of every walk.
-    mutating func goOn(byOrdinary descriptor: UInt64, _ addressMask: UInt64) {
-        table = descriptor & addressMask
+    mutating func goOn(byOrdinary descriptor: UInt64) {
+        table = descriptor & WalkPlan.addressMask4KiB
         above |= descriptor
         shift &-= 9
         mask = WalkPlan.indexMask4KiB
@@ -64,12 +60,20 @@ struct WalkStep {
     }
 
     /// Before a table that the walk cache knows.
-    @inline(__always)  // Once for each walk.
+    @inline(__always)  // By few callers.
     mutating func goOn(from known: WalkCache.Table, _ half: UnsafePointer<WalkPlan>) {
         table = known.address
         above = known.hierarchical
         shift = known.log2Bytes &- half.pointee.stride &- 3
         mask = half.pointee.indexMask
+    }
+
+    /// The leaf that a descriptor at this place is.
+    @inline(__always)  // For each walk that is not ordinary.
+    func leaf(_ descriptor: UInt64, _ half: UnsafePointer<WalkPlan>) -> FoundLeaf {
+        let base = half.pointee.address(in: descriptor, lowBit)
+        guard half.pointee.isLeaf(descriptor, lowBit), half.pointee.reaches(base) else { return .none }
+        return FoundLeaf(descriptor: descriptor, base: base, lowBit: lowBit, above: above)
     }
 
     /// What the walk cache is told of the table, one of whose entries is at `location`.
@@ -98,105 +102,126 @@ struct FoundLeaf {
 
 extension SMMUv3 {
     /// Goes down tables whose addresses nobody translates, to the leaf.
-    @inline(__always)  // For each kind of tables.
-    func descend(
-        _ address: UInt64,
-        _ half: UnsafePointer<WalkPlan>,
-        _ first: WalkStep,
-        _ walk: inout QuickWalk
-    ) -> FoundLeaf {
-        let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
-        // Before a table of pages there is none left to keep. More than four levels are of 52-bit addresses.
-        guard half.pointee.isUsual, first.shift <= 36, !keepsTables || first.shift == 9 else {
-            return descendByAnyTables(address, half, first, &walk)
+    @inline(__always)  // For each kind of walk.
+    func descend(_ address: UInt64, _ half: UnsafePointer<WalkPlan>, _ walk: inout QuickWalk) -> FoundLeaf {
+        ordinaryPage(of: address, half, &walk) { (word, above, _) in
+            FoundLeaf(descriptor: word, base: word & WalkPlan.addressMask4KiB, lowBit: 12, above: above)
+        } other: { (entry, step, start, walk) in
+            goOn(entry, step, address, half, since: start, &walk)
         }
-        // Tables of pages of 4 KiB, as most are: shifts and masks are constants, which makes a level half as long. What
-        // else there is is for the other.
-        let unusualMask = half.pointee.unusualMask
-        let addressMask = half.pointee.addressMask
-        let shift = first.shift
-        var table = first.table
-        var offset = first.offset(of: address)
-        var above = first.above
-        if shift == 36 {
-            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
-            guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, 36, above, address, half, since: shift, &walk)
-            }
-            table = word & addressMask
-            offset = WalkPlan.offset4KiB(of: address, 27)
-            above |= word
-        }
-        if shift == 27 || shift == 36 {
-            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
-            guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, 27, above, address, half, since: shift, &walk)
-            }
-            table = word & addressMask
-            offset = WalkPlan.offset4KiB(of: address, 18)
-            above |= word
-        }
-        if shift >= 18 {
-            guard let word = walk.reader.word(in: table, at: offset) else { return .none }
-            guard WalkPlan.isOrdinary(word, unusualMask) else {
-                return goOn(word, 18, above, address, half, since: shift, &walk)
-            }
-            table = word & addressMask
-            offset = WalkPlan.offset4KiB(of: address, 9)
-            above |= word
-        }
-        guard let word = walk.reader.word(in: table, at: offset) else { return .none }
-        guard WalkPlan.isOrdinary(word, unusualMask) else {
-            return goOn(word, 9, above, address, half, since: shift, &walk)
-        }
-        let fetched = shift / 9
-        walk.descriptors &+= fetched
-        walk.descriptorsNotKept = fetched
-        return FoundLeaf(descriptor: word, base: word & addressMask, lowBit: 12, above: above)
     }
 
-    /// The same by tables of every shape, whether or not the walk cache is to know them.
-    @inline(never)  // Keeps the walk of ordinary tables small.
-    private func descendByAnyTables(
-        _ address: UInt64,
-        _ half: UnsafePointer<WalkPlan>,
-        _ step: WalkStep,
-        _ walk: inout QuickWalk
-    ) -> FoundLeaf {
-        guard let word = walk.reader.word(at: step.entry(of: address)) else { return .none }
-        return goOn(word, step.shift, step.above, address, half, since: step.shift, &walk)
-    }
-
-    /// Goes on from an entry that has been read to the leaf.
+    /// Goes down ordinary tables, whose addresses nobody translates, to an ordinary page.
+    ///
+    /// Where tables are of 4 KiB, shifts and masks are constants, which makes a level half as long.
     ///
     /// - Parameters:
-    ///   - shift: As ``WalkStep/shift``, of the table that the entry is in.
-    ///   - above: As ``WalkStep/above``.
+    ///   - page: What comes of the page's descriptor and of the tables' above it, as in ``WalkStep/above``.
+    ///   - other: What comes of anything else: it goes on from an entry, which it reads for itself. Its parameters
+    ///     are as ``goOn(_:_:_:_:since:_:)`` has them.
+    @inline(__always)  // Likewise.
+    func ordinaryPage<Result>(
+        of address: UInt64,
+        _ half: UnsafePointer<WalkPlan>,
+        _ walk: inout QuickWalk,
+        _ page: (UInt64, UInt64, inout QuickWalk) -> Result,
+        other: (UInt64, WalkStep, UInt64, inout QuickWalk) -> Result
+    ) -> Result {
+        guard half.pointee.isUsual else {
+            let (step, start) = firstStep(address, half, walk)
+            return other(step.entry(of: address), step, start, &walk)
+        }
+        let unusualMask = half.pointee.unusualMask
+        var table: UInt64
+        var offset: UInt64
+        var above: UInt64 = 0
+        var fetched: UInt64
+        if walk.looksInWalkCache {
+            guard let known = walkCache.lastTable4KiB(address, half.pointee.tag) else {
+                let (step, start) = firstStep(address, half, walk)
+                return other(step.entry(of: address), step, start, &walk)
+            }
+            table = known.address
+            above = known.hierarchical
+            offset = WalkPlan.offset4KiB(of: address, 9)
+            fetched = 1
+        } else {
+            let start = half.pointee.firstShift
+            table = half.pointee.table
+            offset = (address &>> start) & half.pointee.firstIndexMask
+            if start == 36 {
+                guard let word = walk.reader.word(in: table, at: offset),
+                    WalkPlan.isOrdinary(word, unusualMask)
+                else { return other(table &+ offset, WalkStep(36, above: above), start, &walk) }
+                table = word & WalkPlan.addressMask4KiB
+                offset = WalkPlan.offset4KiB(of: address, 27)
+                above |= word
+            }
+            if start >= 27 {
+                guard let word = walk.reader.word(in: table, at: offset),
+                    WalkPlan.isOrdinary(word, unusualMask)
+                else { return other(table &+ offset, WalkStep(27, above: above), start, &walk) }
+                table = word & WalkPlan.addressMask4KiB
+                offset = WalkPlan.offset4KiB(of: address, 18)
+                above |= word
+            }
+            if start >= 18 {
+                guard let word = walk.reader.word(in: table, at: offset),
+                    WalkPlan.isOrdinary(word, unusualMask)
+                else { return other(table &+ offset, WalkStep(18, above: above), start, &walk) }
+                table = word & WalkPlan.addressMask4KiB
+                offset = WalkPlan.offset4KiB(of: address, 9)
+                above |= word
+            }
+            fetched = half.pointee.levels
+        }
+        guard let word = walk.reader.word(in: table, at: offset), half.pointee.isOrdinaryLeaf(word) else {
+            let start: UInt64 = fetched == 1 ? 9 : half.pointee.firstShift
+            return other(table &+ offset, WalkStep(9, above: above), start, &walk)
+        }
+        walk.descriptors &+= fetched
+        walk.descriptorsNotKept = fetched
+        return page(word, above, &walk)
+    }
+
+    /// Before the table with which a walk begins, and the shift of that: where the walk cache knows one, or at the
+    /// first.
+    @inline(never)  // Keeps the walk of ordinary tables small.
+    private func firstStep(_ address: UInt64, _ half: UnsafePointer<WalkPlan>, _ walk: borrowing QuickWalk)
+        -> (WalkStep, UInt64)
+    {
+        var step = WalkStep(half)
+        if walk.looksInWalkCache, let known = walkCache.lookUp(address, half) { step.goOn(from: known, half) }
+        return (step, step.shift)
+    }
+
+    /// Goes on from an entry to the leaf, by tables of every shape, whether or not the walk cache is to know them.
+    ///
+    /// - Parameters:
+    ///   - entry: Where the entry is.
+    ///   - first: At that entry.
     ///   - start: The shift of the table that the walk began with.
-    @inline(never)  // As above.
-    private func goOn(
-        _ first: UInt64,
-        _ shift: UInt64,
-        _ above: UInt64,
+    @inline(never)  // Keeps the walk of ordinary tables small.
+    func goOn(
+        _ entry: UInt64,
+        _ first: WalkStep,
         _ address: UInt64,
         _ half: UnsafePointer<WalkPlan>,
         since start: UInt64,
         _ walk: inout QuickWalk
     ) -> FoundLeaf {
         let keepsTables = walk.fillsWalkCache && half.pointee.usesWalkCache
-        var step = WalkStep(shift, above: above)
-        var fetched = (start &- shift) / half.pointee.stride &+ 1
-        var word = first
+        var step = first
+        var fetched = (start &- step.shift) / half.pointee.stride
+        var location = entry
         while true {
+            guard let word = walk.reader.word(at: location) else { return .none }
+            fetched &+= 1
             let descriptor = half.pointee.descriptor(word)
             guard step.shift != half.pointee.pageShift, descriptor & 0b11 == 0b11 else {
                 walk.descriptors &+= fetched
                 walk.descriptorsNotKept = fetched
-                let base = half.pointee.address(in: descriptor, step.lowBit)
-                guard half.pointee.isLeaf(descriptor, step.lowBit), half.pointee.reaches(base) else {
-                    return .none
-                }
-                return FoundLeaf(descriptor: descriptor, base: base, lowBit: step.lowBit, above: step.above)
+                return step.leaf(descriptor, half)
             }
             guard step.goOn(by: descriptor, half) else { return .none }
             if keepsTables {
@@ -206,9 +231,7 @@ extension SMMUv3 {
                 walk.descriptorsKept &+= fetched
                 fetched = 0
             }
-            guard let next = walk.reader.word(at: step.entry(of: address)) else { return .none }
-            word = next
-            fetched &+= 1
+            location = step.entry(of: address)
         }
     }
 
@@ -237,19 +260,11 @@ extension SMMUv3 {
 
 extension WalkCache {
     /// The table that is furthest on the way to `address` in tables of this shape.
-    @inline(__always)  // Once for each walk.
     func lookUp(_ address: UInt64, _ half: UnsafePointer<WalkPlan>) -> Table? {
-        lookUp(address, half.pointee.tag, smallest: half.pointee.lastTableBits)
-            ?? lookUpFromSecond(address, half)
-    }
-
-    /// The same among tables that are not of the last level.
-    @inline(never)  // Once for each table of the last level that is not known.
-    private func lookUpFromSecond(_ address: UInt64, _ half: UnsafePointer<WalkPlan>) -> Table? {
         lookUp(
             address,
             half.pointee.tag,
-            smallest: half.pointee.lastTableBits &+ half.pointee.stride,
+            smallest: half.pointee.lastTableBits,
             stride: half.pointee.stride,
             largest: half.pointee.firstShift &+ 3
         )

@@ -87,6 +87,16 @@ public import CLinux
         return smmud_load_u64(span.host + Int(truncatingIfNeeded: table &+ offset &- span.first))
     }
 
+    /// Reads a word as ``word(in:at:)`` does, if it is in the RAM that was read last.
+    ///
+    /// Changes nothing: of a copy, all of this stays in registers.
+    @inline(__always)  // Once for each level of every walk in two stages.
+    @inlinable public func wordNearby(in table: UInt64, at offset: UInt64) -> UInt64? {
+        let place = table &+ (offset &- span.first)
+        guard place <= span.lastOffset else { return nil }
+        return smmud_load_u64(span.host + Int(truncatingIfNeeded: place))
+    }
+
     /// Whether the memory of every word that was read so far was there.
     @inline(__always)  // Once for each walk.
     @inlinable public var isIntact: Bool {
@@ -99,7 +109,7 @@ public import CLinux
     /// - Parameter address: A multiple of 8.
     /// - Returns: false, too, where ``SystemBus/loadRAM64x8(at:)`` has to be asked.
     @inline(__always)  // For each structure of a look-up without a cache.
-    @inlinable public mutating func isEqual(_ address: UInt64, to words: SIMD8<UInt64>) -> Bool {
+    @inlinable public mutating func isEqual(_ address: UInt64, to words: UnsafePointer<UInt64>) -> Bool {
         if address &- span.first > span.lastOffset {
             guard find(address) else { return false }
         }

@@ -8,7 +8,7 @@ import Testing
 @testable import SMMUv3
 
 /// Adds up what it is told, by StreamID and event.
-private final class RecordingMonitor: SMMUPerformanceMonitor {
+final class RecordingMonitor: SMMUPerformanceMonitor {
     private let counts = Mutex<[UInt32: [SMMUPerformanceEvent: UInt64]]>([:])
 
     func count(_ event: SMMUPerformanceEvent, _ streamID: StreamID, _ amount: UInt64) {

@@ -190,7 +190,7 @@ struct TLBTransactionTests {
                 let resolved = try guest.smmu.resolveStream(transaction, controls, .cached, &accesses)
                 var walk = guest.smmu.makeQuickWalk(resolved.plan, .cached, controls.generation)
                 try #require(
-                    guest.smmu.walkQuickly(base + address, EffectiveAccess(transaction), &walk),
+                    guest.smmu.walkQuickly(base + address, EffectiveAccess(transaction).required, &walk),
                     "\(index), \(address)"
                 )
                 #expect(walk.words(of: base + address) == TLBEntry.Words(walk.entry(of: base + address)))
@@ -201,6 +201,64 @@ struct TLBTransactionTests {
                         == walk.entry(of: base + address)
                 )
             }
+        }
+    }
+
+    @Test(
+        "behind stage 2, too; and stage 2's own are those of its long walk",
+        arguments: [(2, false), (3, false), (2, true), (3, true)]
+    )
+    func nestedWords(_ block: Int, _ forcesWriteBack: Bool) throws {
+        let guest = try TestGuest.full { $0.options.walkCacheEntries = 0 }
+        let nested = try NestedSetup(guest, block: block) {
+            $0.fwb = forcesWriteBack
+        } cd: {
+            $0.mair = 0x4404_00FF_BB44_7700
+            $0.asid = 0xBEEF
+        }
+        let flags: [UInt64] = [
+            Leaf.readWrite, Leaf.global, Leaf.readWrite | Leaf.readOnly, Leaf.readWrite | 1 << 2,
+            Leaf.global | 2 << 2 | 3 << 8, Leaf.readWrite | 7 << 2 | 1 << 8 | Leaf.uxn,
+        ]
+        for (index, flags) in flags.enumerated() {
+            let page = guest.allocate(4096, alignment: 4096)
+            try nested.map(UInt64(index) << 12, toPhysical: page, flags)
+            // Attributes, XN and S2AP by page, where stage 2 has pages.
+            let second =
+                0b11 | 1 << 10 | (index & 1 == 0 ? 0b11 : 0b01) << 6 | [0xF, 0x5, 0x0][index % 3] << 2
+            if block == 3 { try guest.poke(try nested.stage2.entry(nested.ipa(page)), page | UInt64(second)) }
+            let blockBase = UInt64(index + 1) << 21
+            try nested.stage1.map(blockBase, to: NestedSetup.ipaOfRAM, level: 2, flags)
+        }
+        let attributes = TransactionAttributes(isPrivileged: true)
+        for address in (0..<UInt64(flags.count)).flatMap({ [$0 << 12, ($0 + 1) << 21 | 0x12_3000] }) {
+            let transaction = Transaction(
+                streamID: StreamID(6),
+                attributes: attributes,
+                kind: .read,
+                address: IOVirtualAddress(address)
+            )
+            let controls = guest.smmu.currentControls()
+            var observer = NoObserver()
+            let resolved = try guest.smmu.resolveStream(transaction, controls, .cached, &observer)
+            var walk = guest.smmu.makeQuickWalk(resolved.plan, .cached, controls.generation)
+            try #require(guest.smmu.walkQuickly(address, [.privilegedRead], &walk), "\(address)")
+            #expect(walk.words(of: address) == TLBEntry.Words(walk.entry(of: address)))
+            #expect(walk.entry(of: address).isPartial == (address >= 1 << 21 && block == 3))
+            guest.smmu.translationCache.fill(&walk, of: address, walkedAt: controls.generation)
+            let cache = guest.smmu.translationCache
+            #expect(cache.peek(address, tag: resolved.plan.pointee.tag) == walk.entry(of: address))
+            let ipa = walk.entry(of: address).intermediate(for: address)
+            let request = Stage2Request(
+                transaction: transaction,
+                access: EffectiveAccess(transaction),
+                purpose: .input,
+                ipa: ipa,
+                lookup: LookupScope(policy: .uncached, generation: controls.generation)
+            )
+            let stage2 = try #require(resolved.stream.stage2)
+            let (expected, _) = try guest.smmu.translateStage2(request, stage2, &observer)
+            #expect(cache.peek(ipa, tag: resolved.plan.pointee.stage2Tag) == expected)
         }
     }
 

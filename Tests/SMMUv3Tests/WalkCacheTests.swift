@@ -215,6 +215,52 @@ struct WalkCacheTests {
         }
     }
 
+    @Test(
+        "the same where the first table of stage 1 is a part of a page, and with blocks",
+        arguments: [2, 3]
+    )
+    func smallFirstTableNested(_ block: Int) throws {
+        for entries in [0, nil] as [Int?] {
+            let guest = try TestGuest.full {
+                $0.options.tlbEntries = 0
+                $0.options.configurationCacheEntries = 0
+                $0.options.walkCacheEntries = entries
+            }
+            _ = guest.allocate(4096, alignment: 4096)
+            _ = guest.allocate(0x340, alignment: 64)
+            // Two entries of 1 GiB.
+            let stage1 = StageTables(
+                guest,
+                granule: 12,
+                startLevel: 1,
+                inputBits: 31,
+                bias: NestedSetup.bias
+            )
+            try #require(stage1.root & 0xFFF >= 0x340)
+            // Not what the page begins with.
+            for index in 0...1 as ClosedRange<UInt64> {
+                try guest.poke(stage1.root & ~0xFFF + index * 8, NestedSetup.ipaOfRAM | Leaf.readWrite | 0b01)
+            }
+            let nested = try NestedSetup(guest, block: block) { _ in
+            } cd: {
+                $0.t0SZ = 33
+                $0.ttb0 = stage1.root - NestedSetup.bias
+            }
+            for upper in [0, 1 << 30] as [UInt64] {
+                let page = try guest.page(holding: 7 + upper)
+                try stage1.map(upper + 0x5000, to: nested.ipa(page), Leaf.readWrite)
+                try stage1.map(upper + 0x20_0000, to: NestedSetup.ipaOfRAM, level: 2, Leaf.readWrite)
+                for _ in 0..<2 {
+                    #expect(guest.dmaRead(6, upper + 0x5000) == .ok(7 + upper))
+                    let inBlock = upper + 0x20_0000 + (page - TestGuest.ram) % 0x20_0000
+                    let base = TestGuest.ram + (page - TestGuest.ram) % 0x20_0000
+                    #expect(guest.dmaRead(6, inBlock) == .ok(try guest.peek(base)))
+                }
+            }
+            #expect(guest.dmaRead(6, 1 << 31) == .event(0x10))
+        }
+    }
+
     // MARK: Stage 2
 
     @Test("where stage 2 moves a table of stage 1, both TLBIs are needed")
