@@ -74,13 +74,9 @@ package final class StreamPort: DMAPort {
         bus = smmu.bus.view
         slot = smmu.tracker.acquireSlot()
         executesInline = smmu.options.commandExecution == .inline
-        let lines = UnsafeMutableRawPointer.allocate(
-            byteCount: PortTranslation.count * MemoryLayout<PortTranslation>.stride,
-            alignment: 64
-        )
-        lookaside = lines.bindMemory(to: PortTranslation.self, capacity: PortTranslation.count)
+        lookaside = Self.allocateLines(PortTranslation.self, PortTranslation.count)
         lookaside.initialize(repeating: PortTranslation(), count: PortTranslation.count)
-        known = .allocate(capacity: 1)
+        known = Self.allocateLines(KnownConfiguration.self, 1)
         known.initialize(to: KnownConfiguration())
         generations = smmu.invalidationGeneration.counts
         tlb = smmu.translationCache.table
@@ -93,7 +89,17 @@ package final class StreamPort: DMAPort {
         smmu.tracker.releaseSlot(slot)
         UnsafeMutableRawPointer(lookaside).deallocate()
         known.deinitialize(count: 1)
-        known.deallocate()
+        UnsafeMutableRawPointer(known).deallocate()
+    }
+
+    /// Memory that begins with a line of the host's caches, and shares none with anything else.
+    private static func allocateLines<Element>(_ type: Element.Type, _ count: Int)
+        -> UnsafeMutablePointer<Element>
+    {
+        let lineBytes = 64
+        let byteCount = (count * MemoryLayout<Element>.stride + lineBytes - 1) & ~(lineBytes - 1)
+        return UnsafeMutableRawPointer.allocate(byteCount: byteCount, alignment: lineBytes)
+            .bindMemory(to: type, capacity: count)
     }
 
     package func rest() { smmu.tracker.rest() }

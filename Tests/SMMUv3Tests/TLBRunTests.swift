@@ -262,6 +262,22 @@ struct TLBTransactionTests {
         }
     }
 
+    @Test(
+        "what a port keeps of a page is a line of the host's, and so is a set of the TLB",
+        arguments: [1, 4, 64, 32768]
+    )
+    func lines(_ tlbEntries: Int) throws {
+        let guest = try TestGuest.full { $0.options.tlbEntries = tlbEntries }
+        #expect(MemoryLayout<PortTranslation>.stride == 64)
+        let ports = (1..<5 as Range<UInt32>).map { guest.port($0) }
+        for port in ports {
+            #expect(UInt(bitPattern: port.lookaside) % 64 == 0)
+            #expect(UInt(bitPattern: port.known) % 64 == 0)
+            #expect(UInt(bitPattern: port.tlb.line(0)) % 64 == 0)
+            #expect(port.tlb.line(1) - port.tlb.line(0) == 8)
+        }
+    }
+
     @Test("a long transaction over rows of pages and pages apart moves each byte once", arguments: 0..<8)
     func rowsAndPagesApart(_ round: Int) throws {
         var random = SplitMix(seed: 8400 + UInt64(round))
