@@ -75,8 +75,8 @@ package final class SocketServer: Sendable {
     // MARK: Accepting
 
     private func acceptConnections() {
-        var reserve = Self.openReserve()
-        defer { if reserve >= 0 { close(reserve) } }
+        DescriptorReserve.shared.withLock { $0.enter() }
+        defer { DescriptorReserve.shared.withLock { $0.leave() } }
         // Clients can bring a failure about as often as they like; the log says it once, until accepting works.
         var logged: Errno?
         var entries = [
@@ -85,7 +85,7 @@ package final class SocketServer: Sendable {
         ]
         while !stopSignal.isSet {
             guard poll(&entries, 2, -1) > 0, entries[1].revents == 0 else { continue }
-            let descriptor = accept(&reserve)
+            let descriptor = accept()
             guard descriptor < 0 else {
                 logged = nil
                 takeConnection(descriptor)
@@ -98,39 +98,31 @@ package final class SocketServer: Sendable {
                 logger.error("clients are turned away: \(error.description)")
                 logged = error
             }
-            waitAfter(error, &reserve)
+            waitAfter(error)
         }
     }
-
-    /// Held while a descriptor may be taken for a client: the limit on them is the process's, and who gives one up
-    /// to let a client go must not lose it to the acceptor of another socket.
-    private static let descriptorLock = Mutex(())
 
     /// Accepts a client, or lets it go where there is no descriptor for it.
     ///
     /// - Returns: The client's descriptor, or why there is none, a negated error.
-    private func accept(_ reserve: inout CInt) -> CInt {
-        Self.descriptorLock.withLock { _ in
-            let descriptor = smmud_accept(listener.descriptor)
-            if descriptor == -EMFILE, reserve >= 0 {
-                close(reserve)
-                let unwanted = smmud_accept(listener.descriptor)
-                if unwanted >= 0 { refuse(unwanted) }
-                reserve = Self.openReserve()
+    private func accept() -> CInt {
+        // Held while a descriptor may be taken for a client: who gives one up to let a client go must not lose it to
+        // the acceptor of another socket.
+        DescriptorReserve.shared.withLock { reserve in
+            reserve.accept {
+                smmud_accept(listener.descriptor)
+            } refuse: {
+                refuse($0)
             }
-            return descriptor
         }
     }
 
     /// Waits where trying again at once would only fail again.
-    private func waitAfter(_ error: Errno, _ reserve: inout CInt) {
-        guard error != .tooManyOpenFiles || reserve < 0 else { return }
+    private func waitAfter(_ error: Errno) {
+        guard error != .tooManyOpenFiles || DescriptorReserve.shared.withLock({ $0.isEmpty }) else { return }
         // The system lacks something. The client waits; so do we, or until we are to stop.
         stopSignal.wait(milliseconds: 100)
-        if reserve < 0 { reserve = Self.openReserve() }
     }
-
-    private static func openReserve() -> CInt { open("/dev/null", O_RDONLY | O_CLOEXEC) }
 
     private func takeConnection(_ descriptor: CInt) {
         reap()
