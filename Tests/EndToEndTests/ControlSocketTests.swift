@@ -5,7 +5,7 @@ import Glibc
 import SMMUClient
 import Testing
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct ControlSocketTests {
     private let daemon: Daemon
 

@@ -6,7 +6,7 @@ import Glibc
 import SMMUClient
 import Testing
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct DMASocketTests {
     private let daemon: Daemon
     private let dma: DMAClient

@@ -5,7 +5,7 @@ import Glibc
 import SMMUClient
 import Testing
 
-@Suite("smmuctl and the IOMMU core", .timeLimit(.minutes(5)))
+@Suite("smmuctl and the IOMMU core", .timeLimit(.minutes(20)))
 struct GroupToolTests {
     private static let device = "dma-controller@100000"
     private static let function = "0000:01:00.0"

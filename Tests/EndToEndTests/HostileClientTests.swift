@@ -6,7 +6,7 @@ import SMMUClient
 import SeededRandomness
 import Testing
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct HostileClientTests {
     private let daemon: Daemon
 

@@ -6,7 +6,7 @@ import IORTFixtures
 import SMMUClient
 import Testing
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct IORTTests {
     private let directory: TemporaryDirectory
 

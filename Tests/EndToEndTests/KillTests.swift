@@ -25,7 +25,7 @@ private struct Moment: CustomStringConvertible {
     var description: String { "\(microseconds) us after report \(reportCount)" }
 }
 
-@Suite(.timeLimit(.minutes(5)), .serialized)
+@Suite(.timeLimit(.minutes(20)), .serialized)
 struct KillTests {
     private static let clientRoundCount = 30
     private static let daemonRoundCount = 40

@@ -21,7 +21,7 @@ private func call(_ ring: DMARingClient, _ request: DMARequest, _ payload: [UInt
     return try #require(result)
 }
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct RingTests {
     private let daemon: Daemon
     private let dma: DMAClient
@@ -274,7 +274,7 @@ struct RawRing {
     }
 }
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct BrokenRingTests {
     private let daemon: Daemon
 

@@ -12,7 +12,7 @@ private let board = TestBoard.source.replacing(
     with: "iommus = <&smmu 0x42>, <&smmu 0x43>; pasid-num-bits = <4>; dma-can-stall; dma-coherent;"
 )
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct SharedAddressTests {
     private let daemon: Daemon
     private let control: ControlClient

@@ -3,7 +3,7 @@
 import Glibc
 import Testing
 
-@Suite("The tools, on dts/soc.dts with the daemon's own driver", .timeLimit(.minutes(5)))
+@Suite("The tools, on dts/soc.dts with the daemon's own driver", .timeLimit(.minutes(20)))
 struct ToolTests {
     private static let device = "dma-controller@100000"
     private static let function = "0000:00:02.0"

@@ -4,7 +4,7 @@ import ControlProtocol
 import SMMUClient
 import Testing
 
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(20)))
 struct TranslationTests {
     private let daemon: Daemon
     private let control: ControlClient

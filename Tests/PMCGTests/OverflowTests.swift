@@ -6,7 +6,7 @@ import PMCG
 import Synchronization
 import Testing
 
-@Suite("Overflow, interrupt and capture", .timeLimit(.minutes(1)))
+@Suite("Overflow, interrupt and capture", .timeLimit(.minutes(20)))
 struct OverflowTests {
     @Test(
         "a counter of every size wraps to 0 and sets its OVS, and counts on",

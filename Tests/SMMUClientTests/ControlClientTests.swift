@@ -20,7 +20,7 @@ private let pulse =
     #"{"jsonrpc":"2.0","method":"interrupt","params":{"line":2,"label":"gerror","device":"/smmu","#
     + #""controller":"/intc","specifier":[0,76,1],"intid":108,"signal":"pulse","count":1}}"#
 
-@Suite("Control client", .timeLimit(.minutes(2)))
+@Suite("Control client", .timeLimit(.minutes(20)))
 struct ControlClientTests {
     @Test("A call sends one line and returns the result of its answer")
     func callsAreAnswered() throws {

@@ -18,7 +18,7 @@ private func connectedClient() throws -> DMAClient {
     return client
 }
 
-@Suite("DMA client", .timeLimit(.minutes(2)))
+@Suite("DMA client", .timeLimit(.minutes(20)))
 struct DMAClientTests {
     @Test("HELLO tells the client its limits")
     func helloTellsTheLimits() throws {

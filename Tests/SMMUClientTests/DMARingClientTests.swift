@@ -6,7 +6,7 @@ import Testing
 
 @testable import SMMUClient
 
-@Suite("DMA ring client", .timeLimit(.minutes(2)))
+@Suite("DMA ring client", .timeLimit(.minutes(20)))
 struct DMARingClientTests {
     private let client: DMAClient
     private let ring: DMARingClient

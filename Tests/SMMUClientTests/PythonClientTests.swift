@@ -4,7 +4,7 @@ import ControlProtocol
 import Glibc
 import Testing
 
-@Suite("examples/dma_client.py", .timeLimit(.minutes(2)), .enabled(if: Python.isThere))
+@Suite("examples/dma_client.py", .timeLimit(.minutes(20)), .enabled(if: Python.isThere))
 struct PythonClientTests {
     @Test("What it writes it reads back, inline and through shared memory")
     func dataComesBack() throws {
