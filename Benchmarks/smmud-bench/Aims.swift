@@ -62,5 +62,8 @@ let aims: [String: Aim] = [
     "large-hit": .ratio(1.5),
     "large-tlb": .ratio(1.5),
     "large-miss": .ratio(1.5),
+    "large-miss-walk-cache": .ratio(1.5),
+    "large-miss-all": .ratio(1.5),
+    "large-dma-4KiB": .ratio(1.5),
     "large-tlbi-sync": .ratio(1.5),
 ]

@@ -151,10 +151,10 @@ final class DrivenBoard {
     }
 
     /// Reads 8 bytes of a page.
-    func read(page: Int, by endpoint: Int = 0) throws {
+    func read(page: Int, by endpoint: Int = 0, byteCount: Int = 8) throws {
         try ports[endpoint].read(
             at: IOVirtualAddress(Self.pages + UInt64(page) << 12),
-            into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<8]),
+            into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount]),
             .plain
         )
     }

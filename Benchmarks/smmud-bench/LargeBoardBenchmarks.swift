@@ -56,6 +56,23 @@ var largeBoardBenchmarks: [Benchmark] {
         row("large-miss", "walk of 4 levels", { $0.tlbEntries = 0 }) { board, count in
             try timed(board.readPages, count)
         },
+        row(
+            "large-miss-walk-cache",
+            "the same with a walk cache",
+            {
+                $0.tlbEntries = 0
+                $0.setWalkCache(1024)
+            },
+            { board, count in try timed(board.readPages, count) }
+        ),
+        row("large-miss-all", "the same without any cache: STE, CD, walk", { $0.disableCaches() }) {
+            board,
+            count in
+            try timed(board.readPages, count)
+        },
+        row("large-dma-4KiB", "read of 4 KiB, one page") { board, count in
+            try timed({ for _ in 0..<$0 { try board.read(page: 0, byteCount: 4096) } }, count)
+        },
         row("large-tlbi-sync", "unmap of a page: CMD_TLBI_NH_VA and CMD_SYNC, inline") { board, count in
             try board.unmapTime(count)
         },

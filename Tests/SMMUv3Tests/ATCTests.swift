@@ -478,12 +478,7 @@ struct ATCTests {
     @Test("a translated transaction inside its memory access holds the CMD_SYNC after CMD_ATC_INV back")
     func syncWaits() throws {
         let (guest, tables) = try guest { $0.options.commandExecution = .thread }
-        let gate = Gate()
-        try guest.bus.addWindow(
-            gate,
-            at: try #require(AddressRange(start: InFlightTests.gateAddress, byteCount: 0x1000)),
-            name: "gate"
-        )
+        let gate = try InFlightTests.addGate(guest)
         try tables.map(0x1000, to: InFlightTests.gateAddress)
         let function = try ATSFunction(guest).function
         let blocked = TestThread { #expect(function.makePort().read64(at: 0x1000) == .ok(0x6A7E)) }

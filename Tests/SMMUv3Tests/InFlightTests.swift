@@ -42,6 +42,14 @@ struct InFlightTests {
         return try TestGuest(setup)
     }
 
+    /// Puts a gate at ``gateAddress``.
+    static func addGate(_ guest: TestGuest) throws -> Gate {
+        let gate = Gate()
+        let range = try #require(AddressRange(start: gateAddress, byteCount: 0x1000))
+        try guest.bus.addWindow(gate, at: range, name: "gate")
+        return gate
+    }
+
     /// Queues commands, rings, and does not wait.
     static func post(_ guest: TestGuest, _ commands: RawCommand...) throws {
         for command in commands { try guest.queue(command) }
@@ -56,12 +64,7 @@ struct InFlightTests {
     )
     func syncWaits(_ kind: TransactionKind) throws {
         let guest = try Self.threadGuest()
-        let gate = Gate()
-        try guest.bus.addWindow(
-            gate,
-            at: try #require(AddressRange(start: Self.gateAddress, byteCount: 0x1000)),
-            name: "gate"
-        )
+        let gate = try Self.addGate(guest)
         let tables = try guest.attachTables(5)
         try tables.map(0x1000, to: Self.gateAddress)
         let page = try guest.page(holding: 3)
@@ -108,12 +111,7 @@ struct InFlightTests {
     @Test("CMDQEN off while a CMD_SYNC waits: acknowledged when it is over, CONS past it and then still")
     func disableWhileWaiting() throws {
         let guest = try Self.threadGuest()
-        let gate = Gate()
-        try guest.bus.addWindow(
-            gate,
-            at: try #require(AddressRange(start: Self.gateAddress, byteCount: 0x1000)),
-            name: "gate"
-        )
+        let gate = try Self.addGate(guest)
         try guest.setSTE(5, .bypass)
         let smmu = guest.smmu
         let blocked = TestThread { _ = smmu.makePort(for: StreamID(5)).write64(0, at: Self.gateAddress) }
@@ -152,12 +150,7 @@ struct InFlightTests {
     @Test("a reset while a CMD_SYNC waits: the old command writes nothing into the new registers")
     func resetWhileWaiting() throws {
         let guest = try Self.threadGuest()
-        let gate = Gate()
-        try guest.bus.addWindow(
-            gate,
-            at: try #require(AddressRange(start: Self.gateAddress, byteCount: 0x1000)),
-            name: "gate"
-        )
+        let gate = try Self.addGate(guest)
         try guest.setSTE(5, .bypass)
         let smmu = guest.smmu
         let blocked = TestThread { _ = smmu.makePort(for: StreamID(5)).write64(0, at: Self.gateAddress) }

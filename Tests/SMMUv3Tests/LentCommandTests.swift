@@ -45,12 +45,7 @@ struct LentCommandTests {
     @Test("a CMD_SYNC that has to wait is the thread's: the write returns, and it waits")
     func syncWaits() throws {
         let guest = try InFlightTests.threadGuest()
-        let gate = Gate()
-        try guest.bus.addWindow(
-            gate,
-            at: try #require(AddressRange(start: InFlightTests.gateAddress, byteCount: 0x1000)),
-            name: "gate"
-        )
+        let gate = try InFlightTests.addGate(guest)
         try guest.setSTE(5, .bypass)
         let smmu = guest.smmu
         let blocked = TestThread {
@@ -157,9 +152,7 @@ struct LentCommandTests {
         var setup = MessageTests.setup
         setup.options.commandExecution = .thread
         let guest = try TestGuest(setup)
-        let gate = Gate()
-        let range = try #require(AddressRange(start: InFlightTests.gateAddress, byteCount: 0x1000))
-        try guest.bus.addWindow(gate, at: range, name: "gate")
+        let gate = try InFlightTests.addGate(guest)
         let word = guest.allocate(64)
         try guest.queue(MessageTests.sync(word, 0x77))
         try Self.ring(guest)

@@ -222,9 +222,7 @@ struct SyncMessageTests {
         var setup = MessageTests.setup
         setup.options.commandExecution = .thread
         let guest = try TestGuest(setup)
-        let gate = Gate()
-        let range = try #require(AddressRange(start: InFlightTests.gateAddress, byteCount: 0x1000))
-        try guest.bus.addWindow(gate, at: range, name: "gate")
+        let gate = try InFlightTests.addGate(guest)
         let tables = try guest.attachTables(5)
         try tables.map(0x1000, to: InFlightTests.gateAddress)
         let word = guest.allocate(64)

@@ -234,6 +234,19 @@ import Virtio
         #expect(accesses > 0)
     }
 
+    @Test func aThreadThatSleepsSaysSoToItsPort_behindTheFunctionToo() throws {
+        let machine = try TestMachine()
+        let valve = SlowPort.Valve(page: 0)
+        let file = try TestImage(byteCount: 1 << 20)
+        let makePort = machine.makePort
+        let driver = try PCIDriver(machine, VirtioBlock(image: try file.open())) {
+            SlowPort(makePort(), valve)
+        }
+        let queue = try driver.start(features: .max, queues: 1)[0]
+        #expect(try DiskDriver(driver, queue).request(4, sector: 0).status == 0)
+        #expect(eventually { valve.rests.load(ordering: .sequentiallyConsistent) > 0 })
+    }
+
     @Test func reset_underLoad_givesTheMemoryBack() throws {
         let fixture = try TestDisk(queueCount: 4)
         let (machine, driver) = (fixture.machine, fixture.driver)

@@ -88,6 +88,8 @@ final class SlowPort: DMAPort {
         let isHeld = Atomic(false)
         let isWaiting = Atomic(false)
         let accesses = Atomic<Int>(0)
+        /// How often the port's thread was about to sleep.
+        let rests = Atomic<Int>(0)
 
         init(page: UInt64) { self.page = page }
     }
@@ -124,6 +126,11 @@ final class SlowPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool { false }
+
+    func rest() {
+        valve.rests.add(1, ordering: .sequentiallyConsistent)
+        port.rest()
+    }
 
     private func hold(_ address: IOVirtualAddress) {
         valve.accesses.add(1, ordering: .sequentiallyConsistent)
