@@ -226,7 +226,9 @@ package final class BareMachine {
     // MARK: Commands
 
     /// Queues commands and rings the doorbell once.
-    package func submit(_ commands: Command...) throws {
+    package func submit(_ commands: Command...) throws { try submit(commands) }
+
+    package func submit(_ commands: [Command]) throws {
         for command in commands { put(command) }
         try write32(RegisterOffset.cmdqProd, commandProducer)
     }

@@ -50,9 +50,7 @@ func fuzzCommandQueue(_ input: inout FuzzInput) {
             let address = 0x10_0000 &+ UInt64(input.next(UInt16.self))
             requesters.append(StallingRequester(machine.smmu, address, before: requesters))
         default:
-            for command in [Command.cfgiAll(), .tlbiNSNHAll(), .tlbiEL2All(), .sync()] {
-                queue.issue(command)
-            }
+            for command in fuzz.invalidations { queue.issue(command) }
             compare(&input, machine, input.pick([fuzz.port] + fuzz.others))
         }
     }

@@ -55,14 +55,14 @@ func fuzzConfiguration(_ input: inout FuzzInput) {
             let place = input.next()
             let base = place & 0x80 == 0 ? entry(&input) : context(&input)
             change(&input, machine, base + UInt64(place & 7) * 8, isFlip: place & 8 != 0)
-        case 5: moveStreamTable(&input, machine)
+        case 5: moveStreamTable(&input, fuzz)
         case 6:
             fuzz.transact(
                 &input,
                 at: 0x10_0000 ^ UInt64(input.next(UInt16.self)) << (UInt64(input.next()) & 47)
             )
         default:
-            if !hasNoCaches { try? machine.submit(.cfgiAll(), .tlbiNSNHAll(), .tlbiEL2All(), .sync()) }
+            if !hasNoCaches { fuzz.emptyCaches() }
             compare(&input, machine, input.pick(ports))
         }
     }
@@ -118,7 +118,8 @@ private func setPointer(_ input: inout FuzzInput, _ machine: BareMachine) {
 }
 
 /// The table's format, SPLIT, LOG2SIZE and base, as software may change them: while SMMUEN is 0.
-private func moveStreamTable(_ input: inout FuzzInput, _ machine: BareMachine) {
+private func moveStreamTable(_ input: inout FuzzInput, _ fuzz: FuzzMachine) {
+    let machine = fuzz.machine
     try? machine.write32(RegisterOffset.cr0, 0b1100)
     let base = input.next() & 3 == 0 ? input.pick(pointers) : BareMachine.Layout.streamTable
     try? machine.write64(RegisterOffset.strtabBase, base)
@@ -130,5 +131,5 @@ private func moveStreamTable(_ input: inout FuzzInput, _ machine: BareMachine) {
     // RECINVSID, E2H.
     try? machine.write32(RegisterOffset.cr2, UInt64(shape >> 1 & 3 | 2))
     try? machine.write32(RegisterOffset.cr0, 0b1101)
-    try? machine.submit(.cfgiAll(), .tlbiNSNHAll(), .tlbiEL2All(), .sync())
+    fuzz.emptyCaches()
 }

@@ -76,6 +76,20 @@ struct FuzzMachine {
     /// Where stage 2's tables are: four descriptors of 1 GiB in the page behind the contexts, and the last two pages.
     static let stage2Tables: [UInt64] = [0x7000, 0x1_F000, 0x1_E000].map { BareMachine.Layout.ram + $0 }
 
+    /// What empties every cache of this SMMU, with a CMD_SYNC behind it.
+    ///
+    /// CMD_TLBI_NSNH_ALL leaves NS-EL2 and NS-EL2-E2H alone, which STE.STRW may choose for any stream; where
+    /// SMMU_IDR0.Hyp is 0 no stream is in them, and CMD_TLBI_EL2_ALL would stop the queue as ILLEGAL.
+    var invalidations: [Command] {
+        let hypervisor: [Command] = machine.smmu.identification.idr0.hyp ? [.tlbiEL2All()] : []
+        return [.cfgiAll(), .tlbiNSNHAll()] + hypervisor + [.sync()]
+    }
+
+    /// Executes ``invalidations``, if no command before them stopped the queue.
+    func emptyCaches() {
+        try? machine.submit(invalidations)
+    }
+
     /// Gives stream 2 stage 2 alone and stream 3 both stages: RAM page by page where it is, VMIDs 2 and 3.
     func attachStages() throws {
         let tables = Self.stage2Tables
