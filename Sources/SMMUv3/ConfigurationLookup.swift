@@ -31,6 +31,26 @@ struct TranslationControls: Equatable, Sendable {
     var generation = InvalidationStamp()
 }
 
+extension TranslationControls {
+    /// SMMU_STRTAB_BASE_CFG.SPLIT; what is Reserved behaves as 6.
+    fileprivate var split: UInt8 {
+        let split = tableConfiguration.split
+        return split == 8 || split == 10 ? split : 6
+    }
+
+    /// How many STEs a descriptor leads to; nil where its Span is none.
+    fileprivate func entryCount(of l1: L1STD) -> UInt64? {
+        l1.span != 0 && l1.span <= 11 && l1.span <= split + 1 ? 1 &<< UInt64(l1.span - 1) : nil
+    }
+
+    /// Where a stream's STE is by its descriptor; nil where that leads to none.
+    func entryAddress(_ streamID: StreamID, by l1: L1STD) -> UInt64? {
+        let index = UInt64(streamID.rawValue) & ((1 &<< UInt64(split)) &- 1)
+        guard let entries = entryCount(of: l1), index < entries else { return nil }
+        return (l1.l2Ptr & ~(entries &* 64 &- 1)) &+ index &* 64
+    }
+}
+
 /// What a stream's configuration leads to.
 enum StreamOutcome: Equatable, Sendable {
     /// STE.Config 0b1x0, or stage 1 skipped by S1DSS: stage 2, if any, gets the address as it is.
@@ -84,26 +104,17 @@ extension SMMUv3 {
         _ controls: TranslationControls,
         _ observer: inout some LookupObserver
     ) throws(TranslationFault) -> UInt64 {
-        let streamID = transaction.streamID.rawValue
-        let configuration = controls.tableConfiguration
-        let log2Size = min(configuration.log2size, identification.idr1.sidsize)
-        guard UInt64(streamID) < 1 << UInt64(log2Size) else {
+        let log2Size = min(controls.tableConfiguration.log2size, identification.idr1.sidsize)
+        guard UInt64(transaction.streamID.rawValue) < 1 << UInt64(log2Size) else {
             throw badStreamID(
                 transaction,
                 controls,
                 "StreamID \(transaction.streamID) is beyond the stream table's 2^\(log2Size)"
             )
         }
-        let isTwoLevel = identification.idr0.stLevel != 0 && configuration.fmt == 0b01
-        guard isTwoLevel else {
-            // The smart shift gives 0, and so base 0, for a size that no address has room for.
-            let tableBytes: UInt64 = 64 << UInt64(configuration.log2size)
-            return (controls.tableBase.addr & ~(tableBytes &- 1)) &+ UInt64(streamID) &* 64
+        guard let l1Address = levelOneAddress(transaction.streamID, controls) else {
+            return linearEntryAddress(transaction.streamID, controls)
         }
-        let split = configuration.split == 8 || configuration.split == 10 ? configuration.split : 6
-        let l1Count = configuration.log2size > split ? UInt64(configuration.log2size - split) : 0
-        let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
-        let l1Address = l1Base &+ (UInt64(streamID) &>> UInt64(split)) &* 8
         let l1: L1STD
         observer.accessing(.configuration)
         do {
@@ -113,19 +124,34 @@ extension SMMUv3 {
         }
         observer.fetchedConfiguration(counters)
         observer.fetched(.l1std(PhysicalAddress(l1Address), l1))
-        let index = UInt64(streamID) & ((1 &<< UInt64(split)) &- 1)
-        guard l1.span != 0, l1.span <= 11, l1.span <= split + 1 else {
+        guard let entries = controls.entryCount(of: l1) else {
             throw badStreamID(transaction, controls, "the level-1 descriptor's Span \(l1.span) holds no STEs")
         }
-        let entries: UInt64 = 1 &<< UInt64(l1.span - 1)
-        guard index < entries else {
+        guard let address = controls.entryAddress(transaction.streamID, by: l1) else {
             throw badStreamID(
                 transaction,
                 controls,
                 "StreamID \(transaction.streamID) is beyond the \(entries) STEs of its Span"
             )
         }
-        return (l1.l2Ptr & ~(entries &* 64 &- 1)) &+ index &* 64
+        return address
+    }
+
+    /// Where the STE of a stream is that is within a linear stream table.
+    func linearEntryAddress(_ streamID: StreamID, _ controls: TranslationControls) -> UInt64 {
+        // The smart shift gives 0, and so base 0, for a size that no address has room for.
+        let tableBytes: UInt64 = 64 << UInt64(controls.tableConfiguration.log2size)
+        return (controls.tableBase.addr & ~(tableBytes &- 1)) &+ UInt64(streamID.rawValue) &* 64
+    }
+
+    /// Where the L1STD of a stream is that is within the stream table; nil where the table is linear.
+    func levelOneAddress(_ streamID: StreamID, _ controls: TranslationControls) -> UInt64? {
+        let configuration = controls.tableConfiguration
+        guard identification.idr0.stLevel != 0 && configuration.fmt == 0b01 else { return nil }
+        let split = controls.split
+        let l1Count = configuration.log2size > split ? UInt64(configuration.log2size - split) : 0
+        let l1Base = controls.tableBase.addr & ~(max(64, 8 << l1Count) &- 1)
+        return l1Base &+ (UInt64(streamID.rawValue) &>> UInt64(split)) &* 8
     }
 
     private func badStreamID(_ transaction: Transaction, _ controls: TranslationControls, _ reason: String)

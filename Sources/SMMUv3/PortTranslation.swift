@@ -159,9 +159,9 @@ struct KnownConfiguration {
     //
     // Apart from it: looking here counts no reference.
     var plan: UnsafePointer<StreamPlan>?
-    /// Where the STE is, if it is all that decides beside the CD; nil where it has to be looked up.
-    var entryAddress: UInt64?
-    /// The count of invalidations of configuration before the registers were read that `entryAddress` comes from.
+    /// Where the STE is, if it and the CD are all that decides; nil where it has to be looked up.
+    var entry: EntryLocation?
+    /// The count of invalidations of configuration before the registers were read that `entry` comes from.
     var entryGeneration: UInt64 = 0
     /// Where the port found RAM last.
     var memory = KnownMemory()

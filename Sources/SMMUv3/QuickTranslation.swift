@@ -17,6 +17,18 @@ struct QuickTranslation {
     var isOfRegion: Bool
 }
 
+/// Where a stream's STE is, and by which L1STD.
+struct EntryLocation {
+    /// What ``levelOneAddress`` is of a linear stream table: no address of a word.
+    static let noLevelOne = UInt64.max
+
+    /// Of the STE.
+    var address: UInt64
+    /// Of the L1STD, and what that was.
+    var levelOneAddress = EntryLocation.noLevelOne
+    var levelOneWord: UInt64 = 0
+}
+
 extension SMMUv3 {
     /// Translates for a port that knows its configuration, as ``translate(_:_:_:_:_:)`` does.
     ///
@@ -113,38 +125,42 @@ extension SMMUv3 {
         )
     }
 
-    /// Where a stream's STE is, if that and the CD are all that its configuration depends on.
+    /// Where a stream's STE is, if that, the CD and an L1STD are all that its configuration depends on.
     ///
     /// - Returns: nil where the configuration has to be looked up as if it were new.
-    func entryAddress(
+    func entryLocation(
         _ plan: UnsafePointer<StreamPlan>,
         _ streamID: StreamID,
         _ controls: TranslationControls
-    ) -> UInt64? {
-        let table = controls.tableConfiguration
-        let log2Count = min(table.log2size, identification.idr1.sidsize)
+    ) -> EntryLocation? {
+        let log2Count = min(controls.tableConfiguration.log2size, identification.idr1.sidsize)
         guard plan.pointee.isOfTwoStructures, plan.pointee.isE2H == controls.isE2H,
-            identification.idr0.stLevel == 0 || table.fmt != 0b01,
             UInt64(streamID.rawValue) < 1 << UInt64(log2Count)
         else { return nil }
-        let tableBytes: UInt64 = 64 << UInt64(table.log2size)
-        return controls.tableBase.addr & ~(tableBytes &- 1) &+ UInt64(streamID.rawValue) &* 64
+        guard let l1Address = levelOneAddress(streamID, controls) else {
+            return EntryLocation(address: linearEntryAddress(streamID, controls))
+        }
+        // It may be another than the one that led to the plan: then so is the STE, and that is compared.
+        guard let word = try? bus.loadRAM64(at: PhysicalAddress(l1Address)),
+            let address = controls.entryAddress(streamID, by: L1STD(word: word))
+        else { return nil }
+        return EntryLocation(address: address, levelOneAddress: l1Address, levelOneWord: word)
     }
 
     /// Whether a configuration is still what memory says, where nothing of it is cached.
     ///
     /// - Parameters:
-    ///   - address: Where the STE is: of ``entryAddress(_:_:_:)``, by registers that have not changed since.
+    ///   - entry: Where the STE is: of ``entryLocation(_:_:_:)``, by registers that have not changed since.
     ///   - generation: Before anything of it is read.
     /// - Returns: false where it has to be looked up as if it were new.
     func isUnchanged(
         _ plan: UnsafePointer<StreamPlan>,
-        _ address: UInt64,
+        _ entry: EntryLocation,
         _ generation: InvalidationStamp,
         _ accesses: inout LookupAccesses
     ) -> Bool {
         var walk = makeQuickWalk(plan, .cached, generation)
-        let isDone = isUnchanged(address, &walk)
+        let isDone = isUnchanged(entry, &walk)
         walk.report(isDone, to: &accesses, counters)
         if isDone { accesses.fetchedStructures(walk.structures) }
         return isDone
@@ -156,10 +172,14 @@ extension SMMUv3 {
     /// What the caches know of it by then is not counted as kept: whoever looks up the configuration as if it were new
     /// counts it.
     @inline(never)  // Once for each look-up without a cache.
-    func isUnchanged(_ address: UInt64, _ walk: inout QuickWalk) -> Bool {
+    func isUnchanged(_ entry: EntryLocation, _ walk: inout QuickWalk) -> Bool {
         let plan = walk.plan
-        guard walk.reader.isEqual(address, to: plan.pointee.ste) else { return false }
-        walk.structures = 1
+        if entry.levelOneAddress != EntryLocation.noLevelOne {
+            guard walk.reader.load(entry.levelOneAddress) == entry.levelOneWord else { return false }
+            walk.structures = 1
+        }
+        guard walk.reader.isEqual(entry.address, to: plan.pointee.ste) else { return false }
+        walk.structures &+= 1
         if plan.pointee.translatesStage1 {
             var location = plan.pointee.contextAddress
             if plan.pointee.translatesStage2 {
@@ -167,7 +187,7 @@ extension SMMUv3 {
                 location = walk.second.output
             }
             guard walk.reader.isEqual(location, to: plan.pointee.cd) else { return false }
-            walk.structures = 2
+            walk.structures &+= 1
             (walk.walksBefore, walk.descriptorsBefore) = (walk.walks, walk.descriptors)
             (walk.walksKept, walk.descriptorsKept) = (0, 0)
         }

@@ -44,7 +44,7 @@ extension StreamPort {
     ) throws(TranslationFault) -> UnsafePointer<StreamPlan>? {
         // Where the STE is says what the registers were; they are read again where any of them has changed.
         if known.pointee.context == context, known.pointee.generation == 0, let plan = known.pointee.plan,
-            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entryAddress,
+            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entry,
             smmu.isUnchanged(plan, entry, stamp, &accesses)
         {
             return plan
@@ -59,7 +59,7 @@ extension StreamPort {
             &accesses
         )
         known.pointee.plan = resolved.plan
-        known.pointee.entryAddress = smmu.entryAddress(resolved.plan, streamID, controls)
+        known.pointee.entry = smmu.entryLocation(resolved.plan, streamID, controls)
         known.pointee.entryGeneration = controls.generation.configuration
         known.pointee.context = context
         // Where nothing is cached it is looked up each time: no count is 0. Otherwise the stamp was taken before

@@ -155,7 +155,7 @@ extension StreamPort {
     @inline(never)  // Keeps the way of a TLB hit small.
     private func isUnchanged(_ look: inout QuickLook) -> Bool {
         guard known.pointee.generation == 0, known.pointee.context == look.context,
-            known.pointee.entryGeneration == look.stamp.configuration, let entry = known.pointee.entryAddress
+            known.pointee.entryGeneration == look.stamp.configuration, let entry = known.pointee.entry
         else { return false }
         var accesses = LookupAccesses()
         guard smmu.isUnchanged(look.plan, entry, look.stamp, &accesses) else { return false }
@@ -281,7 +281,7 @@ extension StreamPort {
     private func isUnchanged(_ stamp: InvalidationStamp, _ walk: inout QuickWalk) -> Bool {
         // What the TLB has is not to be walked: the long way looks there.
         guard !keepsTranslations, known.pointee.generation == 0,
-            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entryAddress
+            known.pointee.entryGeneration == stamp.configuration, let entry = known.pointee.entry
         else { return false }
         return smmu.isUnchanged(entry, &walk)
     }

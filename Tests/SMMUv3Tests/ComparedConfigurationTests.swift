@@ -129,4 +129,60 @@ struct ComparedConfigurationTests {
         try guest.poke(try guest.steAddress(6), STEWords(config: 0).words)
         #expect(guest.dmaRead(6, 0x5000) == .aborted)
     }
+
+    /// A guest with 2-level stream table and no cache of configuration, and stream 0x105 with a page at 0x1000 that
+    /// holds 7.
+    private func twoLevel() throws -> TestGuest {
+        var setup = GuestSetup()
+        setup.streamTable = .twoLevel(12, split: 8)
+        setup.options.tlbEntries = 0
+        setup.options.configurationCacheEntries = 0
+        let guest = try TestGuest(setup)
+        try guest.attachTables(0x105).map(0x1000, to: try guest.page(holding: 7))
+        return guest
+    }
+
+    @Test(
+        "with a 2-level stream table each access fetches L1STD, STE, CD and the tables, the first as those after it"
+    )
+    func twoLevelTable() throws {
+        let guest = try twoLevel()
+        for _ in 0..<3 { #expect(rise(guest, 0x105, 0x1000, .ok(7)) == [1, 3, 3]) }
+        #expect(rise(guest, 0x105, 0x2000, .event(0x10)) == [1, 3, 3])
+        let monitor = RecordingMonitor()
+        guest.smmu.report([.configurationAccess, .tableWalkAccess], to: monitor)
+        for _ in 0..<2 {
+            #expect(guest.dmaRead(0x105, 0x1000) == .ok(7))
+            #expect(monitor.take(0x105) == [0, 0, 0, 3, 3])
+        }
+    }
+
+    @Test("an L1STD that changes counts at once: another array of STEs, a Span too short, none, nobody there")
+    func levelOneChanges() throws {
+        let guest = try twoLevel()
+        let l1 = guest.streamTable + 8
+        let before = try guest.peek(l1)
+        #expect(guest.dmaRead(0x105, 0x1000) == .ok(7))
+        // The same words elsewhere; then what is behind the old pointer does not matter.
+        let old = before & ~0x1F
+        let copy = guest.allocate(64 << 8, alignment: 64 << 8)
+        try guest.poke(copy + 5 * 64, try (0..<8).map { try guest.peek(old + 5 * 64 + $0 * 8) })
+        try guest.poke(l1, copy | 9)
+        #expect(rise(guest, 0x105, 0x1000, .ok(7)) == [1, 3, 3])
+        try guest.poke(old + 5 * 64, STEWords(config: 0).words)
+        #expect(rise(guest, 0x105, 0x1000, .ok(7)) == [1, 3, 3])
+        try guest.poke(copy + 5 * 64, STEWords(config: 0).words)
+        #expect(guest.dmaRead(0x105, 0x1000) == .aborted)
+        try guest.poke(old + 5 * 64, STEWords.bypass.words)
+        try guest.poke(l1, before)
+        #expect(guest.dmaRead(0x105, try guest.page(holding: 3)) == .ok(3))
+        // Spans of 4 STEs, and of none: C_BAD_STREAMID.
+        for span in [3, 0] as [UInt64] {
+            try guest.poke(l1, old | span)
+            #expect(rise(guest, 0x105, 0x1000, .event(0x02)) == [0, 0, 1])
+        }
+        // F_STE_FETCH.
+        try guest.poke(l1, 0x10_0000_0000 | 9)
+        #expect(guest.dmaRead(0x105, 0x1000) == .event(0x03))
+    }
 }
