@@ -38,23 +38,26 @@ private final class RoundTrip {
     }
 }
 
-/// READs of 64 bytes over a ring that both sides poll, so many outstanding at a time, against the bare hand-over
-/// between the same two CPUs.
-private func ringReads(outstanding: Int) throws -> Benchmark.Samplers {
-    let (cpus, (daemon, ring, request, roundTrip)) = try Affinity.two {
-        let daemon = try RunningDaemon()
+/// READs of 64 bytes over a ring that both sides poll, so many outstanding at a time.
+private final class PolledRing {
+    private let daemon: RunningDaemon
+    private let ring: DMARingClient
+    private let request: DMARequest
+
+    init(_ board: ServedBoard, outstanding: Int) throws {
+        daemon = try RunningDaemon(board)
         let client = try DMAClient(path: daemon.dmaPath)
-        let ring = try DMARingClient(
+        ring = try DMARingClient(
             client,
             slotCount: outstanding,
             dataByteCount: 64,
-            // It sleeps while the floor is measured.
+            // It sleeps while the other side is measured.
             pollNanoseconds: 50_000
         )
-        let requester = DMARequester.stream(smmu: 0, stream: 0x42)
-        let request = client.transferRequest(.read, requester, RunningDaemon.iova, 64, DMAAttributes())
-        return (daemon, ring, request, RoundTrip())
+        let requester = DMARequester.stream(smmu: 0, stream: board.stream)
+        request = client.transferRequest(.read, requester, RunningDaemon.iova, 64, DMAAttributes())
     }
+
     func run(_ count: Int) throws {
         var (submitted, answered, failed) = (0, 0, 0)
         while answered < count {
@@ -64,12 +67,35 @@ private func ringReads(outstanding: Int) throws -> Benchmark.Samplers {
             answered += try ring.reap { response, _ in if response.status != .ok { failed += 1 } }
         }
         guard failed == 0 else { throw SocketBenchmarkError(description: "a READ over the ring failed") }
-        withExtendedLifetime((cpus, daemon)) {}
+    }
+}
+
+/// Reads over a ring against the bare hand-over between the same two CPUs.
+private func ringReads(outstanding: Int) throws -> Benchmark.Samplers {
+    let (cpus, (ring, roundTrip)) = try Affinity.two {
+        (try PolledRing(.small, outstanding: outstanding), RoundTrip())
     }
     // The daemon may have to wake up: that is not to count for much.
     return Benchmark.Samplers(
-        subject: { try timed(run, $0) },
+        subject: { count in try withExtendedLifetime(cpus) { try timed(ring.run, count) } },
         floor: { roundTrip.sample($0) },
+        leastCount: 4096
+    )
+}
+
+/// The same against another daemon, likewise on two CPUs.
+func ringReads(_ subject: ServedBoard, against floor: ServedBoard, outstanding: Int) throws
+    -> Benchmark.Samplers
+{
+    let (cpus, (subject, floor)) = try Affinity.two {
+        (
+            try PolledRing(subject, outstanding: outstanding),
+            try PolledRing(floor, outstanding: outstanding)
+        )
+    }
+    return Benchmark.Samplers(
+        subject: { count in try withExtendedLifetime(cpus) { try timed(subject.run, count) } },
+        floor: { try timed(floor.run, $0) },
         leastCount: 4096
     )
 }

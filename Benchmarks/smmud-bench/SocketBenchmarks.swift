@@ -10,65 +10,99 @@ struct SocketBenchmarkError: Error, CustomStringConvertible {
     let description: String
 }
 
-/// A daemon on a small board with a mapped buffer, and a raw connection to its DMA socket.
+/// What a daemon is started with, and what is mapped for DMA before the first request.
+struct ServedBoard {
+    let source: String
+    /// The endpoints that have memory, by name; the requests are the first one's.
+    let devices: [String]
+    /// Of the first.
+    let stream: UInt32
+    let mappedByteCount: UInt64
+    /// Whether a test engine stands at ``RunningDaemon/enginePath`` for vfio-user clients; the board has a host bridge.
+    var offersEngine = false
+
+    static let small = ServedBoard(
+        source: """
+            /dts-v1/;
+            / {
+                #address-cells = <2>;
+                #size-cells = <2>;
+                interrupt-parent = <&gic>;
+                memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x10000000>; };
+                gic: interrupt-controller@8000000 {
+                    compatible = "arm,gic-v3";
+                    reg = <0 0x08000000 0 0x10000>, <0 0x080a0000 0 0x40000>;
+                    interrupt-controller;
+                    #interrupt-cells = <3>;
+                };
+                smmu: iommu@9050000 {
+                    compatible = "arm,smmu-v3";
+                    reg = <0 0x09050000 0 0x20000>;
+                    interrupts = <0 74 1>, <0 75 1>;
+                    interrupt-names = "eventq", "gerror";
+                    #iommu-cells = <1>;
+                    dma-coherent;
+                };
+                dma@a000000 { compatible = "smmud,bench"; reg = <0 0x0a000000 0 0x1000>; iommus = <&smmu 0x42>; };
+            };
+            """,
+        devices: ["dma@a000000"],
+        stream: 0x42,
+        mappedByteCount: 0x10000
+    )
+}
+
+/// A daemon on a board with a mapped buffer, and a raw connection to its DMA socket.
 final class RunningDaemon {
     static let iova: UInt64 = 0x10_0000
     /// A request's header, which is all of a READ.
     static let requestByteCount = DMAProtocol.headerByteCount
     private let directory: String
+    let board: ServedBoard
     private var process = pid_t()
     let socket: CInt
     let dmaPath: String
+    let enginePath: String
 
-    private static let board = """
-        /dts-v1/;
-        / {
-            #address-cells = <2>;
-            #size-cells = <2>;
-            interrupt-parent = <&gic>;
-            memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x10000000>; };
-            gic: interrupt-controller@8000000 {
-                compatible = "arm,gic-v3";
-                reg = <0 0x08000000 0 0x10000>, <0 0x080a0000 0 0x40000>;
-                interrupt-controller;
-                #interrupt-cells = <3>;
-            };
-            smmu: iommu@9050000 {
-                compatible = "arm,smmu-v3";
-                reg = <0 0x09050000 0 0x20000>;
-                interrupts = <0 74 1>, <0 75 1>;
-                interrupt-names = "eventq", "gerror";
-                #iommu-cells = <1>;
-                dma-coherent;
-            };
-            dma@a000000 { compatible = "smmud,bench"; reg = <0 0x0a000000 0 0x1000>; iommus = <&smmu 0x42>; };
-        };
-        """
-
-    init() throws {
+    init(_ board: ServedBoard = .small) throws {
+        self.board = board
         var template = Array("/tmp/smmud-bench-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw SocketBenchmarkError(description: "mkdtemp failed") }
-        directory = String(cString: made)
+        let directory = String(cString: made)
+        self.directory = directory
         let control = directory + "/control.sock"
         let dma = directory + "/dma.sock"
         dmaPath = dma
-        try Self.write(Self.board, to: directory + "/board.dts")
+        try Self.write(board.source, to: directory + "/board.dts")
         let compiler = try Self.spawn([
             "dtc", "-q", "-I", "dts", "-O", "dtb", "-o", directory + "/board.dtb", directory + "/board.dts",
         ])
         var status: CInt = 0
         waitpid(compiler, &status, 0)
         guard status == 0 else { throw SocketBenchmarkError(description: "dtc failed") }
-        process = try Self.spawn([
-            Self.program("smmud"), directory + "/board.dtb", "--control", control, "--dma", dma,
-            "--log-level",
-            "error",
-        ])
-        let client = try Self.connect(control, of: process)
-        _ = try client.call(
-            Methods.IOMMUMap.self,
-            Methods.IOMMUMap.Parameters(device: "dma@a000000", iova: Hex(Self.iova), length: 0x10000)
+        let function = "0000:00:01.0"
+        enginePath = "\(directory)/\(function).sock"
+        let engine = ["--vfio-user", directory, "--device", "dma-test-engine,at=\(function)"]
+        process = try Self.spawn(
+            [
+                Self.program("smmud"), directory + "/board.dtb", "--control", control, "--dma", dma,
+                "--log-level", "error",
+            ] + (board.offersEngine ? engine : [])
         )
+        let client = try Self.connect(control, of: process)
+        // All see the same memory: the board need not have as much as is mapped.
+        var memory: Hex?
+        for device in board.devices {
+            memory = try client.call(
+                Methods.IOMMUMap.self,
+                Methods.IOMMUMap.Parameters(
+                    device: device,
+                    iova: Hex(Self.iova),
+                    address: memory,
+                    length: Size(board.mappedByteCount)
+                )
+            ).address
+        }
         socket = try BareServer.connect(dma)
         var hello = [UInt8](repeating: 0, count: Self.requestByteCount)
         hello.withUnsafeMutableBytes { DMARequest.hello(id: 0).write(to: $0) }
@@ -84,7 +118,8 @@ final class RunningDaemon {
     }
 
     /// READs of so many bytes, as they go over the wire.
-    static func reads(_ requests: Int, byteCount: Int) -> [UInt8] {
+    func reads(_ requests: Int, byteCount: Int) -> [UInt8] {
+        let requestByteCount = Self.requestByteCount
         var bytes = [UInt8](repeating: 0, count: requests * requestByteCount)
         bytes.withUnsafeMutableBytes { bytes in
             for index in 0..<requests {
@@ -93,8 +128,8 @@ final class RunningDaemon {
                     id: UInt64(index),
                     flags: .direct,
                     endpoint: 0,
-                    stream: 0x42,
-                    iova: iova,
+                    stream: board.stream,
+                    iova: Self.iova,
                     count: UInt64(byteCount)
                 )
                 request.write(
@@ -251,17 +286,46 @@ private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void,
         requestByteCount: RunningDaemon.requestByteCount,
         answerByteCount: answerByteCount
     )
-    let requests = RunningDaemon.reads(inFlight, byteCount: 64)
-    func run(_ socket: CInt, _ count: Int) throws {
-        // One repetition is one request, however many go together.
-        for _ in 0..<max(1, count / inFlight) {
-            try BareServer.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
+    let requests = daemon.reads(inFlight, byteCount: 64)
+    return (
+        { count in
+            try withExtendedLifetime(cpus) {
+                try exchanges(daemon.socket, requests, count, inFlight, answerByteCount: answerByteCount)
+            }
+        },
+        { try exchanges(bare.socket, requests, $0, inFlight, answerByteCount: answerByteCount) }
+    )
+}
+
+/// One repetition is one request, however many go together.
+private func exchanges(
+    _ socket: CInt,
+    _ requests: [UInt8],
+    _ count: Int,
+    _ inFlight: Int,
+    answerByteCount: Int
+) throws {
+    for _ in 0..<max(1, count / inFlight) {
+        try BareServer.exchange(socket, requests, answerByteCount: inFlight * answerByteCount)
+    }
+}
+
+/// The same of two daemons, on one CPU.
+func roundTrips(_ subject: ServedBoard, against floor: ServedBoard, inFlight: Int) throws -> (
+    subject: (Int) throws -> Void, floor: (Int) throws -> Void
+) {
+    let answerByteCount = DMAProtocol.headerByteCount + 64
+    let cpus = Affinity.one()
+    func side(_ board: ServedBoard) throws -> (Int) throws -> Void {
+        let daemon = try RunningDaemon(board)
+        let requests = daemon.reads(inFlight, byteCount: 64)
+        return { count in
+            try withExtendedLifetime(cpus) {
+                try exchanges(daemon.socket, requests, count, inFlight, answerByteCount: answerByteCount)
+            }
         }
     }
-    return (
-        { count in try withExtendedLifetime(cpus) { try run(daemon.socket, count) } },
-        { try run(bare.socket, $0) }
-    )
+    return (try side(subject), try side(floor))
 }
 
 var socketBenchmarks: [Benchmark] {

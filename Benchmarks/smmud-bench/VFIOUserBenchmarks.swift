@@ -81,25 +81,59 @@ private final class ServedRegister {
             logger: Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() }
         ) { NoMemory() }
         try server.start()
-        socket = try BareServer.connect(path)
-        // VERSION of no text, whose answer is as long as its header says.
-        let greeting = Self.message(1, [0, 0, 0, 0])
-        var head = [UInt8](repeating: 0, count: 16)
-        guard send(socket, greeting, greeting.count, 0) == greeting.count,
-            recv(socket, &head, 16, waitForAll) == 16
-        else { throw SocketBenchmarkError(description: "no answer to VERSION") }
-        var rest = [UInt8](repeating: 0, count: Int(head[4]) - 16)
-        _ = recv(socket, &rest, rest.count, waitForAll)
+        socket = try VFIOUserMessage.greet(path)
     }
 
     deinit {
         close(socket)
         server.stop()
     }
+}
 
+/// Messages of a vfio-user client, byte by byte.
+enum VFIOUserMessage {
     /// A command with its payload.
-    static func message(_ number: UInt8, _ payload: [UInt8]) -> [UInt8] {
+    static func command(_ number: UInt8, _ payload: [UInt8]) -> [UInt8] {
         [1, 0, number, 0, UInt8(16 + payload.count), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] + payload
+    }
+
+    /// REGION_READ or REGION_WRITE, 4 bytes at offset 0 of region 0.
+    static func region(_ number: UInt8, _ bytes: [UInt8] = []) -> [UInt8] {
+        command(number, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0] + bytes)
+    }
+
+    static let read = region(9)
+    static let readAnswerByteCount = 36
+
+    /// Connects to a server and exchanges VERSION with it.
+    static func greet(_ path: String) throws -> CInt {
+        let socket = try BareServer.connect(path)
+        // VERSION of no text, whose answer is as long as its header says.
+        let greeting = command(1, [0, 0, 0, 0])
+        var head = [UInt8](repeating: 0, count: 16)
+        guard send(socket, greeting, greeting.count, 0) == greeting.count,
+            recv(socket, &head, 16, waitForAll) == 16
+        else { throw SocketBenchmarkError(description: "no answer to VERSION") }
+        var rest = [UInt8](repeating: 0, count: Int(head[4]) - 16)
+        _ = recv(socket, &rest, rest.count, waitForAll)
+        return socket
+    }
+}
+
+/// Reads of a register of a function that a daemon offers.
+func registerReads(of board: ServedBoard) throws -> (Int) throws -> Void {
+    let daemon = try RunningDaemon(board)
+    let socket = try VFIOUserMessage.greet(daemon.enginePath)
+    return { count in
+        try withExtendedLifetime(daemon) {
+            for _ in 0..<count {
+                try BareServer.exchange(
+                    socket,
+                    VFIOUserMessage.read,
+                    answerByteCount: VFIOUserMessage.readAnswerByteCount
+                )
+            }
+        }
     }
 }
 
@@ -123,21 +157,24 @@ private func roundTrips(_ message: [UInt8], answerByteCount: Int) throws -> (
 }
 
 var vfioUserBenchmarks: [Benchmark] {
-    // Offset 0 of region 0, 4 bytes.
-    let fields: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0]
-    return [
+    [
         Benchmark(
             name: "vfio-user-read",
             subject: "REGION_READ of 4 B, a register of a function",
             floor: "a bare socket, same bytes, one CPU",
-            prepare: { try roundTrips(ServedRegister.message(9, fields), answerByteCount: 36) }
+            prepare: {
+                try roundTrips(
+                    VFIOUserMessage.read,
+                    answerByteCount: VFIOUserMessage.readAnswerByteCount
+                )
+            }
         ),
         Benchmark(
             name: "vfio-user-write",
             subject: "REGION_WRITE of 4 B, a register of a function",
             floor: "a bare socket, same bytes, one CPU",
             prepare: {
-                try roundTrips(ServedRegister.message(10, fields + [1, 2, 3, 4]), answerByteCount: 32)
+                try roundTrips(VFIOUserMessage.region(10, [1, 2, 3, 4]), answerByteCount: 32)
             }
         ),
     ]
