@@ -119,17 +119,35 @@ package final class BareMachine {
     // MARK: Bring-up
 
     /// Gives the SMMU its stream table and queues and switches it on, its interrupts too.
-    package func enable() throws {
+    ///
+    /// - Parameter hasTwoLevels: Whether an L1STD, which takes a page behind the tables, leads to the first 64 STEs.
+    package func enable(hasTwoLevels: Bool = false) throws {
         // Inner shareable, write-back cacheable tables and queues; RECINVSID.
         try write32(RegisterOffset.cr1, 0b11_01_01_11_01_01)
         try write32(RegisterOffset.cr2, 0b10)
-        try write64(RegisterOffset.strtabBase, Layout.streamTable)
-        try write32(RegisterOffset.strtabBaseCfg, Layout.log2Streams)
+        try write64(
+            RegisterOffset.strtabBase,
+            hasTwoLevels ? putLevelOne() : Layout.streamTable
+        )
+        // SPLIT = 6, FMT = 2-level.
+        try write32(
+            RegisterOffset.strtabBaseCfg,
+            Layout.log2Streams | (hasTwoLevels ? 1 << 16 | 6 << 6 : 0)
+        )
         try write64(RegisterOffset.cmdqBase, Layout.commandQueue | Layout.log2Commands)
         try write64(RegisterOffset.eventqBase, Layout.eventQueue | Layout.log2Events)
         try write32(RegisterOffset.irqCtrl, 0b101)
         // CMDQEN, EVENTQEN, SMMUEN.
         try write32(RegisterOffset.cr0, 0b1101)
+    }
+
+    /// - Returns: The address of the first-level stream table.
+    private func putLevelOne() throws -> UInt64 {
+        let table = nextTable
+        nextTable += 0x1000
+        // Span = 7: 2^6 STEs.
+        try store(Layout.streamTable | 7, at: table)
+        return table
     }
 
     /// Gives a stream stage 1 of the machine's one address space, under an ASID of its own.

@@ -42,12 +42,14 @@ final class TranslationBench {
     ///     them stay in the host's caches, so that what is measured is the translation.
     ///   - isScattered: Whether pages in a row are apart in the data.
     ///   - isNested: Whether stage 2 stands behind stage 1: pages of 4 KiB and four levels likewise.
+    ///   - hasTwoLevels: Whether the stream table has two levels.
     ///   - change: Changes the SMMU; without, it is as the daemon has it.
     init(
         pageCount: Int = 2048,
         dataPageCount: Int? = nil,
         isScattered: Bool = false,
         isNested: Bool = false,
+        hasTwoLevels: Bool = false,
         _ change: (inout SMMUv3Options) -> Void = { _ in }
     ) throws {
         // As in the daemon: commands are executed on a thread of their own.
@@ -73,7 +75,7 @@ final class TranslationBench {
             try machine.map(Self.pages + page << 12, to: output, byteCount: 4096)
         }
         try machine.mapBlock(Self.block, to: physical)
-        try machine.enable()
+        try machine.enable(hasTwoLevels: hasTwoLevels)
         port = machine.smmu.makePort(for: StreamID(UInt32(Self.stream)))
         direct = DirectPort(bus: machine.bus, tracker: tracker)
         data = try memory.pointer(at: Self.tableByteCount, count: dataByteCount, for: .write)

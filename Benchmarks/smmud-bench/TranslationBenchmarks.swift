@@ -37,6 +37,13 @@ var translationBenchmarks: [Benchmark] {
     }
     rows += [
         overPages("miss-all", "the same without any cache: STE, CD, walk") { $0.disableCaches() },
+        overPages(
+            "miss-all-two-level",
+            "the same by a 2-level stream table: an L1STD, too",
+            hasTwoLevels: true
+        ) {
+            $0.disableCaches()
+        },
         overPages("miss-nested", "walks of 4 levels in two stages, STE and CD cached", isNested: true) {
             $0.tlbEntries = 0
             $0.setWalkCache(0)
@@ -100,6 +107,7 @@ private func overPages(
     _ name: String,
     _ subject: String,
     isNested: Bool = false,
+    hasTwoLevels: Bool = false,
     _ change: @escaping (inout SMMUv3Options) -> Void = { _ in }
 ) -> Benchmark {
     Benchmark(
@@ -107,7 +115,12 @@ private func overPages(
         subject: subject,
         floor: "the same without an SMMU",
         prepare: {
-            let bench = try TranslationBench(dataPageCount: 4, isNested: isNested, change)
+            let bench = try TranslationBench(
+                dataPageCount: 4,
+                isNested: isNested,
+                hasTwoLevels: hasTwoLevels,
+                change
+            )
             return ({ try bench.readShuffled($0) }, { try bench.readShuffledDirectly($0) })
         }
     )
