@@ -53,6 +53,8 @@ private final class ServedRegister {
             _ attributes: TransactionAttributes,
             _ body: (UnsafeBufferPointer<iovec>) -> Void
         ) throws(DMAFault) -> Bool { false }
+
+        func rest() {}
     }
 
     private final class NoMemory: VFIOUserMemory {

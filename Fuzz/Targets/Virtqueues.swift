@@ -46,6 +46,8 @@ private final class FlatPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool { false }
+
+    func rest() {}
 }
 
 /// A queue anywhere in memory, memory from the input, and a device that serves it.

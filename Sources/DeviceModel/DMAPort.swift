@@ -164,14 +164,12 @@ public protocol DMAPort: AnyObject {
     /// The port's user is about to sleep, between two transactions.
     ///
     /// Until a thread is seen to be idle, whoever invalidates translations has to make sure of it, which interrupts
-    /// other processors. One that says so itself spares them that.
+    /// other processors. One that says so itself spares them that. A port before another port passes it on; one that
+    /// nobody waits for does nothing.
     func rest()
 }
 
 extension DMAPort {
-    /// Does nothing: right for a port that nobody waits for.
-    public func rest() {}
-
     /// Reads one aligned word of `width` bytes, little-endian: single-copy atomic, and before every access to
     /// memory that follows.
     public func load(

@@ -1,6 +1,8 @@
 // The NVM command set: ranges, flags, zeros, comparisons, and what the image refuses.
 
+import Glibc
 import NVMe
+import Synchronization
 import Testing
 
 @Suite struct BlockCommandTests {
@@ -44,6 +46,18 @@ import Testing
         // Flush alone goes to all of them.
         let all = pair.execute(transfer(opcode, 0).with(1, 0xFFFF_FFFF))
         #expect(all.status == (opcode == 0 ? 0 : 0x00B))
+    }
+
+    @Test func aQueuesThreadThatSleepsSaysSoToItsPort() throws {
+        let rests = RestCount()
+        let machine = try TestMachine(rests: rests)
+        let pair = TestDriver(machine).createQueues(1)
+        // Before a command there is nothing to do, and after it there is nothing more.
+        for _ in 0..<3 {
+            let before = rests.value.load(ordering: .sequentiallyConsistent)
+            #expect(pair.execute(transfer(2, 0)).status == 0)
+            while rests.value.load(ordering: .sequentiallyConsistent) == before { sched_yield() }
+        }
     }
 
     @Test func unknownAndFusedCommandsAreRefused() {

@@ -70,6 +70,43 @@ final class PinHost: PCIFunctionHost {
     var signalled: [Int] { vectors.withLock { $0 } }
 }
 
+/// How often threads have said that they are about to sleep.
+final class RestCount: Sendable {
+    let value = Atomic<Int>(0)
+}
+
+/// A port that counts it.
+private final class RestCountingPort: DMAPort {
+    private let port: any DMAPort
+    private let rests: RestCount
+
+    init(_ port: any DMAPort, _ rests: RestCount) { (self.port, self.rests) = (port, rests) }
+
+    func read(
+        at address: IOVirtualAddress,
+        into buffer: UnsafeMutableRawBufferPointer,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) { try port.read(at: address, into: buffer, attributes) }
+
+    func write(
+        _ buffer: UnsafeRawBufferPointer,
+        at address: IOVirtualAddress,
+        _ attributes: TransactionAttributes
+    ) throws(DMAFault) { try port.write(buffer, at: address, attributes) }
+
+    func lend(
+        _ ranges: [DMARange],
+        for direction: DMADirection,
+        _ attributes: TransactionAttributes,
+        _ body: (UnsafeBufferPointer<iovec>) -> Void
+    ) throws(DMAFault) -> Bool { try port.lend(ranges, for: direction, attributes, body) }
+
+    func rest() {
+        rests.value.add(1, ordering: .sequentiallyConsistent)
+        port.rest()
+    }
+}
+
 /// RAM at 0x4000_0000, a message doorbell at 0x0800_0000, and an NVMe function that an SMMU does not stand before.
 final class TestMachine {
     static let ramBase: UInt64 = 0x4000_0000
@@ -88,7 +125,8 @@ final class TestMachine {
         imageByteCount: Int = 8 << 20,
         offersMSIX: Bool = true,
         isReadOnly: Bool = false,
-        _ parameters: NVMeParameters = NVMeParameters(serialNumber: "test-1")
+        _ parameters: NVMeParameters = NVMeParameters(serialNumber: "test-1"),
+        rests: RestCount = RestCount()
     ) throws {
         let region = try MemoryRegion.anonymous(byteCount: Self.ramByteCount, name: "ram")
         try bus.addRAM(region, at: PhysicalAddress(Self.ramBase), name: "ram")
@@ -101,7 +139,7 @@ final class TestMachine {
         let tracker = TransactionTracker()
         let bus = bus
         function = controller.makeFunction(name: "nvme0", offersMSIX: offersMSIX) {
-            DirectPort(bus: bus, tracker: tracker)
+            RestCountingPort(DirectPort(bus: bus, tracker: tracker), rests)
         }
         function.connect(host)
         // Memory Space and Bus Master Enable.

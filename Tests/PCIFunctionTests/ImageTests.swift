@@ -56,6 +56,8 @@ private final class Port: DMAPort {
         _: TransactionAttributes,
         _: (UnsafeBufferPointer<iovec>) -> Void
     ) -> Bool { false }
+
+    func rest() {}
 }
 
 /// A function 1af4:1042 with a 64-bit BAR 0 of 16 KiB, a 32-bit BAR 2 of 4 KiB, an I/O BAR 3, INTA, and

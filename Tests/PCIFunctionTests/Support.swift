@@ -107,6 +107,8 @@ final class RecordingMemory: Sendable {
             _ attributes: TransactionAttributes,
             _ body: (UnsafeBufferPointer<iovec>) -> Void
         ) throws(DMAFault) -> Bool { false }
+
+        func rest() {}
     }
 }
 

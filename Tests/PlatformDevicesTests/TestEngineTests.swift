@@ -240,6 +240,8 @@ private final class EndlessPort: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool { false }
+
+    func rest() {}
 }
 
 /// A host that takes vectors.

@@ -88,6 +88,8 @@ private final class Machine: ForeignDMA, PCIFunctionHost {
             _: TransactionAttributes,
             _: (UnsafeBufferPointer<iovec>) -> Void
         ) -> Bool { false }
+
+        func rest() {}
     }
 }
 

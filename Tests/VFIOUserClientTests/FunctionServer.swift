@@ -124,6 +124,8 @@ final class LentPort: DMAPort {
         _: TransactionAttributes,
         _: (UnsafeBufferPointer<iovec>) -> Void
     ) -> Bool { false }
+
+    func rest() {}
 }
 
 /// A function at a socket.

@@ -88,6 +88,8 @@ private final class Port: DMAPort {
         _ attributes: TransactionAttributes,
         _ body: (UnsafeBufferPointer<iovec>) -> Void
     ) throws(DMAFault) -> Bool { false }
+
+    func rest() {}
 }
 
 /// A function, its server and a client.
