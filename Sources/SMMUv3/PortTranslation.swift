@@ -159,7 +159,7 @@ struct KnownConfiguration {
     //
     // Apart from it: looking here counts no reference.
     var plan: UnsafePointer<StreamPlan>?
-    /// Where the STE is, if it and the CD are all that decides; nil where it has to be looked up.
+    /// Where the STE is, if nothing is cached, and it, its L1STD and the CD are all that decides.
     var entry: EntryLocation?
     /// The count of invalidations of configuration before the registers were read that `entry` comes from.
     var entryGeneration: UInt64 = 0

@@ -127,21 +127,23 @@ extension SMMUv3 {
 
     /// Where a stream's STE is, if that, the CD and an L1STD are all that its configuration depends on.
     ///
-    /// - Returns: nil where the configuration has to be looked up as if it were new.
+    /// - Returns: nil where the configuration has to be looked up as if it were new, as always where it is cached.
     func entryLocation(
         _ plan: UnsafePointer<StreamPlan>,
         _ streamID: StreamID,
         _ controls: TranslationControls
     ) -> EntryLocation? {
         let log2Count = min(controls.tableConfiguration.log2size, identification.idr1.sidsize)
-        guard plan.pointee.isOfTwoStructures, plan.pointee.isE2H == controls.isE2H,
+        guard options.configurationCacheEntries == 0, plan.pointee.isOfTwoStructures,
+            plan.pointee.isE2H == controls.isE2H,
             UInt64(streamID.rawValue) < 1 << UInt64(log2Count)
         else { return nil }
         guard let l1Address = levelOneAddress(streamID, controls) else {
             return EntryLocation(address: linearEntryAddress(streamID, controls))
         }
         // It may be another than the one that led to the plan: then so is the STE, and that is compared.
-        guard let word = try? bus.loadRAM64(at: PhysicalAddress(l1Address)),
+        var reader = busView.makeDescriptorReader()
+        guard let word = reader.load(l1Address),
             let address = controls.entryAddress(streamID, by: L1STD(word: word))
         else { return nil }
         return EntryLocation(address: address, levelOneAddress: l1Address, levelOneWord: word)
