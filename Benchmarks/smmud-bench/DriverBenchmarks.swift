@@ -39,10 +39,15 @@ private func maps(_ kind: IOMMUDomainKind, _ execution: SMMUv3Options.CommandExe
 {
     let board = try DrivenBoard(GeneratedBoard(), [kind], pageCount: 0) { $0.commandExecution = execution }
     let device = board.device(0)
-    return { count in
+    return { try device.mapAndUnmap(board.buffer, $0) }
+}
+
+extension DMADevice {
+    /// dma_map_single and dma_unmap_single of 4 KiB, so often.
+    func mapAndUnmap(_ buffer: PhysicalAddress, _ count: Int) throws {
         for _ in 0..<count {
-            let address = try device.map(board.buffer, byteCount: 4096, .bidirectional)
-            try device.unmap(address, byteCount: 4096, .bidirectional)
+            let address = try map(buffer, byteCount: 4096, .bidirectional)
+            try unmap(address, byteCount: 4096, .bidirectional)
         }
     }
 }

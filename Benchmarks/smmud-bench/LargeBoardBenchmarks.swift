@@ -48,6 +48,7 @@ private final class Boards {
     }
 }
 
+/// Samples of the large board against samples of the small one.
 private func row(
     _ name: String,
     _ subject: String,
@@ -61,6 +62,7 @@ private func row(
     )
 }
 
+/// The same, of boards whose SMMUs are changed.
 private func row(
     _ name: String,
     _ subject: String,
@@ -83,6 +85,7 @@ private func nested(
     }
 }
 
+/// 64 MiB of endpoint 0, piece by piece.
 private func wide(_ name: String, _ subject: String, _ pieceByteCount: Int) -> Benchmark {
     row(name, subject) {
         let boards = try Boards()
@@ -116,21 +119,14 @@ private func beside(
     }
 }
 
+/// The DMA API of endpoint 0.
 private func maps(_ name: String, _ subject: String, _ kind: IOMMUDomainKind) -> Benchmark {
     row(name, subject) {
         let boards = try Boards(kind)
         let devices = [boards.small, boards.large].map { $0.device(0) }
         return boards.samplers { board, count in
             let device = devices[board === boards.small ? 0 : 1]
-            return try timed(
-                { count in
-                    for _ in 0..<count {
-                        let address = try device.map(board.buffer, byteCount: 4096, .bidirectional)
-                        try device.unmap(address, byteCount: 4096, .bidirectional)
-                    }
-                },
-                count
-            )
+            return try timed({ try device.mapAndUnmap(board.buffer, $0) }, count)
         }
     }
 }
@@ -144,13 +140,7 @@ private func served(
     func served(_ board: GeneratedBoard) -> ServedBoard {
         var board = board
         board.hasHostBridge = true
-        return ServedBoard(
-            source: board.source,
-            devices: (0..<board.endpointCount).map(GeneratedBoard.name(of:)),
-            stream: GeneratedBoard.stream(of: 0),
-            mappedByteCount: UInt64(pageCount) << 12,
-            offersEngine: true
-        )
+        return ServedBoard(board: board, mappedByteCount: UInt64(pageCount) << 12)
     }
     return row(name, subject) { try samplers(served(large), served(small)) }
 }

@@ -54,7 +54,7 @@ private final class PolledRing {
             // It sleeps while the other side is measured.
             pollNanoseconds: 50_000
         )
-        let requester = DMARequester.stream(smmu: 0, stream: board.stream)
+        let requester = DMARequester.stream(smmu: 0, stream: ServedBoard.stream)
         request = client.transferRequest(.read, requester, RunningDaemon.iova, 64, DMAAttributes())
     }
 
@@ -73,7 +73,7 @@ private final class PolledRing {
 /// Reads over a ring against the bare hand-over between the same two CPUs.
 private func ringReads(outstanding: Int) throws -> Benchmark.Samplers {
     let (cpus, (ring, roundTrip)) = try Affinity.two {
-        (try PolledRing(.small, outstanding: outstanding), RoundTrip())
+        (try PolledRing(ServedBoard(), outstanding: outstanding), RoundTrip())
     }
     // The daemon may have to wake up: that is not to count for much.
     return Benchmark.Samplers(

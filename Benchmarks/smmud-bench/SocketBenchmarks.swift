@@ -10,46 +10,13 @@ struct SocketBenchmarkError: Error, CustomStringConvertible {
     let description: String
 }
 
-/// What a daemon is started with, and what is mapped for DMA before the first request.
+/// The board that a daemon is started with, and how much of it is mapped for each endpoint before the first request.
 struct ServedBoard {
-    let source: String
-    /// The endpoints that have memory, by name; the requests are the first one's.
-    let devices: [String]
-    /// Of the first.
-    let stream: UInt32
-    let mappedByteCount: UInt64
-    /// Whether a test engine stands at ``RunningDaemon/enginePath`` for vfio-user clients; the board has a host bridge.
-    var offersEngine = false
+    var board = GeneratedBoard()
+    var mappedByteCount: UInt64 = 0x10000
 
-    static let small = ServedBoard(
-        source: """
-            /dts-v1/;
-            / {
-                #address-cells = <2>;
-                #size-cells = <2>;
-                interrupt-parent = <&gic>;
-                memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x10000000>; };
-                gic: interrupt-controller@8000000 {
-                    compatible = "arm,gic-v3";
-                    reg = <0 0x08000000 0 0x10000>, <0 0x080a0000 0 0x40000>;
-                    interrupt-controller;
-                    #interrupt-cells = <3>;
-                };
-                smmu: iommu@9050000 {
-                    compatible = "arm,smmu-v3";
-                    reg = <0 0x09050000 0 0x20000>;
-                    interrupts = <0 74 1>, <0 75 1>;
-                    interrupt-names = "eventq", "gerror";
-                    #iommu-cells = <1>;
-                    dma-coherent;
-                };
-                dma@a000000 { compatible = "smmud,bench"; reg = <0 0x0a000000 0 0x1000>; iommus = <&smmu 0x42>; };
-            };
-            """,
-        devices: ["dma@a000000"],
-        stream: 0x42,
-        mappedByteCount: 0x10000
-    )
+    /// The requests are endpoint 0's.
+    static let stream = GeneratedBoard.stream(of: 0)
 }
 
 /// A daemon on a board with a mapped buffer, and a raw connection to its DMA socket.
@@ -58,14 +25,14 @@ final class RunningDaemon {
     /// A request's header, which is all of a READ.
     static let requestByteCount = DMAProtocol.headerByteCount
     private let directory: String
-    let board: ServedBoard
     private var process = pid_t()
     let socket: CInt
     let dmaPath: String
+    /// Where a test engine stands for vfio-user clients, if the board has a host bridge.
     let enginePath: String
 
-    init(_ board: ServedBoard = .small) throws {
-        self.board = board
+    init(_ served: ServedBoard = ServedBoard()) throws {
+        let board = served.board
         var template = Array("/tmp/smmud-bench-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw SocketBenchmarkError(description: "mkdtemp failed") }
         let directory = String(cString: made)
@@ -87,19 +54,19 @@ final class RunningDaemon {
             [
                 Self.program("smmud"), directory + "/board.dtb", "--control", control, "--dma", dma,
                 "--log-level", "error",
-            ] + (board.offersEngine ? engine : [])
+            ] + (board.hasHostBridge ? engine : [])
         )
         let client = try Self.connect(control, of: process)
         // All see the same memory: the board need not have as much as is mapped.
         var memory: Hex?
-        for device in board.devices {
+        for endpoint in 0..<board.endpointCount {
             memory = try client.call(
                 Methods.IOMMUMap.self,
                 Methods.IOMMUMap.Parameters(
-                    device: device,
+                    device: GeneratedBoard.name(of: endpoint),
                     iova: Hex(Self.iova),
                     address: memory,
-                    length: Size(board.mappedByteCount)
+                    length: Size(served.mappedByteCount)
                 )
             ).address
         }
@@ -118,8 +85,7 @@ final class RunningDaemon {
     }
 
     /// READs of so many bytes, as they go over the wire.
-    func reads(_ requests: Int, byteCount: Int) -> [UInt8] {
-        let requestByteCount = Self.requestByteCount
+    static func reads(_ requests: Int, byteCount: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: requests * requestByteCount)
         bytes.withUnsafeMutableBytes { bytes in
             for index in 0..<requests {
@@ -128,8 +94,8 @@ final class RunningDaemon {
                     id: UInt64(index),
                     flags: .direct,
                     endpoint: 0,
-                    stream: board.stream,
-                    iova: Self.iova,
+                    stream: ServedBoard.stream,
+                    iova: iova,
                     count: UInt64(byteCount)
                 )
                 request.write(
@@ -286,7 +252,7 @@ private func roundTrips(inFlight: Int) throws -> (subject: (Int) throws -> Void,
         requestByteCount: RunningDaemon.requestByteCount,
         answerByteCount: answerByteCount
     )
-    let requests = daemon.reads(inFlight, byteCount: 64)
+    let requests = RunningDaemon.reads(inFlight, byteCount: 64)
     return (
         { count in
             try withExtendedLifetime(cpus) {
@@ -318,7 +284,7 @@ func roundTrips(_ subject: ServedBoard, against floor: ServedBoard, inFlight: In
     let cpus = Affinity.one()
     func side(_ board: ServedBoard) throws -> (Int) throws -> Void {
         let daemon = try RunningDaemon(board)
-        let requests = daemon.reads(inFlight, byteCount: 64)
+        let requests = RunningDaemon.reads(inFlight, byteCount: 64)
         return { count in
             try withExtendedLifetime(cpus) {
                 try exchanges(daemon.socket, requests, count, inFlight, answerByteCount: answerByteCount)
