@@ -235,8 +235,10 @@ var largeBoardBenchmarks: [Benchmark] {
         },
         served("large-vfio-user", "REGION_READ of 4 B, a register of a test engine") { large, small in
             let cpus = Affinity.one()
-            let (subject, floor) = (try registerReads(of: large), try registerReads(of: small))
-            return loops(({ count in try withExtendedLifetime(cpus) { try subject(count) } }, floor))
+            let (subject, floor) = (try OfferedRegister(large), try OfferedRegister(small))
+            return loops(
+                ({ count in try withExtendedLifetime(cpus) { try subject.read(count) } }, floor.read)
+            )
         },
         Benchmark(
             name: "large-start",

@@ -122,19 +122,25 @@ enum VFIOUserMessage {
     }
 }
 
-/// Reads of a register of a function that a daemon offers.
-func registerReads(of board: ServedBoard) throws -> (Int) throws -> Void {
-    let daemon = try RunningDaemon(board)
-    let socket = try VFIOUserMessage.greet(daemon.enginePath)
-    return { count in
-        try withExtendedLifetime(daemon) {
-            for _ in 0..<count {
-                try BareServer.exchange(
-                    socket,
-                    VFIOUserMessage.read,
-                    answerByteCount: VFIOUserMessage.readAnswerByteCount
-                )
-            }
+/// A register of a function that a daemon offers.
+final class OfferedRegister {
+    private let daemon: RunningDaemon
+    private let socket: CInt
+
+    init(_ board: ServedBoard) throws {
+        daemon = try RunningDaemon(board)
+        socket = try VFIOUserMessage.greet(daemon.enginePath)
+    }
+
+    deinit { close(socket) }
+
+    func read(_ count: Int) throws {
+        for _ in 0..<count {
+            try BareServer.exchange(
+                socket,
+                VFIOUserMessage.read,
+                answerByteCount: VFIOUserMessage.readAnswerByteCount
+            )
         }
     }
 }

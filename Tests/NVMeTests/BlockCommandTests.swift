@@ -1,6 +1,5 @@
 // The NVM command set: ranges, flags, zeros, comparisons, and what the image refuses.
 
-import Glibc
 import NVMe
 import Synchronization
 import Testing
@@ -56,7 +55,7 @@ import Testing
         for _ in 0..<3 {
             let before = rests.value.load(ordering: .sequentiallyConsistent)
             #expect(pair.execute(transfer(2, 0)).status == 0)
-            while rests.value.load(ordering: .sequentiallyConsistent) == before { sched_yield() }
+            waitUntil("a thread says so") { rests.value.load(ordering: .sequentiallyConsistent) != before }
         }
     }
 
